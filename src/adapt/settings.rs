@@ -1,0 +1,112 @@
+//! Settings of an adaptation.
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::Augment;
+use crate::error::{Error, Result};
+use crate::update::{Optimizer, Schedule};
+
+/// Geometric mean of the prior's variances when no strength is given: a weight may move by about
+/// 0.03, which changes a network's features without forgetting them.
+pub const TYPICAL_VARIANCE: f64 = 1e-3;
+
+/// What pulls the backbone's weights back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PriorKind {
+    /// The stored prior as it is: diagonal plus low rank.
+    #[default]
+    Learned,
+    /// The stored prior's diagonal.
+    Diagonal,
+    /// N(μ, variance·I) around the stored mean, or the backbone's weights without a stored prior
+    /// (L2-SP, Li et al. 2018).
+    Isotropic,
+    /// Nothing.
+    None,
+}
+
+/// Settings of an adaptation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Which prior.
+    pub prior: PriorKind,
+    /// λ, which multiplies the prior's covariance: larger is weaker. Without one, 1 for an
+    /// isotropic prior, and else the λ that makes the geometric mean of the prior's variances
+    /// [`TYPICAL_VARIANCE`]: then all kinds are equally strong, whatever a stored prior's scale.
+    pub strength: Option<f64>,
+    /// Variance of [`PriorKind::Isotropic`] before λ.
+    pub isotropic_variance: f64,
+    /// τ, the variance of the head's prior N(0, τI).
+    pub head_variance: f64,
+    /// The optimiser.
+    pub optimizer: Optimizer,
+    /// Its base learning rate.
+    pub learning_rate: f32,
+    /// The learning rate over the run.
+    pub schedule: Schedule,
+    /// Training steps after the linear probe; 0 keeps the probe.
+    pub steps: usize,
+    /// Examples of a step; the last batch of an epoch may have fewer.
+    pub batch_size: usize,
+    /// Largest norm of the loss's gradient; none does not clip.
+    pub clip: Option<f32>,
+    /// Patterns (`*` for any run) of names of backbone parameters that are not trained: they stay
+    /// where the run starts, at the prior's mean, or the file's weights without a stored prior.
+    pub freeze: Vec<String>,
+    /// How training images vary.
+    pub augment: Augment,
+    /// Most steps of the linear probe.
+    pub probe_steps: usize,
+    /// Decides every random choice.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            prior: PriorKind::Learned,
+            strength: None,
+            isotropic_variance: TYPICAL_VARIANCE,
+            head_variance: 1.0,
+            optimizer: Optimizer::default(),
+            learning_rate: 0.01,
+            schedule: Schedule::Cosine { warmup: 0 },
+            steps: 200,
+            batch_size: 32,
+            clip: Some(2.0),
+            freeze: Vec::new(),
+            augment: Augment::default(),
+            probe_steps: 500,
+            seed: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// Names the one that is out of its range, or says that the wanted prior is missing.
+    pub fn check(&self, has_prior: bool) -> Result<()> {
+        let positive = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("{name} is {value}; expected a positive number"))),
+        };
+        self.strength.map_or(Ok(()), |strength| positive("strength", strength))?;
+        positive("head variance", self.head_variance)?;
+        positive("learning rate", f64::from(self.learning_rate))?;
+        positive("isotropic variance", self.isotropic_variance)?;
+        self.clip.map_or(Ok(()), |clip| positive("clip", f64::from(clip)))?;
+        self.optimizer.check()?;
+        if self.batch_size == 0 {
+            return Err(Error::invalid("batch size is 0; expected at least 1"));
+        }
+        if !has_prior && matches!(self.prior, PriorKind::Learned | PriorKind::Diagonal) {
+            return Err(Error::invalid("a learned prior is wanted but none is given")
+                .hint("give its file with --prior, or choose --prior isotropic or none"));
+        }
+        Ok(())
+    }
+}

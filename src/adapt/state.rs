@@ -1,0 +1,153 @@
+//! The prior of a run, and its tensors on the backend.
+
+use super::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
+use crate::backend::Backend;
+use crate::error::{Context, Error, Result};
+use crate::graph::{Leaf, LeafKind, PriorTerm};
+use crate::onnx::Model;
+use crate::prior::{Prior, Weights};
+use crate::step::{CAPACITANCE_INVERSE, Group, PriorState, Trainable, prior_state};
+use crate::tensor::{Tensor, contiguous};
+
+/// The prior of a run.
+pub(super) struct ActivePrior {
+    prior: Prior,
+    /// What each backbone parameter's update does with it.
+    term: PriorTerm,
+    /// What multiplies the covariance that the update knows: λ, times the variance of an isotropic
+    /// prior, whose update knows none.
+    pub(super) scale: f64,
+}
+
+/// The prior that the settings ask for; none for [`PriorKind::None`].
+pub(super) fn choose(
+    settings: &Settings,
+    stored: Option<&Prior>,
+    model: &Model,
+) -> Result<Option<ActivePrior>> {
+    let stored_prior =
+        || stored.ok_or_else(|| Error::internal("settings are checked to have their prior"));
+    let prior = match settings.prior {
+        PriorKind::None => return Ok(None),
+        PriorKind::Learned => stored_prior()?.clone(),
+        PriorKind::Diagonal => stored_prior()?.diagonal()?,
+        PriorKind::Isotropic => return isotropic(settings, stored, model).map(Some),
+    };
+    let term = match prior.rank() {
+        0 => PriorTerm::Diagonal,
+        rank => PriorTerm::LowRank { rank },
+    };
+    let scale = match settings.strength {
+        Some(strength) => strength,
+        None => TYPICAL_VARIANCE / prior.equivalent_variance()?,
+    };
+    Ok(Some(ActivePrior { prior, term, scale }))
+}
+
+/// N(μ, variance·I) around the stored mean, or else the backbone's weights.
+fn isotropic(settings: &Settings, stored: Option<&Prior>, model: &Model) -> Result<ActivePrior> {
+    let variance = settings.isotropic_variance;
+    let prior = match stored {
+        Some(stored) => stored.isotropic(variance)?,
+        None => {
+            let weights = model.weights().map(|(n, w)| (n.to_string(), w.clone())).collect();
+            Prior::from_backbone(&weights, variance, &model.fingerprint())?
+        }
+    };
+    let scale = settings.strength.unwrap_or(1.0) * variance;
+    Ok(ActivePrior { prior, term: PriorTerm::Isotropic { centred: true }, scale })
+}
+
+/// The prior's means, where a run starts.
+pub(super) fn means(active: &ActivePrior) -> Result<Weights> {
+    let parameters = active.prior.parameters().iter();
+    Ok(parameters.map(|p| (p.name().to_string(), p.mean().clone())).collect())
+}
+
+/// The parameters a run changes: the backbone's that are not frozen, under the prior, and the
+/// head's.
+pub(super) fn trainable(
+    model: &Model,
+    head: &[&str],
+    active: Option<&ActivePrior>,
+    is_frozen: impl Fn(&str) -> bool,
+) -> Vec<Trainable> {
+    let term = active.map_or(PriorTerm::None, |active| active.term);
+    let backbone = model.weights().map(|(name, _)| name).filter(|name| !is_frozen(name));
+    let backbone = backbone.map(|name| (name, Group::Backbone, term));
+    let head =
+        head.iter().map(|&name| (name, Group::Head, PriorTerm::Isotropic { centred: false }));
+    backbone
+        .chain(head)
+        .map(|(name, group, prior)| Trainable { name: name.to_string(), group, prior })
+        .collect()
+}
+
+/// Puts the prior's tensors, and its sums at the present weights, where the step expects them.
+pub(super) fn install(
+    backend: &mut dyn Backend,
+    trainable: &[Trainable],
+    active: Option<&ActivePrior>,
+    weights: &Weights,
+) -> Result<()> {
+    let mut set =
+        |name: String, data: &[f32]| backend.set(&Leaf { kind: LeafKind::State, name }, data);
+    let names: Vec<&str> =
+        trainable.iter().filter(|t| t.group == Group::Backbone).map(|t| t.name.as_str()).collect();
+    // With everything frozen nothing of the prior is left to hold.
+    let prior = match active {
+        Some(active) if !names.is_empty() => Some(active.prior.restrict(names)?),
+        _ => None,
+    };
+    if let (Some(prior), true) = (&prior, trainable.iter().any(is_low_rank)) {
+        set(CAPACITANCE_INVERSE.to_string(), &rounded(&prior.capacitance_inverse()?))?;
+    }
+    for t in trainable {
+        let name = |what| prior_state(what, &t.name);
+        let weight = weights
+            .get(&t.name)
+            .ok_or_else(|| Error::internal(format!("the network has no weight '{}'", t.name)))?;
+        let prior = || prior.as_ref().ok_or_else(|| Error::internal("a term has its prior"));
+        let scene = || format!("prior of '{}'", t.name);
+        match t.prior {
+            PriorTerm::None => continue,
+            PriorTerm::Isotropic { centred: false } => {
+                set(name(PriorState::Sums), &[sum_of_squares(weight, None)])?;
+            }
+            PriorTerm::Isotropic { centred: true } => {
+                let mean = prior()?.mean(&t.name).context(scene)?;
+                set(name(PriorState::Sums), &[sum_of_squares(weight, Some(&mean))])?;
+                set(name(PriorState::Mean), &contiguous(&mean))?;
+            }
+            PriorTerm::Diagonal | PriorTerm::LowRank { .. } => {
+                let prior = prior()?;
+                let sums = prior.projections(&t.name, weight).context(scene)?;
+                set(name(PriorState::Sums), &rounded(&sums))?;
+                set(name(PriorState::Mean), &contiguous(&prior.mean(&t.name)?))?;
+                set(name(PriorState::Precision), &contiguous(&prior.precision(&t.name)?))?;
+                if let (true, Some(factor)) = (is_low_rank(t), prior.factor(&t.name)?) {
+                    set(name(PriorState::Factor), &contiguous(&factor))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_low_rank(t: &Trainable) -> bool {
+    matches!(t.prior, PriorTerm::LowRank { .. })
+}
+
+fn rounded(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&x| x as f32).collect()
+}
+
+/// Σ (x - mean)²
+fn sum_of_squares(x: &Tensor, mean: Option<&Tensor>) -> f32 {
+    let square = |x: f64| x * x;
+    let sum: f64 = match mean {
+        Some(mean) => x.iter().zip(mean).map(|(&x, &m)| square(f64::from(x) - f64::from(m))).sum(),
+        None => x.iter().map(|&x| square(f64::from(x))).sum(),
+    };
+    sum as f32
+}

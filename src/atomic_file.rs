@@ -1,0 +1,89 @@
+//! Files that are replaced whole or not at all.
+//!
+//! The new content goes to a temporary sibling, is forced to the disk, and takes the place of the
+//! old file by renaming. Whatever fails before the renaming, a full disk included, leaves the old
+//! file as it was and removes the sibling. A symbolic link keeps pointing at the file it names.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// How many names are tried for the sibling before giving up.
+const ATTEMPTS: usize = 100;
+
+/// Puts what `content` writes at `path`.
+///
+/// # Errors
+/// When the sibling cannot be created, `content` fails, or the operating system refuses to store
+/// or rename it; the error names `path`.
+pub fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    replace(path, content).map_err(|source| {
+        let error = Error::io("cannot write", path, source);
+        error.hint("what was there before is unchanged; check the folder, its permissions and room")
+    })
+}
+
+fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let (sibling, file) = Sibling::create(&target)?;
+    let mut writer = BufWriter::new(file);
+    content(&mut writer)?;
+    let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&sibling.0, &target)?;
+    std::mem::forget(sibling);
+    sync_folder(&target);
+    Ok(())
+}
+
+/// A temporary file that disappears unless it is renamed and forgotten.
+struct Sibling(PathBuf);
+
+impl Sibling {
+    fn create(target: &Path) -> io::Result<(Self, File)> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = target
+            .file_name()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file"))?;
+        for _ in 0..ATTEMPTS {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            hidden.push(format!(".{}-{count}.tmp", std::process::id()));
+            let sibling = target.with_file_name(hidden);
+            match OpenOptions::new().write(true).create_new(true).open(&sibling) {
+                Ok(file) => return Ok((Sibling(sibling), file)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, "no free name for a temporary file"))
+    }
+}
+
+impl Drop for Sibling {
+    fn drop(&mut self) {
+        // The failure that led here is what the caller needs to hear about.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Makes the renaming itself survive a power cut where folders can be synced. The new file is in
+/// place by now, so a file system that cannot do this is no reason to report failure.
+#[cfg(unix)]
+fn sync_folder(target: &Path) {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Ok(folder) = File::open(parent.unwrap_or(Path::new("."))) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_target: &Path) {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! `adapt`: from labelled examples to a posterior, with the linear probe beside it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use priorfit::adapt::{Adapted, Adapter, Ending, Epoch, PriorKind, Settings, Summary, score};
+use priorfit::data::Dataset;
+use priorfit::error::{Context, Error, Result};
+use priorfit::posterior::Posterior;
+use priorfit::prior::Prior;
+use priorfit::threads::Threads;
+use priorfit::update::Optimizer;
+use serde::Serialize;
+
+use crate::backbone;
+use crate::globals::Globals;
+use crate::monitor::{INTERRUPTED, Monitor};
+use crate::options::{AugmentArgs, Destination, PreprocessArgs, check_destination, percent};
+use crate::process::{peak_rss_mb, peak_rss_text};
+
+/// Adapt a backbone to labelled examples, under a prior over its weights
+///
+/// First the head alone is trained on the frozen features (the linear probe), then all weights
+/// under the prior. The result is a folder that `predict` and `evaluate` read. Ctrl-C stops after
+/// the step in hand, saves the last good state, and exits with status 130.
+#[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  priorfit adapt --backbone b.onnx --train photos/ --out mine/
+  priorfit adapt --backbone b.onnx --prior prior.safetensors --train train.npz --val val.npz \\
+      --out mine/ --strength 30 --epochs 20 --flip --crop 2
+  priorfit adapt --backbone b.onnx --prior prior.safetensors --prior diagonal ...
+  priorfit adapt --backbone b.onnx --prior none --freeze 'layer1.*' ...
+
+--prior takes a stored prior's file (any value that ends in .safetensors or contains a path
+separator), one of the words below, or is given twice for both:
+  learned    the stored prior, diagonal plus low rank; the default with a file
+  diagonal   the stored prior's diagonal
+  isotropic  the same variance for all weights, around the stored mean, or without a file around
+             the backbone's weights (L2-SP); the default without a file
+  none       no prior
+
+Data are a folder with one subfolder of images for each class, or an .npz with x and y.")]
+pub struct Adapt {
+    /// The ONNX file; a classifier at its end is cut off
+    #[arg(long, value_name = "FILE")]
+    backbone: PathBuf,
+    /// A stored prior's file, or learned, diagonal, isotropic or none; may be given twice
+    #[arg(long, value_name = "FILE|KIND")]
+    prior: Vec<PriorArg>,
+    /// Labelled examples
+    #[arg(long, value_name = "DATA")]
+    train: PathBuf,
+    /// Held-out labelled examples, to measure what was gained
+    #[arg(long, value_name = "DATA")]
+    val: Option<PathBuf>,
+    /// The folder for the result
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Value or node of the file that holds the features
+    #[arg(long, value_name = "NAME")]
+    features: Option<String>,
+    #[command(flatten)]
+    prior_options: PriorOptions,
+    #[command(flatten)]
+    training: Training,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+    #[command(flatten)]
+    augment: AugmentArgs,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Prior")]
+struct PriorOptions {
+    /// What multiplies the prior's covariance: larger is weaker [default: 1 for an isotropic prior,
+    /// else what makes the geometric mean of its variances 0.001]
+    #[arg(long)]
+    strength: Option<f64>,
+    /// Variance of the isotropic prior before --strength
+    #[arg(long, value_name = "V", default_value_t = Settings::default().isotropic_variance)]
+    isotropic_variance: f64,
+    /// Variance of the head's own prior
+    #[arg(long, value_name = "V", default_value_t = Settings::default().head_variance)]
+    head_variance: f64,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Training")]
+struct Training {
+    /// The optimiser
+    #[arg(long, value_enum, default_value = "sgd")]
+    optimizer: Method,
+    /// Base learning rate; it falls to 0 along half a cosine
+    #[arg(long, default_value_t = Settings::default().learning_rate)]
+    lr: f32,
+    /// Momentum of sgd
+    #[arg(long, default_value_t = 0.9)]
+    momentum: f32,
+    /// Steps after the linear probe; 0 keeps the probe [default: 200]
+    #[arg(long, conflicts_with = "epochs")]
+    steps: Option<usize>,
+    /// Passes over the examples, instead of --steps
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Examples of a step
+    #[arg(long, default_value_t = Settings::default().batch_size)]
+    batch: usize,
+    /// Largest norm of the loss's gradient, or none
+    #[arg(long, default_value = "2", value_name = "NORM")]
+    clip: Clip,
+    /// Names of parameters that stay as they are; * stands for any run of characters
+    #[arg(long, value_name = "PATTERN")]
+    freeze: Vec<String>,
+    /// Decides every random choice
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Method {
+    /// Stochastic gradient descent with Nesterov's momentum
+    Sgd,
+    /// Adam with decoupled weight decay, which the prior takes the place of
+    Adamw,
+}
+
+#[derive(Clone, Copy)]
+struct Clip(Option<f32>);
+
+impl FromStr for Clip {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("none", _) => Ok(Clip(None)),
+            (_, Ok(norm)) => Ok(Clip(Some(norm))),
+            _ => Err("expected a number or `none`".to_string()),
+        }
+    }
+}
+
+/// One value of `--prior`.
+#[derive(Clone)]
+enum PriorArg {
+    File(PathBuf),
+    Kind(PriorKind),
+}
+
+impl FromStr for PriorArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = Path::new(text);
+        Ok(match text {
+            "learned" => PriorArg::Kind(PriorKind::Learned),
+            "diagonal" => PriorArg::Kind(PriorKind::Diagonal),
+            "isotropic" => PriorArg::Kind(PriorKind::Isotropic),
+            "none" => PriorArg::Kind(PriorKind::None),
+            _ if path.extension() == Some(OsStr::new("safetensors"))
+                || path.components().count() > 1 =>
+            {
+                PriorArg::File(path.to_path_buf())
+            }
+            _ => {
+                return Err(
+                    "expected a .safetensors file, or learned, diagonal, isotropic or none"
+                        .to_string(),
+                );
+            }
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    out: PathBuf,
+    ending: Ending,
+    classes: Vec<String>,
+    examples: usize,
+    settings: Settings,
+    notes: Vec<String>,
+    /// The linear probe and the adapted network on the held-out examples.
+    probe: Option<Summary>,
+    adapted: Option<Summary>,
+    history: Vec<Epoch>,
+    seconds: f64,
+    peak_rss_mb: Option<f64>,
+}
+
+impl Adapt {
+    /// Runs the command.
+    pub fn run(&self, globals: &Globals, started: Instant) -> Result<ExitCode> {
+        check_destination(&self.out, Destination::Folder)?;
+        let (prior, kind) = self.prior()?;
+        let threads = globals.threads();
+        let model = backbone::load(&self.backbone, self.features.as_deref())?;
+        model.notes().iter().for_each(|note| globals.note(note));
+        let train = Dataset::open(&self.train)?;
+        let validation = self.validation(&train)?;
+        let settings = self.settings(kind, train.len());
+        let preprocess = self.preprocess.resolve(&model, &train, &threads)?;
+        let notes = model.notes().to_vec();
+        let mut adapter = Adapter::new(model, preprocess, threads.clone());
+        if let Some((prior, path)) = prior {
+            adapter = adapter.with_prior(prior).context(|| path.display().to_string())?;
+        }
+        let adapter = adapter.with_settings(settings.clone())?;
+        let mut monitor = Monitor::new(globals)?;
+        let adapted = adapter.fit(&train, validation.as_ref(), &mut |p| monitor.observe(p));
+        monitor.finish();
+        let Adapted { posterior, probe, history, ending } = adapted?;
+        posterior.save(&self.out)?;
+        let measured = |posterior: &Posterior| match (&validation, ending) {
+            (Some(data), Ending::Completed) => measure(posterior, data, &threads).map(Some),
+            _ => Ok(None),
+        };
+        globals.print(&Report {
+            probe: measured(&probe)?,
+            adapted: measured(&posterior)?,
+            out: self.out.clone(),
+            ending,
+            classes: train.classes().to_vec(),
+            examples: train.len(),
+            settings,
+            notes,
+            history,
+            seconds: started.elapsed().as_secs_f64(),
+            peak_rss_mb: peak_rss_mb(),
+        })?;
+        Ok(match ending {
+            Ending::Completed => ExitCode::SUCCESS,
+            Ending::Stopped => ExitCode::from(INTERRUPTED),
+        })
+    }
+
+    /// The stored prior with its file, and the kind that is wanted.
+    fn prior(&self) -> Result<(Option<(Prior, &Path)>, PriorKind)> {
+        let (mut file, mut kind) = (None, None);
+        for value in &self.prior {
+            let is_new = match value {
+                PriorArg::File(path) => file.replace(path.as_path()).is_none(),
+                PriorArg::Kind(wanted) => kind.replace(*wanted).is_none(),
+            };
+            if !is_new {
+                return Err(Error::invalid("--prior is given twice in the same sense")
+                    .hint("expected at most one file and one kind"));
+            }
+        }
+        let default = if file.is_some() { PriorKind::Learned } else { PriorKind::Isotropic };
+        let stored = file.map(|path| Ok((Prior::load(path)?, path))).transpose()?;
+        Ok((stored, kind.unwrap_or(default)))
+    }
+
+    /// The held-out examples, labelled in the order of the training classes.
+    fn validation(&self, train: &Dataset) -> Result<Option<Dataset>> {
+        let open = |path: &PathBuf| {
+            let labelled = Dataset::open(path)?.with_classes(train.classes());
+            labelled.context(|| path.display().to_string())
+        };
+        self.val.as_ref().map(open).transpose()
+    }
+
+    fn settings(&self, prior: PriorKind, examples: usize) -> Settings {
+        let PriorOptions { strength, isotropic_variance, head_variance } = self.prior_options;
+        let t = &self.training;
+        let per_epoch = examples.div_ceil(t.batch.max(1));
+        let defaults = Settings::default();
+        Settings {
+            prior,
+            strength,
+            isotropic_variance,
+            head_variance,
+            optimizer: match t.optimizer {
+                Method::Sgd => Optimizer::Sgd { momentum: t.momentum },
+                Method::Adamw => Optimizer::adamw(),
+            },
+            learning_rate: t.lr,
+            steps: match t.epochs {
+                Some(epochs) => epochs.saturating_mul(per_epoch),
+                None => t.steps.unwrap_or(defaults.steps),
+            },
+            batch_size: t.batch,
+            clip: t.clip.0,
+            freeze: t.freeze.clone(),
+            augment: self.augment.augment(),
+            seed: t.seed,
+            ..defaults
+        }
+    }
+}
+
+/// Headline metrics of a posterior on labelled examples.
+fn measure(
+    posterior: &Posterior,
+    data: &Dataset,
+    threads: &std::sync::Arc<Threads>,
+) -> Result<Summary> {
+    let predicted = posterior.predict(data, threads, &mut |_| true)?;
+    let labels = data.labels(&(0..data.len()).collect::<Vec<_>>())?;
+    Ok(Summary::from(&score(&predicted, &labels)?))
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ending == Ending::Stopped {
+            writeln!(f, "Interrupted: this is the last good state.")?;
+        }
+        let classes = self.classes.len();
+        writeln!(f, "result    {}", self.out.display())?;
+        writeln!(f, "learned   {classes} classes from {} examples", self.examples)?;
+        if let Some(last) = self.history.last() {
+            writeln!(f, "training  loss {:.4}, penalty {:.4}", last.loss, last.penalty)?;
+        }
+        writeln!(f, "took      {:.1} s, {}", self.seconds, peak_rss_text(self.peak_rss_mb))?;
+        if let (Some(probe), Some(adapted)) = (&self.probe, &self.adapted) {
+            writeln!(f, "\nheld-out      accuracy     NLL     ECE")?;
+            for (name, Summary { accuracy, nll, ece }) in
+                [("linear probe", probe), ("adapted", adapted)]
+            {
+                writeln!(f, "{name:12} {:>9} {nll:>7.4} {ece:>7.4}", percent(*accuracy))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! Backbones from files: what all commands do with them first.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use priorfit::error::{Context, Error, Result};
+use priorfit::onnx::{Dim, Model};
+
+/// Batch where the file leaves it open: more than one, so that mixing of examples would show.
+const BATCH: usize = 2;
+/// Channels where the file leaves them open.
+const CHANNELS: usize = 3;
+/// Height and width where the file leaves them open.
+const SIDE: usize = 224;
+
+/// The file up to its features; see [`Model::cut_at_features`].
+///
+/// # Errors
+/// Those of [`Model::load`] and of cutting, with the file's name.
+pub fn load(path: &Path, features: Option<&str>) -> Result<Arc<Model>> {
+    let model = Model::load(path)?.cut_at_features(features);
+    Ok(Arc::new(model.context(|| path.display().to_string())?))
+}
+
+/// A shape for the model's input: what the file fixes, and defaults where it leaves them open.
+///
+/// # Errors
+/// When the file does not say how many dimensions there are.
+pub fn default_shape(model: &Model) -> Result<Vec<usize>> {
+    let dims = model.inputs().first().and_then(|input| input.dims.as_ref()).ok_or_else(|| {
+        Error::unsupported("the file does not state the shape of its input")
+            .hint("give it with --input-shape N,C,H,W")
+    })?;
+    let default = |axis| [BATCH, CHANNELS].get(axis).copied().unwrap_or(SIDE);
+    Ok(dims.iter().enumerate().map(|(axis, dim)| fixed(dim).unwrap_or(default(axis))).collect())
+}
+
+/// The extent, if the file fixes it.
+pub fn fixed(dim: &Dim) -> Option<usize> {
+    match dim {
+        Dim::Fixed(extent) => Some(*extent),
+        Dim::Symbol(_) | Dim::Unknown => None,
+    }
+}

@@ -1,0 +1,266 @@
+//! `bench`: how long a training step takes, where its time goes, and how much memory it needs.
+//!
+//! The step is the one that `adapt` runs: forward, loss, backward, prior and update. The prior is
+//! synthetic: its mean is the weights, its precision and deviations are noise of plausible scale.
+
+mod step;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use priorfit::backend::Backend;
+use priorfit::error::Result;
+use priorfit::graph::Stage;
+use priorfit::kernel::Kernel;
+use priorfit::plan::Plan;
+use serde::Serialize;
+
+use self::step::Bencher;
+use crate::globals::Globals;
+use crate::options::ImageSize;
+use crate::process::{peak_rss_mb, peak_rss_text};
+
+/// Time a training step of an ONNX file on this machine
+#[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  priorfit bench resnet18.onnx --batch 8
+  priorfit bench resnet18.onnx --batch 8 --no-prior --threads 1 --profile
+
+Times are medians over the repeats. The first step's time counts from the start of the program and
+so holds reading the file, import, planning and setting up the prior.")]
+pub struct Bench {
+    /// The ONNX file
+    model: PathBuf,
+    /// Examples of a step
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Size of the input: S or HxW; needed only where the file leaves it open
+    #[arg(long, value_name = "S")]
+    image_size: Option<ImageSize>,
+    /// Classes of the head
+    #[arg(long, default_value_t = 10)]
+    classes: usize,
+    /// Deviations of the synthetic prior; 0 for a diagonal one
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    prior_rank: usize,
+    /// Train without a prior
+    #[arg(long, conflicts_with = "prior_rank")]
+    no_prior: bool,
+    /// Clip the gradient's norm, as `adapt` does by default
+    #[arg(long)]
+    clip: bool,
+    /// Timed steps, after two that are not
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+    /// List the time of each kind of kernel
+    #[arg(long)]
+    profile: bool,
+}
+
+/// Steps before the timed ones.
+const WARM_UP: usize = 2;
+
+#[derive(Serialize)]
+struct Report {
+    file: PathBuf,
+    backend: String,
+    input_shape: Vec<usize>,
+    /// Number of trainable weights, the head's included.
+    params: usize,
+    /// Rank of the prior, or nothing without one.
+    prior_rank: Option<usize>,
+    step_ms: f64,
+    forward_ms: f64,
+    backward_ms: f64,
+    prior_update_ms: f64,
+    gflop: f64,
+    gflops: f64,
+    /// What the updates must read and write, and how fast they did.
+    update_bytes: u64,
+    update_gb_per_s: f64,
+    planned_bytes: usize,
+    peak_rss_mb: Option<f64>,
+    first_step_ms: f64,
+    repeats: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Vec<KernelTime>>,
+}
+
+/// The time of one kind of kernel within a step, on average.
+#[derive(Serialize)]
+struct KernelTime {
+    kernel: &'static str,
+    stage: &'static str,
+    count: usize,
+    ms: f64,
+    gflops: f64,
+}
+
+impl Bench {
+    /// Runs the command.
+    pub fn run(&self, globals: &Globals, started: Instant) -> Result<ExitCode> {
+        let mut bencher = Bencher::new(self, globals.threads())?;
+        let mut watch = Watch::new(bencher.plan());
+        bencher.step(&mut |_| {})?;
+        let first_step_ms = ms(started.elapsed());
+        for _ in 1..WARM_UP {
+            bencher.step(&mut |_| {})?;
+        }
+        for _ in 0..self.repeats {
+            watch.start();
+            bencher.step(&mut |dispatch| watch.lap(dispatch))?;
+            watch.stop();
+        }
+        let (peak, plan) = (peak_rss_mb(), bencher.plan());
+        let (gflop, update_bytes) = (plan.flops() as f64 / 1e9, update_bytes(plan));
+        let step_ms = median(&mut watch.steps);
+        let [forward_ms, backward_ms, prior_update_ms] = watch.stages.map(|mut t| median(&mut t));
+        globals.print(&Report {
+            file: self.model.clone(),
+            backend: bencher.backend.name(),
+            input_shape: bencher.input_shape.clone(),
+            params: bencher.params,
+            prior_rank: (!self.no_prior).then_some(self.prior_rank),
+            step_ms,
+            forward_ms,
+            backward_ms,
+            prior_update_ms,
+            gflop,
+            gflops: 1e3 * gflop / step_ms,
+            update_bytes,
+            update_gb_per_s: update_bytes as f64 / (1e6 * prior_update_ms),
+            planned_bytes: bencher.backend.bytes(),
+            peak_rss_mb: peak,
+            first_step_ms,
+            repeats: self.repeats,
+            profile: self.profile.then(|| profile(plan, &watch.dispatches, self.repeats)),
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Takes the time between dispatches.
+struct Watch {
+    stage_of: Vec<Stage>,
+    begun: Instant,
+    last: Instant,
+    current: [Duration; 3],
+    /// Milliseconds of each step.
+    steps: Vec<f64>,
+    /// Milliseconds of each step's forward, backward and update part.
+    stages: [Vec<f64>; 3],
+    /// Time of each dispatch over all steps.
+    dispatches: Vec<Duration>,
+}
+
+impl Watch {
+    fn new(plan: &Plan) -> Self {
+        let now = Instant::now();
+        Watch {
+            stage_of: plan.dispatches().iter().map(|dispatch| dispatch.stage).collect(),
+            begun: now,
+            last: now,
+            current: [Duration::ZERO; 3],
+            steps: Vec::new(),
+            stages: [const { Vec::new() }; 3],
+            dispatches: vec![Duration::ZERO; plan.dispatches().len()],
+        }
+    }
+
+    fn start(&mut self) {
+        self.begun = Instant::now();
+        self.last = self.begun;
+        self.current = [Duration::ZERO; 3];
+    }
+
+    fn lap(&mut self, dispatch: usize) {
+        let now = Instant::now();
+        let took = now - self.last;
+        self.current[self.stage_of[dispatch] as usize] += took;
+        self.dispatches[dispatch] += took;
+        self.last = now;
+    }
+
+    fn stop(&mut self) {
+        self.steps.push(ms(self.begun.elapsed()));
+        self.stages.iter_mut().zip(self.current).for_each(|(stage, took)| stage.push(ms(took)));
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    1e3 * duration.as_secs_f64()
+}
+
+/// The middle value; the mean of the two middle ones of an even number.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match values.len() % 2 {
+        0 => 0.5 * (values[half - 1] + values[half]),
+        _ => values[half],
+    }
+}
+
+/// What the updates must read and write: weight, gradient, moments and prior of each parameter.
+fn update_bytes(plan: &Plan) -> u64 {
+    let len = |buffer: &priorfit::plan::BufferId| plan.buffers()[buffer.index()].len as u64;
+    let updates = plan.dispatches().iter().filter(|d| matches!(d.kernel, Kernel::Update { .. }));
+    4 * updates.flat_map(|d| d.reads.iter().chain(&d.writes)).map(len).sum::<u64>()
+}
+
+/// The time of each kind of kernel in each stage, longest first.
+fn profile(plan: &Plan, times: &[Duration], repeats: u32) -> Vec<KernelTime> {
+    let mut kinds: BTreeMap<(&str, &str), (usize, Duration, u64)> = BTreeMap::new();
+    for (dispatch, &time) in plan.dispatches().iter().zip(times) {
+        let stage = match dispatch.stage {
+            Stage::Forward => "forward",
+            Stage::Backward => "backward",
+            Stage::Update => "update",
+        };
+        let kind = kinds.entry((dispatch.kernel.name(), stage)).or_default();
+        kind.0 += 1;
+        kind.1 += time / repeats;
+        kind.2 += dispatch.kernel.flops();
+    }
+    let report = |((kernel, stage), (count, time, flops))| KernelTime {
+        kernel,
+        stage,
+        count,
+        ms: ms(time),
+        gflops: flops as f64 / (1e9 * time.as_secs_f64()).max(f64::MIN_POSITIVE),
+    };
+    let mut profile: Vec<KernelTime> = kinds.into_iter().map(report).collect();
+    profile.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    profile
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prior = self.prior_rank.map_or("no prior".to_string(), |rank| format!("rank {rank}"));
+        writeln!(f, "network      {} weights, input {:?}", self.params, self.input_shape)?;
+        writeln!(f, "runs on      {}, {prior}", self.backend)?;
+        writeln!(f, "step         {:>9.2} ms, {:.1} GFLOP/s", self.step_ms, self.gflops)?;
+        writeln!(f, "  forward    {:>9.2} ms", self.forward_ms)?;
+        writeln!(f, "  backward   {:>9.2} ms", self.backward_ms)?;
+        writeln!(
+            f,
+            "  update     {:>9.2} ms, {:.1} GB/s",
+            self.prior_update_ms, self.update_gb_per_s
+        )?;
+        writeln!(f, "first step   {:>9.2} ms after the start", self.first_step_ms)?;
+        let planned = self.planned_bytes as f64 / (1 << 20) as f64;
+        let peak = peak_rss_text(self.peak_rss_mb);
+        writeln!(f, "memory       {planned:>9.0} MiB planned, {peak} at most")?;
+        let Some(profile) = &self.profile else { return Ok(()) };
+        writeln!(f, "\n{:20} {:9} {:>5} {:>9} {:>9}", "kernel", "stage", "count", "ms", "GFLOP/s")?;
+        for KernelTime { kernel, stage, count, ms, gflops } in profile {
+            writeln!(f, "{kernel:20} {stage:9} {count:>5} {ms:>9.2} {gflops:>9.1}")?;
+        }
+        Ok(())
+    }
+}

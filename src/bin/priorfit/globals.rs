@@ -1,0 +1,72 @@
+//! Options of every command, and how results reach the reader.
+
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use priorfit::error::{Error, Result};
+use priorfit::threads::Threads;
+use serde::Serialize;
+
+/// Where `--help` lists them.
+const GENERAL: &str = "General";
+
+/// Options of every command.
+#[derive(Args)]
+pub struct Globals {
+    /// Print the result as one JSON object
+    #[arg(long, global = true, help_heading = GENERAL)]
+    json: bool,
+    /// Print no progress and no notes
+    #[arg(long, short, global = true, help_heading = GENERAL)]
+    quiet: bool,
+    /// Number of threads; all processors without it
+    #[arg(long, global = true, help_heading = GENERAL, value_name = "T")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+impl Globals {
+    /// The threads to work on.
+    pub fn threads(&self) -> Arc<Threads> {
+        Arc::new(match self.threads {
+            Some(count) => Threads::new(usize::from(count)),
+            None => Threads::available(),
+        })
+    }
+
+    /// Whether progress and notes may be printed.
+    pub fn is_chatty(&self) -> bool {
+        !self.json && !self.quiet
+    }
+
+    /// Prints a remark to standard error.
+    pub fn note(&self, note: impl Display) {
+        if self.is_chatty() {
+            eprintln!("note: {note}");
+        }
+    }
+
+    /// Prints a command's result.
+    ///
+    /// # Errors
+    /// When standard output cannot be written; a reader that has gone away is no error.
+    pub fn print(&self, result: &(impl Serialize + Display)) -> Result<()> {
+        let text = match self.json {
+            true => {
+                let json = serde_json::to_string(result);
+                json.map_err(|e| Error::internal("a result is always JSON").caused_by(e))? + "\n"
+            }
+            false => result.to_string(),
+        };
+        let mut output = std::io::stdout().lock();
+        match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Error::io("cannot write", Path::new("standard output"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Options that several commands share: preprocessing, augmentation, where results go.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use priorfit::data::{Augment, Crop, Dataset, Flip, IMAGENET, Preprocess, Resize, Statistics};
+use priorfit::error::{Error, Result};
+use priorfit::onnx::Model;
+use priorfit::threads::Threads;
+
+use crate::backbone::fixed;
+
+/// How images become the network's input.
+#[derive(Args)]
+#[command(next_help_heading = "Images")]
+pub struct PreprocessArgs {
+    /// Size of the network's input: S or HxW; needed only where the file leaves it open
+    #[arg(long, value_name = "S")]
+    image_size: Option<ImageSize>,
+    /// How images of another size are fitted
+    #[arg(long, value_enum, default_value = "centre")]
+    resize: Fit,
+    /// Mean and standard deviation of the channels that are taken out; with --mean and --std those
+    /// are meant, else those of the given data
+    #[arg(long, value_enum)]
+    normalise: Option<Normalise>,
+    /// Mean of each channel, or one for all, of pixels in 0..1
+    #[arg(long, value_delimiter = ',', value_name = "M,..", allow_hyphen_values = true)]
+    #[arg(requires = "std")]
+    mean: Vec<f32>,
+    /// Standard deviation of each channel, or one for all
+    #[arg(long, value_delimiter = ',', value_name = "S,..", requires = "mean")]
+    std: Vec<f32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Fit {
+    /// Stretch the whole image
+    Stretch,
+    /// Resize the largest centred part of the input's aspect
+    Centre,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Normalise {
+    /// Those of the given data
+    Dataset,
+    /// Those most backbones trained on ImageNet expect
+    Imagenet,
+    /// Leave the numbers as they are
+    None,
+    /// Those of --mean and --std
+    Given,
+}
+
+/// Height and width.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageSize {
+    /// In pixels.
+    pub height: usize,
+    /// In pixels.
+    pub width: usize,
+}
+
+impl FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (height, width) = text.split_once('x').unwrap_or((text, text));
+        let side = |text: &str| text.parse().ok().filter(|&side: &usize| side > 0);
+        match (side(height), side(width)) {
+            (Some(height), Some(width)) => Ok(ImageSize { height, width }),
+            _ => Err("expected a number of pixels, such as 224 or 192x256".to_string()),
+        }
+    }
+}
+
+impl PreprocessArgs {
+    /// The preprocessing for `model`; statistics, if they are to be measured, are those of `data`.
+    ///
+    /// # Errors
+    /// When the model takes no images, its input's size is not known, the options do not fit it, or
+    /// the data cannot be read.
+    pub fn resolve(&self, model: &Model, data: &Dataset, threads: &Threads) -> Result<Preprocess> {
+        let [channels, height, width] = self.extents(model)?;
+        let resize = match self.resize {
+            Fit::Stretch => Resize::Stretch,
+            Fit::Centre => Resize::CentreCrop { part: 1.0 },
+        };
+        let plain = Preprocess { resize, ..Preprocess::new(channels, height, width) };
+        let default = if self.mean.is_empty() { Normalise::Dataset } else { Normalise::Given };
+        let normalise = self.normalise.unwrap_or(default);
+        if normalise != Normalise::Given && !self.mean.is_empty() {
+            return Err(Error::invalid(
+                "--mean and --std are given but --normalise says otherwise",
+            )
+            .hint("leave --normalise out, or say `--normalise given`"));
+        }
+        let statistics = match normalise {
+            Normalise::Dataset => plain.statistics(data, threads)?,
+            Normalise::None => Statistics::identity(channels),
+            Normalise::Imagenet => {
+                let [mean, std] = IMAGENET.map(|values| values.to_vec());
+                Statistics { mean, std }
+            }
+            Normalise::Given => Statistics {
+                mean: for_each_channel(&self.mean, channels),
+                std: for_each_channel(&self.std, channels),
+            },
+        };
+        let preprocess = plain.normalised(statistics);
+        preprocess.check()?;
+        Ok(preprocess)
+    }
+
+    /// Channels, height and width of the model's input.
+    fn extents(&self, model: &Model) -> Result<[usize; 3]> {
+        let dims = model.inputs().first().and_then(|input| input.dims.as_deref());
+        let Some([_, channels, height, width]) = dims else {
+            return Err(Error::unsupported("the model's input is not [N, C, H, W]")
+                .hint("only networks on images can be adapted"));
+        };
+        let size = self.image_size;
+        let side = |wanted: Option<usize>, dim| {
+            wanted.or(fixed(dim)).ok_or_else(|| {
+                Error::invalid("the file does not fix the size of its images")
+                    .hint("give it with --image-size")
+            })
+        };
+        Ok([
+            fixed(channels).unwrap_or(3),
+            side(size.map(|s| s.height), height)?,
+            side(size.map(|s| s.width), width)?,
+        ])
+    }
+}
+
+/// One value stands for all channels.
+fn for_each_channel(values: &[f32], channels: usize) -> Vec<f32> {
+    match values {
+        [value] => vec![*value; channels],
+        _ => values.to_vec(),
+    }
+}
+
+/// How training images vary.
+#[derive(Args)]
+#[command(next_help_heading = "Augmentation")]
+pub struct AugmentArgs {
+    /// Mirror training images at random
+    #[arg(long)]
+    flip: bool,
+    /// Move training images by up to this many pixels
+    #[arg(long, value_name = "PIXELS")]
+    crop: Option<usize>,
+}
+
+impl AugmentArgs {
+    /// The augmentation.
+    pub fn augment(&self) -> Augment {
+        Augment {
+            flip: if self.flip { Flip::Horizontal } else { Flip::Off },
+            crop: self.crop.map_or(Crop::None, |pixels| Crop::Padded { pixels }),
+        }
+    }
+}
+
+/// What a result will be written as.
+#[derive(Clone, Copy)]
+pub enum Destination {
+    /// A folder, which may exist.
+    Folder,
+    /// A file, which may exist; its folder must.
+    File,
+}
+
+/// Finds out before a long run that its result could not be written. Writes nothing.
+///
+/// # Errors
+/// When something else is in the way.
+pub fn check_destination(path: &Path, destination: Destination) -> Result<()> {
+    let refuse = |path: &Path, expected: &str| {
+        let message = format!("cannot write {}", path.display());
+        Err(Error::invalid(message).hint(format!("expected {expected}")))
+    };
+    match destination {
+        Destination::Folder => match path.ancestors().find(|ancestor| ancestor.exists()) {
+            Some(existing) if !existing.is_dir() => refuse(existing, "a folder, not a file"),
+            _ => Ok(()),
+        },
+        Destination::File if path.is_dir() => refuse(path, "a file, not a folder"),
+        Destination::File => match path.parent() {
+            Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+                refuse(path, "its folder to exist")
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+/// A share in [0, 1] as text.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}

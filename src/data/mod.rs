@@ -1,0 +1,409 @@
+//! Examples in, batches out: image folders, `.npz` files, arrays; decoding, preprocessing,
+//! augmentation.
+//!
+//! A [`Dataset`] knows its examples, labels and classes and decodes lazily, so that its memory does
+//! not grow with a folder's size. [`Preprocess`] turns any example into the backbone's input and is
+//! stored with the adapted model; [`Augment`] varies it during training; [`Batches`] orders an
+//! epoch. Files are hostile: sizes are checked before anything is allocated, and errors name the
+//! file or the example.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ndarray::{ArrayView4, CowArray, Ix4};
+
+use crate::error::{Context, Error, Result};
+use crate::threads::Threads;
+
+mod augment;
+mod batches;
+mod decode;
+#[cfg(test)]
+mod fixtures;
+mod folder;
+mod images;
+mod npy;
+mod npz;
+mod parallel;
+mod preprocess;
+mod resample;
+mod split;
+#[cfg(test)]
+mod tests;
+
+pub use augment::{Augment, Augmentation, Crop, Flip};
+pub use batches::{Batches, one_hot};
+use images::Images;
+pub use preprocess::{IMAGENET, Preprocess, Resize, Statistics};
+
+/// The most classes a data set may have; labels come from files and size other arrays.
+const CLASSES_MAX: usize = 65_536;
+
+/// Labelled or unlabelled images. Clones and subsets share their storage.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    images: Arc<Images>,
+    /// One label for each stored image, or none at all.
+    labels: Option<Arc<[usize]>>,
+    classes: Arc<Classes>,
+    /// This data set's examples, as rows of the stored images.
+    rows: Arc<[usize]>,
+}
+
+#[derive(Clone, Debug)]
+struct Classes {
+    names: Vec<String>,
+    origin: Origin,
+}
+
+/// Where class names come from, which decides how other names are matched to them.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// The names mean something: other names are matched by text.
+    Named,
+    /// The names are only numbers counted from the labels: other names are matched by position.
+    Numbered,
+}
+
+/// Constructors.
+impl Dataset {
+    /// Opens what lies at `path`: a folder of class subfolders, a folder of images (unlabelled), or
+    /// an `.npz` file; files are recognised by their content.
+    ///
+    /// # Errors
+    /// When `path` is anything else, and those of [`Dataset::folder`] and [`Dataset::npz`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = path.metadata().map_err(|e| Error::io("cannot open", path, e))?;
+        if metadata.is_dir() {
+            if folder::has_subfolders(path)? {
+                return Self::folder(path);
+            }
+            let found = folder::images_in(path)?;
+            found.warn_ignored(path);
+            return Self::from_files(found.files);
+        }
+        if metadata.is_file() && npz::is_archive(path)? {
+            return Self::npz(path);
+        }
+        let what = format!("{} is neither a folder of images nor an .npz file", path.display());
+        Err(Error::unsupported(what).hint(
+            "give a folder with one subfolder of PNG or JPEG images for each class, or a file \
+             written by np.savez(path, x=images, y=labels)",
+        ))
+    }
+
+    /// A folder with one subfolder of PNG or JPEG images for each class, in the order of their
+    /// names. Images are decoded when they are needed. Everything else in there is ignored, with a
+    /// count in a warning.
+    ///
+    /// # Errors
+    /// When a class has no image, or the folder has no classes.
+    pub fn folder(path: &Path) -> Result<Self> {
+        let found = folder::scan(path)?;
+        found.warn_ignored(path);
+        let labels = Some(found.labels);
+        Self::new(Images::Files(found.files), labels, found.classes, Origin::Named)
+            .context(|| path.display().to_string())
+    }
+
+    /// Unlabelled images, for prediction.
+    ///
+    /// # Errors
+    /// When the list is empty. A file that does not decode is reported when it is needed.
+    pub fn from_files(paths: Vec<PathBuf>) -> Result<Self> {
+        Self::new(Images::Files(paths), None, Vec::new(), Origin::Named)
+    }
+
+    /// An `.npz` file with images `x` (uint8 `[N, H, W, C]` or `[N, H, W]`, or float32
+    /// `[N, C, H, W]`, already scaled) and integer labels `y` `[N]`, absent for prediction.
+    ///
+    /// # Errors
+    /// When the file is malformed or its arrays have other types or shapes, a value is not finite,
+    /// or a label is negative or too large.
+    pub fn npz(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+        Self::from_npz(std::io::BufReader::new(file)).context(|| path.display().to_string())
+    }
+
+    /// Like [`Dataset::npz`], from an open file or bytes in memory.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::npz`].
+    pub fn from_npz(reader: impl std::io::Read + std::io::Seek) -> Result<Self> {
+        let (images, labels) = npz::read(reader)?;
+        let count = labels.as_ref().and_then(|labels| labels.iter().max()).map_or(0, |max| max + 1);
+        let names = (0..count).map(|class| class.to_string()).collect();
+        Self::new(images, labels, names, Origin::Numbered)
+    }
+
+    /// Images `[N, H, W, C]` in memory, with their labels (indices into `classes`) unless they are
+    /// only for prediction.
+    ///
+    /// # Errors
+    /// When the array is empty, labels are not one for each image, or a label is not a class.
+    pub fn from_images_u8(
+        images: ArrayView4<'_, u8>,
+        labels: Option<&[usize]>,
+        classes: Vec<String>,
+    ) -> Result<Self> {
+        let images = Images::U8(CowArray::from(images).as_standard_layout().into_owned());
+        Self::new(images, labels.map(<[usize]>::to_vec), classes, Origin::Named)
+    }
+
+    /// Like [`Dataset::from_images_u8`], for numbers `x: [N, C, H, W]` that are already scaled.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::from_images_u8`], and when a value is not finite.
+    pub fn from_arrays_f32(
+        x: ArrayView4<'_, f32>,
+        labels: Option<&[usize]>,
+        classes: Vec<String>,
+    ) -> Result<Self> {
+        let x: CowArray<'_, f32, Ix4> = CowArray::from(x);
+        let images = Images::F32(x.as_standard_layout().into_owned());
+        Self::new(images, labels.map(<[usize]>::to_vec), classes, Origin::Named)
+    }
+
+    fn new(
+        images: Images,
+        labels: Option<Vec<usize>>,
+        names: Vec<String>,
+        origin: Origin,
+    ) -> Result<Self> {
+        images.check()?;
+        if let Some(labels) = &labels {
+            check_labels(labels, images.len(), names.len())?;
+        }
+        Ok(Dataset {
+            rows: (0..images.len()).collect(),
+            images: Arc::new(images),
+            labels: labels.map(Arc::from),
+            classes: Arc::new(Classes { names, origin }),
+        })
+    }
+
+    /// The same examples labelled in the order of `names`, the classes of an adapted model: by name
+    /// when this data set's classes have names, by position when they are numbers.
+    ///
+    /// # Errors
+    /// When a class that has examples is not among `names`.
+    pub fn with_classes(&self, names: &[String]) -> Result<Self> {
+        let place: Vec<Option<usize>> = match self.classes.origin {
+            Origin::Numbered => {
+                (0..self.classes().len()).map(|i| Some(i).filter(|&i| i < names.len())).collect()
+            }
+            Origin::Named => {
+                let place = |class: &String| names.iter().position(|name| name == class);
+                self.classes().iter().map(place).collect()
+            }
+        };
+        let placeless = |&index: &usize| self.label(index).is_some_and(|y| place[y].is_none());
+        if let Some(index) = (0..self.len()).find(placeless) {
+            return Err(self.unknown_class(index, names));
+        }
+        // A class without a place has no example in this data set, so its label is never read.
+        let relabel = |labels: &Arc<[usize]>| {
+            labels.iter().map(|&label| place[label].unwrap_or(0)).collect::<Arc<[usize]>>()
+        };
+        Ok(Dataset {
+            labels: self.labels.as_ref().map(relabel),
+            classes: Arc::new(Classes { names: names.to_vec(), origin: Origin::Named }),
+            ..self.clone()
+        })
+    }
+}
+
+/// What is in it.
+impl Dataset {
+    /// Number of examples.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// True of an empty subset.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The names of the classes; a label is an index into them.
+    pub fn classes(&self) -> &[String] {
+        &self.classes.names
+    }
+
+    /// The label of example `index`; none when the data set is unlabelled or has no such example.
+    pub fn label(&self, index: usize) -> Option<usize> {
+        Some(self.labels.as_ref()?[*self.rows.get(index)?])
+    }
+
+    /// The labels of the examples at `indices`.
+    ///
+    /// # Errors
+    /// When the data set is unlabelled, or an index is out of range.
+    pub fn labels(&self, indices: &[usize]) -> Result<Vec<usize>> {
+        let labels = self.labels.as_ref().ok_or_else(unlabelled)?;
+        indices.iter().map(|&index| Ok(labels[self.row(index)?])).collect()
+    }
+
+    /// Number of examples of each class.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes().len()];
+        (0..self.len()).filter_map(|i| self.label(i)).for_each(|label| counts[label] += 1);
+        counts
+    }
+
+    /// The file of example `index`, when it comes from one of its own.
+    pub fn path(&self, index: usize) -> Option<&Path> {
+        match &*self.images {
+            Images::Files(paths) => Some(&paths[*self.rows.get(index)?]),
+            Images::U8(_) | Images::F32(_) => None,
+        }
+    }
+
+    /// The examples at `indices`, in that order. Shares the storage.
+    ///
+    /// # Errors
+    /// When an index is out of range.
+    pub fn subset(&self, indices: &[usize]) -> Result<Self> {
+        let rows =
+            indices.iter().map(|&index| self.row(index)).collect::<Result<Arc<[usize]>>>()?;
+        Ok(Dataset { rows, ..self.clone() })
+    }
+
+    /// The stored row of example `index`.
+    fn row(&self, index: usize) -> Result<usize> {
+        self.rows.get(index).copied().ok_or_else(|| {
+            Error::invalid(format!("there is no example {index} among {}", self.rows.len()))
+        })
+    }
+
+    #[cold]
+    fn unknown_class(&self, index: usize, known: &[String]) -> Error {
+        let class = self.label(index).map_or("", |label| &self.classes()[label]);
+        let shown = known.iter().take(20).map(String::as_str).collect::<Vec<_>>();
+        Error::mismatch(format!(
+            "{} has class {class:?}, which is none of the {} known classes ({})",
+            self.describe(index),
+            known.len(),
+            shown.join(", "),
+        ))
+    }
+
+    /// What to call example `index` in an error.
+    fn describe(&self, index: usize) -> String {
+        match self.path(index) {
+            Some(path) => path.display().to_string(),
+            None => format!("example {index}"),
+        }
+    }
+}
+
+/// Numbers out.
+impl Dataset {
+    /// Writes the examples at `indices` as the backbone's input `out: [n, C, H, W]`. The result
+    /// does not depend on the number of threads.
+    ///
+    /// # Errors
+    /// When a file does not decode, channels cannot be converted, `out` has another length, or an
+    /// argument is out of range; the first example in order is named.
+    pub fn fill(
+        &self,
+        indices: &[usize],
+        preprocess: &Preprocess,
+        augmentation: Option<&Augmentation>,
+        out: &mut [f32],
+        threads: &Threads,
+    ) -> Result<()> {
+        preprocess.check()?;
+        augmentation.map_or(Ok(()), |a| a.check(preprocess))?;
+        let image_len = preprocess.image_len();
+        if indices.len().checked_mul(image_len) != Some(out.len()) {
+            return Err(Error::invalid(format!(
+                "a buffer of {} numbers does not hold {} images of {image_len}",
+                out.len(),
+                indices.len(),
+            )));
+        }
+        let parts = out.chunks_exact_mut(image_len).collect();
+        parallel::try_each(threads, parts, |at, part| {
+            self.fill_one(indices[at], preprocess, augmentation, part)
+        })
+    }
+
+    fn fill_one(
+        &self,
+        index: usize,
+        preprocess: &Preprocess,
+        augmentation: Option<&Augmentation>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let picture = self.images.load(self.row(index)?)?;
+        let variation = augmentation.map(|a| a.draw(index, picture.size())).unwrap_or_default();
+        preprocess.apply(&picture, &variation, out).context(|| self.describe(index))
+    }
+
+    /// The same examples decoded and resized once, as bytes in memory, when that takes at most
+    /// `bytes_max`; otherwise, and for numbers, the data set itself. [`Dataset::fill`] gives the
+    /// same result either way unless it crops at random from the full image ([`Crop::Resized`]).
+    ///
+    /// # Errors
+    /// Those of [`Dataset::fill`].
+    pub fn resized(
+        &self,
+        preprocess: &Preprocess,
+        bytes_max: usize,
+        threads: &Threads,
+    ) -> Result<Self> {
+        preprocess.check()?;
+        let image_len = preprocess.image_len();
+        let fits = self.len().checked_mul(image_len).filter(|&bytes| bytes <= bytes_max);
+        let Some(bytes) = fits.filter(|&bytes| bytes > 0) else { return Ok(self.clone()) };
+        let plain = preprocess.geometry();
+        let size = [plain.height, plain.width, plain.channels];
+        match &*self.images {
+            Images::F32(_) => return Ok(self.clone()),
+            Images::U8(array) if array.shape()[1..] == size => return Ok(self.clone()),
+            Images::U8(_) | Images::Files(_) => {}
+        }
+        let mut pixels = vec![0u8; bytes];
+        let parts = pixels.chunks_exact_mut(image_len).collect();
+        parallel::try_each(threads, parts, |index, part: &mut [u8]| {
+            let mut planes = vec![0.0; image_len];
+            self.fill_one(index, &plain, None, &mut planes)?;
+            preprocess::interleave(&planes, plain.channels, part);
+            Ok(())
+        })?;
+        let images = Images::from_bytes(pixels, size)?;
+        Ok(Dataset {
+            images: Arc::new(images),
+            labels: (self.labels.as_ref())
+                .map(|labels| self.rows.iter().map(|&row| labels[row]).collect()),
+            classes: Arc::clone(&self.classes),
+            rows: (0..self.len()).collect(),
+        })
+    }
+}
+
+fn check_labels(labels: &[usize], images: usize, classes: usize) -> Result<()> {
+    if labels.len() != images {
+        return Err(Error::mismatch(format!("{} labels for {images} images", labels.len())));
+    }
+    if classes > CLASSES_MAX {
+        return Err(Error::unsupported(format!(
+            "{classes} classes; expected at most {CLASSES_MAX}"
+        )));
+    }
+    match labels.iter().position(|&label| label >= classes) {
+        None => Ok(()),
+        Some(index) => Err(Error::mismatch(format!(
+            "label {} of example {index} is not below the number of classes, {classes}",
+            labels[index],
+        ))),
+    }
+}
+
+#[cold]
+fn unlabelled() -> Error {
+    Error::invalid("the data set has no labels").hint(
+        "give a folder with one subfolder of images for each class, or an .npz file with labels y",
+    )
+}

@@ -1,0 +1,134 @@
+//! The cotangent of a convolution's filter:
+//! `dw[o, (c, i, j)] = Σ ct[o, (n, y, x)] · x[n, c, y·stride + i·dilation - pad, ...]`, per group.
+
+use crate::graph::Conv2d;
+use crate::kernel::conv2d::windows;
+use crate::kernel::depthwise;
+use crate::kernel::gemm::{self, Extents, Gemm, Isa, Layout, Operand, Target, Windows};
+use crate::threads::{Parts, Threads};
+
+/// Products wanted; few small filters are summed in segments to get as many.
+const TASKS_WANTED: usize = 32;
+/// Rows or columns of a filter that make a task of their own.
+const TASK_EXTENT: usize = 64;
+/// Shortest segment of the sum.
+const SEGMENT_MIN: usize = 2048;
+/// Elements added by one task.
+const RUN: usize = 4096;
+
+/// The rows are output channels, the columns filter elements, the sum is over positions.
+fn extents(g: &Conv2d) -> Extents {
+    let m = g.out_channels / g.groups;
+    let n = g.in_channels / g.groups * g.kernel[0] * g.kernel[1];
+    let k = g.batch * g.output[0] * g.output[1];
+    let tasks = g.groups * m.div_ceil(TASK_EXTENT) * n.div_ceil(TASK_EXTENT);
+    let segments = (TASKS_WANTED / tasks.max(1)).min(k / SEGMENT_MIN).max(1);
+    Extents { groups: g.groups, segments, m, n, k }
+}
+
+/// Elements of partial sums.
+fn partial_len(extents: &Extents) -> usize {
+    match extents.segments {
+        1 => 0,
+        _ => extents.batch() * extents.m * extents.n,
+    }
+}
+
+/// Elements of scratch that [`conv2d_filter_grad`] needs.
+pub fn scratch_len(g: &Conv2d, workers: usize) -> usize {
+    scratch_len_on(Isa::best(), g, workers)
+}
+
+/// [`scratch_len`] on a chosen instruction set.
+pub(crate) fn scratch_len_on(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
+    if depthwise::applies(g) {
+        return depthwise::filter_grad_scratch_len(g, workers);
+    }
+    let extents = extents(g);
+    partial_len(&extents) + gemm::scratch_len(isa, &extents, workers)
+}
+
+/// Overwrites `out: [O, C/groups, KH, KW]` with the cotangent of the filter, from
+/// `x: [N, C, H, W]` and the result's cotangent `ct: [N, O, OH, OW]`.
+///
+/// # Panics
+/// When a slice does not have the length that `g` says.
+pub fn conv2d_filter_grad(
+    threads: &Threads,
+    g: &Conv2d,
+    x: &[f32],
+    ct: &[f32],
+    out: &mut [f32],
+    scratch: &mut [f32],
+) {
+    conv2d_filter_grad_on(Isa::best(), threads, g, (x, ct), out, scratch);
+}
+
+/// [`conv2d_filter_grad`] on a chosen instruction set.
+pub(crate) fn conv2d_filter_grad_on(
+    isa: &'static Isa,
+    threads: &Threads,
+    g: &Conv2d,
+    (x, ct): (&[f32], &[f32]),
+    out: &mut [f32],
+    scratch: &mut [f32],
+) {
+    assert_eq!(x.len(), g.input_shape().len(), "length of x");
+    assert_eq!(ct.len(), g.output_shape().len(), "length of ct");
+    assert_eq!(out.len(), g.filter_shape().len(), "length of out");
+    if depthwise::applies(g) {
+        return depthwise::filter_grad(isa, threads, g, (x, ct), out, scratch);
+    }
+    let extents = extents(g);
+    let plane = g.output[0] * g.output[1];
+    let positions = Windows {
+        data: ct,
+        group_stride: extents.m * plane,
+        image_stride: g.out_channels * plane,
+        plane: g.output,
+        grid: g.output,
+        stride: [1, 1],
+        origin: [0, 0],
+        taps: [1, 1],
+        tap_step: [0, 0],
+    };
+    let product = Gemm {
+        isa,
+        extents,
+        a: Operand::WindowsTransposed(positions),
+        b: Operand::WindowsTransposed(windows(g, x)),
+    };
+    let (partial, scratch) = scratch.split_at_mut(partial_len(&extents));
+    let one_segment = extents.segments == 1;
+    let target = Target {
+        out: Parts::new(if one_segment { &mut *out } else { &mut *partial }),
+        batch_stride: extents.m * extents.n,
+        row_stride: extents.n,
+        image_len: extents.n,
+        image_stride: 0,
+        layout: Layout::Dense,
+        epilogue: None,
+    };
+    gemm::gemm(threads, &product, &target, scratch);
+    if !one_segment {
+        add_segments(threads, extents.segments, extents.m * extents.n, partial, out);
+    }
+}
+
+/// Sums `partial: [groups, segments, len]` over segments into `out: [groups, len]`.
+fn add_segments(threads: &Threads, segments: usize, len: usize, partial: &[f32], out: &mut [f32]) {
+    let runs = len.div_ceil(RUN);
+    let tasks = out.len().checked_div(len).unwrap_or(0) * runs;
+    let out = Parts::new(out);
+    threads.run(tasks, |task, _| {
+        let (group, first) = (task / runs, task % runs * RUN);
+        let count = RUN.min(len - first);
+        // SAFETY: each task has its own run.
+        let to = unsafe { out.part(group * len + first, count) };
+        let segment = |s: usize| &partial[(group * segments + s) * len + first..][..count];
+        to.copy_from_slice(segment(0));
+        for s in 1..segments {
+            to.iter_mut().zip(segment(s)).for_each(|(to, from)| *to += from);
+        }
+    });
+}

@@ -1,0 +1,106 @@
+//! AVX2 with FMA: tiles of up to 6 rows and 16 columns (12 sums in 16 registers).
+
+use std::arch::x86_64::*;
+
+use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
+use super::isa::Isa;
+use super::line::LINE;
+use super::pack::Block;
+use super::tile::{TileArgs, TileFn, Vector, Write, tile};
+
+impl Vector for __m256 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller has the features and 8 elements at `from`.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller has the features and 8 elements at `to`.
+        unsafe { _mm256_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_fmadd_ps(self, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_add_ps(self, b) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
+    // SAFETY: the caller's contract is the tile's.
+    unsafe { tile::<__m256, ROWS, VECTORS>(args) }
+}
+
+const fn row<const ROWS: usize>() -> [TileFn; 2] {
+    [run::<ROWS, 1>, run::<ROWS, 2>]
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
+    // SAFETY: the caller has the features.
+    unsafe { block.pack::<[f32; LINE]>(to) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn filter(from: &[f32], taps: &[FlatTap], write: Write, to: &mut [f32]) {
+    // SAFETY: the caller has the features.
+    unsafe { flat::filter::<__m256>(from, taps, write, to) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn correlate(
+    ct: &[f32],
+    from: &[f32],
+    offsets: &[usize; TAPS_AT_ONCE],
+) -> [f32; TAPS_AT_ONCE] {
+    // SAFETY: the caller has the features.
+    unsafe { flat::correlate::<__m256>(ct, from, offsets) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn pad(padded: &Padded, plane: &[f32], to: &mut [f32]) {
+    // SAFETY: the caller has the features.
+    unsafe { flat::pad::<[f32; LINE]>(padded, plane, to) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [usize; 2]) {
+    // SAFETY: the caller has the features.
+    unsafe { flat::copy_rows::<[f32; LINE]>(from, to, extents) }
+}
+
+/// The kernels; to be used only where the processor has AVX2 and FMA.
+pub(super) const ISA: Isa = Isa {
+    name: "avx2",
+    lanes: 8,
+    columns: 16,
+    pack,
+    filter,
+    correlate,
+    pad,
+    copy_rows,
+    tiles: &[row::<1>(), row::<2>(), row::<3>(), row::<4>(), row::<5>(), row::<6>()],
+};

@@ -1,0 +1,222 @@
+//! AVX-512: tiles of up to 14 rows and 32 columns (28 sums in 32 registers).
+
+use std::arch::x86_64::*;
+
+use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
+use super::isa::Isa;
+use super::line::{LINE, Line};
+use super::pack::Block;
+use super::tile::{TileArgs, TileFn, Vector, Write, tile};
+
+impl Vector for __m512 {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller has the feature.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller has the feature.
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller has the feature and 16 elements at `from`.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller has the feature and 16 elements at `to`.
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller has the feature.
+        unsafe { _mm512_fmadd_ps(self, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        // SAFETY: the caller has the feature.
+        unsafe { _mm512_add_ps(self, b) }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
+    // SAFETY: the caller's contract is the tile's.
+    unsafe { tile::<__m512, ROWS, VECTORS>(args) }
+}
+
+const fn row<const ROWS: usize>() -> [TileFn; 2] {
+    [run::<ROWS, 1>, run::<ROWS, 2>]
+}
+
+impl Line for __m512 {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller has the feature.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32, mask: u16) -> Self {
+        // SAFETY: the caller has the feature and the elements in the mask.
+        unsafe {
+            match mask {
+                u16::MAX => _mm512_loadu_ps(from),
+                _ => _mm512_mask_loadu_ps(self, mask, from),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_even(self, from: *const f32, mask: u16) -> Self {
+        let spread = spread(mask);
+        // SAFETY: the caller has the feature and the elements in the mask.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(spread as u16, from);
+            let high = _mm512_maskz_loadu_ps((spread >> 16) as u16, from.wrapping_add(LINE));
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let line = _mm512_permutex2var_ps(low, even, high);
+            _mm512_mask_mov_ps(self, mask, line)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather(self, from: *const f32, offsets: &[isize; LINE], mask: u16) -> Self {
+        let at = offsets.as_ptr().cast::<__m512i>();
+        // SAFETY: the caller has the feature and the elements in the mask.
+        unsafe {
+            let (low, high) = (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)));
+            let zero = _mm256_setzero_ps();
+            let low = _mm512_mask_i64gather_ps::<4>(zero, mask as u8, low, from);
+            let high = _mm512_mask_i64gather_ps::<4>(zero, (mask >> 8) as u8, high, from);
+            let low = _mm512_castps256_ps512(low);
+            let line = _mm512_insertf64x4::<1>(_mm512_castps_pd(low), _mm256_castps_pd(high));
+            _mm512_mask_mov_ps(self, mask, _mm512_castpd_ps(line))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, mask: u16) {
+        // SAFETY: the caller has the feature and the elements in the mask.
+        unsafe {
+            match mask {
+                u16::MAX => _mm512_storeu_ps(to, self),
+                _ => _mm512_mask_storeu_ps(to, mask, self),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; LINE]) -> [Self; LINE] {
+        // SAFETY: the caller has the feature. Pairs of rows are interleaved, then pairs of pairs,
+        // then quarters of registers are exchanged twice.
+        unsafe {
+            let mut pairs = rows;
+            for i in 0..8 {
+                pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+                pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+            }
+            let mut fours = pairs;
+            for i in 0..8 {
+                let (from, to) = (i / 2 * 4 + i % 2, i / 2 * 4 + i % 2 * 2);
+                let low = _mm512_castps_pd(pairs[from]);
+                let high = _mm512_castps_pd(pairs[from + 2]);
+                fours[to] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+                fours[to + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+            }
+            let mut eights = fours;
+            for i in 0..8 {
+                let at = i / 4 * 8 + i % 4;
+                eights[at] = _mm512_shuffle_f32x4::<0x88>(fours[at], fours[at + 4]);
+                eights[at + 4] = _mm512_shuffle_f32x4::<0xdd>(fours[at], fours[at + 4]);
+            }
+            let mut columns = eights;
+            for i in 0..8 {
+                columns[i] = _mm512_shuffle_f32x4::<0x88>(eights[i], eights[i + 8]);
+                columns[i + 8] = _mm512_shuffle_f32x4::<0xdd>(eights[i], eights[i + 8]);
+            }
+            columns
+        }
+    }
+}
+
+/// Bit `2i` of the result is bit `i` of `mask`.
+#[inline(always)]
+fn spread(mask: u16) -> u32 {
+    let mut bits = u32::from(mask);
+    bits = (bits | bits << 8) & 0x00ff_00ff;
+    bits = (bits | bits << 4) & 0x0f0f_0f0f;
+    bits = (bits | bits << 2) & 0x3333_3333;
+    (bits | bits << 1) & 0x5555_5555
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
+    // SAFETY: the caller has the feature.
+    unsafe { block.pack::<__m512>(to) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn filter(from: &[f32], taps: &[FlatTap], write: Write, to: &mut [f32]) {
+    // SAFETY: the caller has the feature.
+    unsafe { flat::filter::<__m512>(from, taps, write, to) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn correlate(
+    ct: &[f32],
+    from: &[f32],
+    offsets: &[usize; TAPS_AT_ONCE],
+) -> [f32; TAPS_AT_ONCE] {
+    // SAFETY: the caller has the feature.
+    unsafe { flat::correlate::<__m512>(ct, from, offsets) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn pad(padded: &Padded, plane: &[f32], to: &mut [f32]) {
+    // SAFETY: the caller has the feature.
+    unsafe { flat::pad::<__m512>(padded, plane, to) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [usize; 2]) {
+    // SAFETY: the caller has the feature.
+    unsafe { flat::copy_rows::<__m512>(from, to, extents) }
+}
+
+/// The kernels; to be used only where the processor has AVX-512F.
+pub(super) const ISA: Isa = Isa {
+    name: "avx512",
+    lanes: 16,
+    columns: 32,
+    pack,
+    filter,
+    correlate,
+    pad,
+    copy_rows,
+    tiles: &[
+        row::<1>(),
+        row::<2>(),
+        row::<3>(),
+        row::<4>(),
+        row::<5>(),
+        row::<6>(),
+        row::<7>(),
+        row::<8>(),
+        row::<9>(),
+        row::<10>(),
+        row::<11>(),
+        row::<12>(),
+        row::<13>(),
+        row::<14>(),
+    ],
+};

@@ -1,0 +1,159 @@
+//! How a product is cut into blocks, tasks and scratch memory.
+
+use std::ops::Range;
+
+use super::isa::Isa;
+use super::line::LINE;
+use super::operand::Strips;
+use super::pack::SPANS_MAX;
+
+/// Longest sum of one block; a strip of A this long stays in the first-level cache.
+const K_MAX: usize = 384;
+/// Most columns of a task.
+const COLUMNS_MAX: usize = 256;
+/// Most rows of a task; with [`K_MAX`] and [`COLUMNS_MAX`] its blocks fit a second-level cache.
+const ROWS_MAX: usize = 512;
+/// Tasks are not made smaller than this many rows or columns for the sake of balance.
+const TASK_MIN: usize = 64;
+/// Tasks wanted for each worker, so that a slow one does not hold up the rest.
+const TASKS_PER_WORKER: usize = 4;
+/// Most strips of A that one task packs.
+const PACK_STRIPS_MAX: usize = SPANS_MAX;
+/// Elements of A that are packed ahead of use.
+const PACKED_MAX: usize = 1 << 20;
+
+/// The extents of a batch of products; `batch` counts groups and segments of K.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extents {
+    pub groups: usize,
+    /// Pieces of K that are separate products, group-major in the batch.
+    pub segments: usize,
+    pub m: usize,
+    pub n: usize,
+    /// All of K.
+    pub k: usize,
+}
+
+impl Extents {
+    /// Number of products.
+    pub fn batch(&self) -> usize {
+        self.groups * self.segments
+    }
+
+    /// Length of all segments but the last.
+    pub fn segment_len(&self) -> usize {
+        self.k.div_ceil(self.segments.max(1)).next_multiple_of(LINE)
+    }
+
+    /// The part of K that a batch element sums over.
+    pub fn segment(&self, batch: usize) -> Range<usize> {
+        let len = self.segment_len();
+        let start = (batch % self.segments * len).min(self.k);
+        start..(start + len).min(self.k)
+    }
+}
+
+/// The block sizes for some extents.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocking {
+    /// Rows of a strip of A.
+    pub strip: usize,
+    /// Rows of a task, a multiple of `strip`.
+    pub rows: usize,
+    /// Columns of a task, a multiple of the full tile.
+    pub columns: usize,
+    /// Longest block of K.
+    pub k: usize,
+    /// Rows packed at once, a multiple of `rows`.
+    pub packed_rows: usize,
+    /// Batch elements packed at once.
+    pub packed_batch: usize,
+    /// K of a batch element, at most.
+    pub segment_len: usize,
+}
+
+impl Blocking {
+    pub fn new(isa: &Isa, extents: &Extents, workers: usize) -> Self {
+        let Extents { m, n, .. } = *extents;
+        let strip = m.div_ceil(m.div_ceil(isa.rows()).max(1)).max(1);
+        let segment_len = extents.segment_len().min(extents.k);
+        let (rows, columns) = task_extents(isa, extents, strip, workers);
+        let row_fits = PACKED_MAX / (segment_len.max(1) * rows);
+        let packed_rows = (row_fits.max(1) * rows).min(m.next_multiple_of(rows));
+        let packed_batch = match packed_rows < m {
+            true => 1,
+            false => PACKED_MAX / (segment_len.max(1) * m.max(1)),
+        };
+        Blocking {
+            strip,
+            rows,
+            columns: columns.min(n.next_multiple_of(isa.columns)),
+            k: even_part(segment_len, K_MAX),
+            packed_rows,
+            packed_batch: packed_batch.clamp(1, extents.batch().max(1)),
+            segment_len,
+        }
+    }
+
+    /// Rows of A that one task packs, of `rows` in each of `batch` products.
+    pub fn pack_rows(&self, batch: usize, rows: usize, workers: usize) -> usize {
+        let strips = batch * rows.div_ceil(self.strip) / (TASKS_PER_WORKER * workers);
+        strips.clamp(1, PACK_STRIPS_MAX) * self.strip
+    }
+
+    /// Strips of A.
+    pub fn a_strips(&self) -> Strips {
+        Strips { width: self.strip, unit: 1 }
+    }
+
+    /// Strips of B.
+    pub fn b_strips(isa: &Isa) -> Strips {
+        Strips { width: isa.columns, unit: LINE }
+    }
+
+    /// Elements of packed A.
+    pub fn packed_len(&self) -> usize {
+        (self.packed_batch * self.packed_rows * self.segment_len).next_multiple_of(LINE)
+    }
+
+    /// Elements of a packed block of B.
+    pub fn panel_len(&self) -> usize {
+        self.k * self.columns
+    }
+
+    /// Elements of a task's unfinished rows.
+    pub fn sums_len(&self) -> usize {
+        let rows = if self.k < self.segment_len { self.rows } else { self.strip };
+        rows * self.columns
+    }
+
+    /// Elements of scratch for `workers`, with room to align it.
+    pub fn scratch_len(&self, workers: usize) -> usize {
+        self.packed_len() + workers * (self.panel_len() + self.sums_len()) + LINE
+    }
+}
+
+/// The length of equal parts of `len`, none above `most`.
+fn even_part(len: usize, most: usize) -> usize {
+    len.div_ceil(len.div_ceil(most).max(1)).next_multiple_of(4).min(len)
+}
+
+/// Rows and columns of one task.
+fn task_extents(isa: &Isa, extents: &Extents, strip: usize, workers: usize) -> (usize, usize) {
+    let Extents { m, n, .. } = *extents;
+    let round = |len: usize, most: usize, unit: usize| {
+        len.div_ceil(len.div_ceil(most).max(1)).max(1).next_multiple_of(unit)
+    };
+    let (mut most_rows, mut most_columns) = (ROWS_MAX, COLUMNS_MAX);
+    loop {
+        let (rows, columns) = (round(m, most_rows, strip), round(n, most_columns, isa.columns));
+        let tasks = extents.batch() * m.div_ceil(rows) * n.div_ceil(columns);
+        if tasks >= TASKS_PER_WORKER * workers || rows.max(columns) <= TASK_MIN {
+            return (rows, columns);
+        }
+        match rows > columns {
+            true => most_rows = rows / 2,
+            false => most_columns = columns / 2,
+        }
+    }
+}

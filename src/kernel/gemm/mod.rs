@@ -1,0 +1,244 @@
+//! Blocked matrix products C = A B for matrices and convolutions.
+//!
+//! The blocks follow Goto and van de Geijn (ACM TOMS 34, 2008): A is packed once, by all threads;
+//! then each task packs a block of B, runs register tiles over it and hands finished rows to the
+//! `Target` while they are in cache. The order of every sum depends on the extents alone, not on
+//! the number of threads. Nothing is allocated; `scratch_len` says how much memory to bring.
+
+mod blocking;
+mod flat;
+mod isa;
+mod line;
+mod operand;
+mod pack;
+mod portable;
+mod span;
+mod target;
+mod tile;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use crate::threads::{Parts, Threads};
+
+use blocking::Blocking;
+use line::LINE;
+use operand::Strips;
+use pack::Block;
+use tile::TileArgs;
+
+pub(crate) use blocking::Extents;
+pub(crate) use flat::{FlatTap, Padded, TAPS_AT_ONCE};
+pub(crate) use isa::Isa;
+pub(crate) use operand::{Matrix, Operand, Windows};
+pub(crate) use target::{Layout, Target};
+pub(crate) use tile::Write;
+
+/// Elements of scratch that [`gemm`] needs.
+pub(crate) fn scratch_len(isa: &Isa, extents: &Extents, workers: usize) -> usize {
+    Blocking::new(isa, extents, workers).scratch_len(workers)
+}
+
+/// A batch of products on one instruction set.
+#[derive(Clone, Copy)]
+pub(crate) struct Gemm<'a> {
+    pub isa: &'static Isa,
+    pub extents: Extents,
+    pub a: Operand<'a>,
+    pub b: Operand<'a>,
+}
+
+impl Gemm<'_> {
+    /// Packs a block of an operand of one batch element.
+    fn pack(
+        &self,
+        operand: &Operand<'_>,
+        batch: usize,
+        lanes: Range<usize>,
+        k: Range<usize>,
+        strips: Strips,
+        to: &mut [f32],
+    ) {
+        let group = batch / self.extents.segments;
+        let block = Block { operand, group, lanes, k, strips };
+        // SAFETY: an instruction set is only handed out where the processor has it.
+        unsafe { (self.isa.pack)(&block, to) }
+    }
+}
+
+/// Computes all products and stores each finished element once.
+///
+/// # Panics
+/// When `scratch` is shorter than `scratch_len`.
+pub(crate) fn gemm(threads: &Threads, gemm: &Gemm<'_>, target: &Target<'_>, scratch: &mut [f32]) {
+    let extents = &gemm.extents;
+    let blocking = Blocking::new(gemm.isa, extents, threads.count());
+    let needed = blocking.scratch_len(threads.count());
+    assert!(scratch.len() >= needed, "{} kernels need {needed} of scratch", gemm.isa.name);
+    if extents.m == 0 || extents.n == 0 {
+        return;
+    }
+    let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    let (packed, locals) = scratch[aligned..].split_at_mut(blocking.packed_len());
+    for first in (0..extents.batch()).step_by(blocking.packed_batch) {
+        let batch = first..(first + blocking.packed_batch).min(extents.batch());
+        for first in (0..extents.m).step_by(blocking.packed_rows) {
+            let rows = first..(first + blocking.packed_rows).min(extents.m);
+            let part = Part { gemm, blocking: &blocking, batch: batch.clone(), rows };
+            part.pack(threads, packed);
+            part.multiply(threads, packed, locals, target);
+        }
+    }
+}
+
+/// The products of which A is packed at one time.
+struct Part<'a> {
+    gemm: &'a Gemm<'a>,
+    blocking: &'a Blocking,
+    batch: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl Part<'_> {
+    /// Elements of packed A of one batch element.
+    fn packed_stride(&self) -> usize {
+        self.rows.len() * self.blocking.segment_len
+    }
+
+    /// Blocks of a batch element's K; one empty block if there is nothing to sum.
+    fn blocks(&self, batch: usize) -> impl Iterator<Item = Range<usize>> {
+        let (segment, step) = (self.gemm.extents.segment(batch), self.blocking.k.max(1));
+        (0..segment.len().div_ceil(step).max(1)).map(move |block| {
+            let start = segment.start + block * step;
+            start..(start + step).min(segment.end)
+        })
+    }
+
+    /// Packs A: by batch element and block of K, strips of rows.
+    fn pack(&self, threads: &Threads, packed: &mut [f32]) {
+        let step = self.blocking.pack_rows(self.batch.len(), self.rows.len(), threads.count());
+        let tasks = self.rows.len().div_ceil(step);
+        let packed = Parts::new(packed);
+        threads.run(self.batch.len() * tasks, |task, _| {
+            let (index, first) = (task / tasks, task % tasks * step);
+            let batch = self.batch.start + index;
+            let segment = self.gemm.extents.segment(batch);
+            let lanes = first..(first + step).min(self.rows.len());
+            let rows = self.rows.start + lanes.start..self.rows.start + lanes.end;
+            for k in self.blocks(batch) {
+                let block = (k.start - segment.start) * self.rows.len();
+                let start = index * self.packed_stride() + block + lanes.start * k.len();
+                // SAFETY: rows of different tasks and blocks do not overlap.
+                let to = unsafe { packed.part(start, lanes.len() * k.len()) };
+                self.gemm.pack(&self.gemm.a, batch, rows.clone(), k, self.blocking.a_strips(), to);
+            }
+        });
+    }
+
+    /// Runs the tasks of this part.
+    fn multiply(&self, threads: &Threads, packed: &[f32], locals: &mut [f32], target: &Target<'_>) {
+        let row_tasks = self.rows.len().div_ceil(self.blocking.rows);
+        let column_tasks = self.gemm.extents.n.div_ceil(self.blocking.columns);
+        let local_len = self.blocking.panel_len() + self.blocking.sums_len();
+        let locals = Parts::new(locals);
+        threads.run(self.batch.len() * row_tasks * column_tasks, |task, worker| {
+            let index = task / (row_tasks * column_tasks);
+            let row = task / column_tasks % row_tasks * self.blocking.rows;
+            let column = task % column_tasks * self.blocking.columns;
+            // SAFETY: a worker runs one task at a time.
+            let local = unsafe { locals.part(worker * local_len, local_len) };
+            let (panel, sums) = local.split_at_mut(self.blocking.panel_len());
+            let start = index * self.packed_stride();
+            let task = Task {
+                part: self,
+                batch: self.batch.start + index,
+                rows: row..(row + self.blocking.rows).min(self.rows.len()),
+                columns: column..(column + self.blocking.columns).min(self.gemm.extents.n),
+                packed: &packed[start..start + self.packed_stride()],
+                target,
+                worker,
+            };
+            task.run(panel, sums);
+        });
+    }
+}
+
+/// One block of C. Rows count from the part's first.
+struct Task<'a> {
+    part: &'a Part<'a>,
+    batch: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    packed: &'a [f32],
+    target: &'a Target<'a>,
+    worker: usize,
+}
+
+impl Task<'_> {
+    fn run(&self, panel: &mut [f32], sums: &mut [f32]) {
+        let gemm = self.part.gemm;
+        let Blocking { strip, columns: stride, .. } = *self.part.blocking;
+        let segment = gemm.extents.segment(self.batch);
+        for k in self.part.blocks(self.batch) {
+            let (columns, strips) = (self.columns.clone(), Blocking::b_strips(gemm.isa));
+            gemm.pack(&gemm.b, self.batch, columns, k.clone(), strips, panel);
+            let (first, last) = (k.start == segment.start, k.end == segment.end);
+            let whole = first && last;
+            for row in self.rows.clone().step_by(strip) {
+                let rows = row..(row + strip).min(self.rows.end);
+                let at = if whole { 0 } else { (row - self.rows.start) * stride };
+                let sums = &mut sums[at..at + rows.len() * stride];
+                let start = (k.start - segment.start) * self.part.rows.len() + row * k.len();
+                let a = &self.packed[start..start + rows.len() * k.len()];
+                let write = if first { Write::Set } else { Write::Add };
+                self.multiply_strip(a, panel, sums, write);
+                if last {
+                    self.store(rows, sums);
+                }
+            }
+        }
+    }
+
+    /// One strip of A times all strips of B.
+    fn multiply_strip(&self, a: &[f32], panel: &[f32], sums: &mut [f32], write: Write) {
+        let isa = self.part.gemm.isa;
+        let row_stride = self.part.blocking.columns;
+        let rows = sums.len() / row_stride;
+        let k = a.len() / rows;
+        let padded = self.columns.len().next_multiple_of(LINE);
+        assert!(panel.len() >= padded * k && row_stride >= padded, "the blocks fit their scratch");
+        for column in (0..padded).step_by(isa.columns) {
+            let width = isa.columns.min(padded - column);
+            let args = TileArgs {
+                k,
+                a: a.as_ptr(),
+                // SAFETY: strips before this one hold `column · k` elements of the panel.
+                b: unsafe { panel.as_ptr().add(column * k) },
+                // SAFETY: `column` is inside the first row.
+                c: unsafe { sums.as_mut_ptr().add(column) },
+                row_stride,
+                write,
+            };
+            // SAFETY: the strip of A has k rows of `rows`, that of B k rows of `width` elements,
+            // and `width` columns lie inside each of `rows` rows of sums.
+            unsafe { isa.tiles[rows - 1][width / isa.lanes - 1](args) };
+        }
+    }
+
+    /// Hands finished rows to the target.
+    fn store(&self, rows: Range<usize>, sums: &mut [f32]) {
+        let row_sums = sums.chunks_exact_mut(self.part.blocking.columns);
+        for (row, values) in rows.zip(row_sums) {
+            let at = (self.batch, self.part.rows.start + row, self.columns.start);
+            let values = &mut values[..self.columns.len()];
+            // SAFETY: tasks have disjoint blocks of C.
+            unsafe { self.target.store(at, values, self.worker) };
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Packing: writes a block of an operand as strips `[k][lane]`, zero beyond the last lane.
+
+use std::ops::Range;
+
+use super::line::{LINE, Line, first, prefetch};
+use super::operand::{Matrix, Operand, Strips, Tap, Windows};
+use super::span::Span;
+
+/// What to pack.
+#[derive(Clone, Debug)]
+pub(crate) struct Block<'a> {
+    pub operand: &'a Operand<'a>,
+    pub group: usize,
+    pub lanes: Range<usize>,
+    pub k: Range<usize>,
+    pub strips: Strips,
+}
+
+/// Packs a block into the first [`Block::len`] elements.
+///
+/// # Safety
+/// The processor has the kernel's features.
+pub(crate) type PackFn = unsafe fn(&Block<'_>, &mut [f32]);
+
+/// Most lines of lanes or of k of one block.
+pub(super) const SPANS_MAX: usize = 24;
+
+/// How many channels ahead of use positions are asked for.
+const PREFETCH_CHANNELS: usize = 4;
+/// How many rows of a matrix ahead of use its lanes are asked for.
+const PREFETCH_ROWS: usize = 4;
+/// How many runs of k ahead of use the lanes of a matrix are asked for.
+const PREFETCH_RUNS: usize = 12;
+/// How many positions ahead of use a channel is asked for.
+const PREFETCH_POSITIONS: usize = 192;
+
+/// Up to sixteen neighbouring lanes of a strip.
+#[derive(Clone, Copy, Default)]
+struct Column {
+    /// The first lane.
+    lane: usize,
+    /// Lanes of the operand; those after them are padding.
+    count: usize,
+    /// The place of the first lane at the block's first k.
+    to: usize,
+    /// Lanes of the strip: from one k to the next.
+    width: usize,
+    /// Lanes to write.
+    mask: u16,
+}
+
+impl Block<'_> {
+    /// Elements of the packed block.
+    pub fn len(&self) -> usize {
+        self.lanes.len().next_multiple_of(self.strips.unit) * self.k.len()
+    }
+
+    /// Packs into the first elements of `to`.
+    ///
+    /// # Safety
+    /// The processor has the features of `L`.
+    #[inline(always)]
+    pub(super) unsafe fn pack<L: Line>(&self, to: &mut [f32]) {
+        if self.lanes.is_empty() || self.k.is_empty() {
+            return;
+        }
+        let to = to[..self.len()].as_mut_ptr();
+        // SAFETY: the features are the caller's contract, the length was just checked.
+        unsafe {
+            match self.operand {
+                Operand::Matrix(matrix) if matrix.lane_stride == 1 => self.rows::<L>(matrix, to),
+                Operand::Matrix(matrix) if matrix.k_strides[2] == 1 => {
+                    self.transposed::<L>(matrix, to);
+                }
+                Operand::Matrix(matrix) => self.scattered(matrix, to),
+                Operand::Windows(windows) => self.windows::<L>(windows, to),
+                Operand::WindowsTransposed(windows) => self.windows_transposed::<L>(windows, to),
+            }
+        }
+    }
+
+    /// The block's lanes, strip by strip.
+    #[inline(always)]
+    fn columns(&self) -> impl Iterator<Item = Column> {
+        let (lanes, k) = (self.lanes.clone(), self.k.len());
+        self.strips.of(lanes.len()).flat_map(move |(start, width)| {
+            let lanes = lanes.clone();
+            (0..width).step_by(LINE).map(move |at| Column {
+                lane: lanes.start + start + at,
+                count: lanes.len().saturating_sub(start + at).min(LINE),
+                to: start * k + at,
+                width,
+                mask: first(width - at),
+            })
+        })
+    }
+
+    /// A matrix with neighbouring lanes next to each other.
+    ///
+    /// # Safety
+    /// The processor has the features of `L`, and `to` has room for the block; so for all below.
+    #[inline(always)]
+    unsafe fn rows<L: Line>(&self, matrix: &Matrix<'_>, to: *mut f32) {
+        let mut columns = [Column::default(); SPANS_MAX];
+        let count = columns.iter_mut().zip(self.columns()).map(|(to, from)| *to = from).count();
+        for (index, k) in self.k.clone().enumerate() {
+            let start = matrix.start + self.group * matrix.group_stride + matrix.k_offset(k);
+            let row = &matrix.data[start + self.lanes.start..start + self.lanes.end];
+            let ahead = row.as_ptr().wrapping_add(PREFETCH_ROWS * matrix.k_strides[2]);
+            for column in &columns[..count] {
+                let at = column.lane - self.lanes.start;
+                let from = row.as_ptr().wrapping_add(at);
+                prefetch(ahead.wrapping_add(at));
+                // Lanes that are not written may hold anything.
+                let only = column.mask.count_ones() as usize == column.count;
+                let whole = only && start + column.lane + LINE <= matrix.data.len();
+                let mask = if whole { u16::MAX } else { first(column.count) };
+                // SAFETY: `count` lanes are left in the row, or 16 elements in the matrix; `mask`
+                // lanes fit the strip.
+                unsafe {
+                    let line = L::zero().load(from, mask);
+                    line.store(to.add(column.to + index * column.width), column.mask);
+                }
+            }
+        }
+    }
+
+    /// A matrix with neighbours in k next to each other, at least in runs.
+    #[inline(always)]
+    unsafe fn transposed<L: Line>(&self, matrix: &Matrix<'_>, to: *mut f32) {
+        let mut k = self.k.start;
+        while k < self.k.end {
+            let inner = matrix.k_extents[1];
+            let run = (inner - k % inner).min(self.k.end - k).min(LINE);
+            let start = matrix.start + self.group * matrix.group_stride + matrix.k_offset(k);
+            let ahead = matrix.k_offset(k + PREFETCH_RUNS * run) - matrix.k_offset(k);
+            for column in self.columns() {
+                let first_lane = start + column.lane * matrix.lane_stride;
+                let last = first_lane + column.count.saturating_sub(1) * matrix.lane_stride;
+                assert!(
+                    column.count == 0 || last + run <= matrix.data.len(),
+                    "lanes are in bounds"
+                );
+                let from = matrix.data.as_ptr();
+                let mask = first(run);
+                for i in 0..column.count {
+                    let lane = first_lane + i * matrix.lane_stride;
+                    prefetch(from.wrapping_add(lane + ahead));
+                }
+                // SAFETY: the last lane's run ends inside the data, so all do.
+                unsafe {
+                    let mut rows = [L::zero(); LINE];
+                    for (i, row) in rows[..column.count].iter_mut().enumerate() {
+                        *row = row.load(from.add(first_lane + i * matrix.lane_stride), mask);
+                    }
+                    let rows = L::transpose(rows);
+                    self.store(rows, run, k, column, to);
+                }
+            }
+            k += run;
+        }
+    }
+
+    /// Any other matrix.
+    #[inline(always)]
+    unsafe fn scattered(&self, matrix: &Matrix<'_>, to: *mut f32) {
+        for (index, k) in self.k.clone().enumerate() {
+            let start = matrix.start + self.group * matrix.group_stride + matrix.k_offset(k);
+            for column in self.columns() {
+                for i in 0..(LINE - column.mask.leading_zeros() as usize) {
+                    let at = start + (column.lane + i) * matrix.lane_stride;
+                    let value = if i < column.count { matrix.data[at] } else { 0.0 };
+                    // SAFETY: the lane is in the strip.
+                    unsafe { *to.add(column.to + index * column.width + i) = value };
+                }
+            }
+        }
+    }
+
+    /// Lanes are positions. Channels go outermost, so that planes are read a row at a time.
+    #[inline(always)]
+    unsafe fn windows<L: Line>(&self, windows: &Windows<'_>, to: *mut f32) {
+        self.check(windows, self.lanes.end, self.k.end);
+        let data = windows.data[self.group * windows.group_stride..].as_ptr();
+        let mut spans = [Span::EMPTY; SPANS_MAX];
+        let mut columns = [Column::default(); SPANS_MAX];
+        let mut count = 0;
+        for column in self.columns() {
+            spans[count].set(windows, column.lane, column.count);
+            columns[count] = column;
+            count += 1;
+        }
+        let taps = windows.taps[0] * windows.taps[1];
+        let mut k = self.k.start;
+        while k < self.k.end {
+            let end = (k - k % taps + taps).min(self.k.end);
+            for (span, column) in spans[..count].iter().zip(&columns) {
+                let mut tap = windows.tap(k);
+                let ahead = tap.channel + PREFETCH_CHANNELS;
+                span.prefetch(windows, data, Tap { channel: ahead, ..Tap::default() });
+                let (row, column_of) = (windows.taps[0] - 1, windows.taps[1] - 1);
+                span.prefetch(windows, data, Tap { channel: ahead, row, column: column_of });
+                for k in k - self.k.start..end - self.k.start {
+                    // SAFETY: the geometry was checked; the strip has room.
+                    unsafe {
+                        let line: L = span.load(windows, data, tap);
+                        line.store(to.add(column.to + k * column.width), column.mask);
+                    }
+                    tap = windows.next(tap);
+                }
+            }
+            k = end;
+        }
+    }
+
+    /// Lanes are (channel, tap). Positions go innermost, so that planes are read in order.
+    #[inline(always)]
+    unsafe fn windows_transposed<L: Line>(&self, windows: &Windows<'_>, to: *mut f32) {
+        self.check(windows, self.k.end, self.lanes.end);
+        let data = windows.data[self.group * windows.group_stride..].as_ptr();
+        let mut spans = [Span::EMPTY; SPANS_MAX];
+        let starts = || self.k.clone().step_by(LINE);
+        for (span, k) in spans.iter_mut().zip(starts()) {
+            span.set(windows, k, (self.k.end - k).min(LINE));
+        }
+        let spans = &spans[..self.k.len().div_ceil(LINE)];
+        for column in self.columns() {
+            let mut taps = [Tap::default(); LINE];
+            let mut tap = windows.tap(column.lane);
+            for to in &mut taps[..column.count] {
+                *to = tap;
+                tap = windows.next(tap);
+            }
+            for (span, k) in spans.iter().zip(starts()) {
+                // SAFETY: the geometry was checked; the strip has room.
+                unsafe {
+                    let mut rows = [L::zero(); LINE];
+                    for (row, &tap) in rows.iter_mut().zip(&taps[..column.count]) {
+                        span.prefetch(windows, data.wrapping_add(PREFETCH_POSITIONS), tap);
+                        *row = span.load(windows, data, tap);
+                    }
+                    self.store(L::transpose(rows), self.k.end - k, k, column, to);
+                }
+            }
+        }
+    }
+
+    /// Writes neighbouring lanes for `count` values of k, but at most a line, from `k` on.
+    #[inline(always)]
+    unsafe fn store<L: Line>(
+        &self,
+        rows: [L; LINE],
+        count: usize,
+        k: usize,
+        column: Column,
+        to: *mut f32,
+    ) {
+        let first_row = column.to + (k - self.k.start) * column.width;
+        for (index, row) in rows.into_iter().enumerate() {
+            if index < count {
+                // SAFETY: by the caller's contract the strip has room.
+                unsafe { row.store(to.add(first_row + index * column.width), column.mask) };
+            }
+        }
+    }
+
+    /// Panics unless as many positions and (channel, tap) pairs, neither zero, lie in the data.
+    fn check(&self, windows: &Windows<'_>, positions: usize, taps: usize) {
+        let plane = windows.plane[0] * windows.plane[1];
+        let image = (positions - 1) / (windows.grid[0] * windows.grid[1]);
+        let channels = windows.tap(taps - 1).channel + 1;
+        let end =
+            self.group * windows.group_stride + image * windows.image_stride + channels * plane;
+        assert!(end <= windows.data.len(), "all windows lie in the data");
+    }
+}

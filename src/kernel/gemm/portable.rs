@@ -1,0 +1,103 @@
+//! Plain Rust that compilers vectorise: tiles of up to 4 rows and 16 columns.
+
+use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
+use super::isa::Isa;
+use super::line::LINE;
+use super::pack::Block;
+use super::tile::{TileArgs, TileFn, Vector, Write, tile};
+
+/// Eight elements, in as many registers as the target needs.
+#[derive(Clone, Copy)]
+struct Eight([f32; 8]);
+
+impl Vector for Eight {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Eight([0.0; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Eight([value; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller has eight elements at `from`.
+        Eight(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller has eight elements at `to`.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+        // Where fusing is not an instruction it is a library call, far slower than two roundings.
+        let fused = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+        Eight(std::array::from_fn(|i| match fused {
+            true => self.0[i].mul_add(b.0[i], c.0[i]),
+            false => self.0[i] * b.0[i] + c.0[i],
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        Eight(std::array::from_fn(|i| self.0[i] + b.0[i]))
+    }
+}
+
+unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
+    // SAFETY: the caller's contract is the tile's.
+    unsafe { tile::<Eight, ROWS, VECTORS>(args) }
+}
+
+const fn row<const ROWS: usize>() -> [TileFn; 2] {
+    [run::<ROWS, 1>, run::<ROWS, 2>]
+}
+
+unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
+    // SAFETY: plain Rust needs no features.
+    unsafe { block.pack::<[f32; LINE]>(to) }
+}
+
+unsafe fn filter(from: &[f32], taps: &[FlatTap], write: Write, to: &mut [f32]) {
+    // SAFETY: plain Rust needs no features.
+    unsafe { flat::filter::<Eight>(from, taps, write, to) }
+}
+
+unsafe fn correlate(
+    ct: &[f32],
+    from: &[f32],
+    offsets: &[usize; TAPS_AT_ONCE],
+) -> [f32; TAPS_AT_ONCE] {
+    // SAFETY: plain Rust needs no features.
+    unsafe { flat::correlate::<Eight>(ct, from, offsets) }
+}
+
+unsafe fn pad(padded: &Padded, plane: &[f32], to: &mut [f32]) {
+    // SAFETY: plain Rust needs no features.
+    unsafe { flat::pad::<[f32; LINE]>(padded, plane, to) }
+}
+
+unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [usize; 2]) {
+    // SAFETY: plain Rust needs no features.
+    unsafe { flat::copy_rows::<[f32; LINE]>(from, to, extents) }
+}
+
+/// The kernels, for any processor.
+pub(super) const ISA: Isa = Isa {
+    name: "portable",
+    lanes: 8,
+    columns: 16,
+    pack,
+    filter,
+    correlate,
+    pad,
+    copy_rows,
+    tiles: &[row::<1>(), row::<2>(), row::<3>(), row::<4>()],
+};

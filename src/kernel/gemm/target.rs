@@ -1,0 +1,87 @@
+//! Where finished rows of a product go.
+
+use crate::kernel::Epilogue;
+use crate::threads::Parts;
+
+/// The destination of C, for every batch element of it. Column `n` is position `n % image_len` of
+/// image `n / image_len`.
+pub(crate) struct Target<'a> {
+    pub out: Parts<'a, f32>,
+    pub batch_stride: usize,
+    pub row_stride: usize,
+    pub image_len: usize,
+    pub image_stride: usize,
+    pub layout: Layout,
+    pub epilogue: Option<&'a dyn Epilogue>,
+}
+
+/// How the positions of one image lie in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Layout {
+    /// One after the other.
+    Dense,
+    /// Position (y, x) of a grid `width` wide is at `start + y·rows + x·columns`; for these the
+    /// epilogue is the caller's.
+    Grid {
+        /// Positions in one row of the grid.
+        width: usize,
+        /// The first position.
+        start: usize,
+        /// From one row of the grid to the next.
+        rows: usize,
+        /// From one position to the next.
+        columns: usize,
+    },
+}
+
+impl Target<'_> {
+    /// Stores `values` as the elements `column..` of a row, after the epilogue.
+    ///
+    /// # Safety
+    /// No other thread stores the same elements.
+    pub unsafe fn store(
+        &self,
+        (batch, row, mut column): (usize, usize, usize),
+        mut values: &mut [f32],
+        worker: usize,
+    ) {
+        let base = batch * self.batch_stride + row * self.row_stride;
+        while !values.is_empty() {
+            let (image, position) = (column / self.image_len, column % self.image_len);
+            let taken = values.len().min(self.image_len - position);
+            let (run, rest) = values.split_at_mut(taken);
+            // SAFETY: the caller's contract, for a part of the row.
+            unsafe { self.store_run(base + image * self.image_stride, position, run, worker) };
+            values = rest;
+            column += taken;
+        }
+    }
+
+    /// # Safety
+    /// As for [`Target::store`].
+    unsafe fn store_run(&self, base: usize, position: usize, run: &mut [f32], worker: usize) {
+        match self.layout {
+            Layout::Dense => {
+                let start = base + position;
+                if let Some(epilogue) = self.epilogue {
+                    epilogue.apply(start, run, worker);
+                }
+                // SAFETY: the caller's contract.
+                unsafe { self.out.part(start, run.len()) }.copy_from_slice(run);
+            }
+            Layout::Grid { width, start, rows, columns } => {
+                let (mut at, mut run) = (position, &*run);
+                while !run.is_empty() {
+                    let (y, x) = (at / width, at % width);
+                    let count = run.len().min(width - x);
+                    let first = base + start + y * rows + x * columns;
+                    // SAFETY: the caller's contract, for every `columns`-th element.
+                    let to = unsafe { self.out.part(first, (count - 1) * columns + 1) };
+                    let to = to.iter_mut().step_by(columns);
+                    to.zip(&run[..count]).for_each(|(to, &value)| *to = value);
+                    (at, run) = (at + count, &run[count..]);
+                }
+            }
+        }
+    }
+}

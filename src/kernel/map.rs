@@ -1,0 +1,122 @@
+//! Element-wise work: a [`Tape`] run over its whole iteration space, and tapes as epilogues.
+//!
+//! Results are written in the iteration space's order.
+
+use super::Epilogue;
+use super::tape::{CHUNK, Operand, Tape};
+use crate::threads::{Parts, Threads};
+
+/// Most operands, and most results, of one tape.
+pub const OPERANDS_MAX: usize = 8;
+
+/// Chunks that one task works through.
+const CHUNKS_PER_TASK: usize = 16;
+
+/// Length of the scratch [`map`] needs.
+pub fn scratch_len(tape: &Tape, workers: usize) -> usize {
+    tape.scratch_len() * workers
+}
+
+/// Runs `tape` over its iteration space; `results[i]` receives its result `i`.
+pub fn map(
+    threads: &Threads,
+    tape: &Tape,
+    operands: &[&[f32]],
+    results: &[Parts<'_, f32>],
+    scratch: &mut [f32],
+) {
+    let operands = gather_operands(operands.iter().map(|&data| data.into()));
+    let operands = &operands[..tape.views.len()];
+    let len = tape.len();
+    let share = tape.scratch_len();
+    let scratch = Parts::new(scratch);
+    let per_task = CHUNK * CHUNKS_PER_TASK;
+    threads.run(len.div_ceil(per_task), |task, worker| {
+        // SAFETY: a worker runs one task at a time and owns its share of the scratch.
+        let registers = unsafe { scratch.part(worker * share, share) };
+        tape.prepare(operands, registers);
+        let end = len.min((task + 1) * per_task);
+        for start in (task * per_task..end).step_by(CHUNK) {
+            let count = CHUNK.min(end - start);
+            tape.run(operands, start, count, registers);
+            for (index, result) in results.iter().enumerate() {
+                // SAFETY: chunks are disjoint, and each result has its own memory.
+                let target = unsafe { result.part(start, count) };
+                target.copy_from_slice(tape.result(index, operands, start, count, registers));
+            }
+        }
+    });
+}
+
+/// Operands in a fixed array, so that a step allocates nothing.
+fn gather_operands<'a>(operands: impl Iterator<Item = Operand<'a>>) -> [Operand<'a>; OPERANDS_MAX] {
+    let mut array = [Operand { data: &[] as &[f32], base: 0 }; OPERANDS_MAX];
+    for (slot, operand) in array.iter_mut().zip(operands) {
+        *slot = operand;
+    }
+    array
+}
+
+/// A tape that follows a product: its operand `own` is the product's finished output.
+pub struct TapeEpilogue<'a> {
+    /// The program; its iteration space is the product's output.
+    pub tape: &'a Tape,
+    /// Which operand is the product's own output.
+    pub own: usize,
+    /// All operands in order; the one at `own` is ignored.
+    pub operands: &'a [&'a [f32]],
+    /// Which result replaces the product's output in place, if any.
+    pub replaces: Option<usize>,
+    /// Memory of the other results, in order.
+    pub results: &'a [Parts<'a, f32>],
+    /// Register files, one for each worker.
+    pub scratch: &'a Parts<'a, f32>,
+}
+
+impl Epilogue for TapeEpilogue<'_> {
+    fn apply(&self, start: usize, run: &mut [f32], worker: usize) {
+        let share = self.tape.scratch_len();
+        // SAFETY: a worker applies one epilogue at a time and owns its share of the scratch.
+        let registers = unsafe { self.scratch.part(worker * share, share) };
+        let operands = gather_operands(self.operands.iter().map(|&data| data.into()));
+        self.tape.prepare(&operands, registers);
+        let mut at = start;
+        for chunk in run.chunks_mut(CHUNK) {
+            self.apply_chunk(at, chunk, &operands, registers);
+            at += chunk.len();
+        }
+    }
+}
+
+impl TapeEpilogue<'_> {
+    fn apply_chunk(
+        &self,
+        start: usize,
+        chunk: &mut [f32],
+        operands: &[Operand<'_>; OPERANDS_MAX],
+        registers: &mut [f32],
+    ) {
+        let count = chunk.len();
+        let mut operands = *operands;
+        operands[self.own] = Operand { data: chunk, base: start };
+        let operands = &operands[..self.tape.views.len()];
+        self.tape.run(operands, start, count, registers);
+        let mut others = self.results.iter();
+        for index in 0..self.tape.results.len() {
+            if self.replaces == Some(index) {
+                continue;
+            }
+            if let Some(result) = others.next() {
+                // SAFETY: each output element is finished once, and each result has its own memory.
+                let target = unsafe { result.part(start, count) };
+                target.copy_from_slice(self.tape.result(index, operands, start, count, registers));
+            }
+        }
+        if let Some(index) = self.replaces
+            && let super::tape::Source::Register(register) = self.tape.results[index]
+        {
+            let at = usize::from(register) * CHUNK;
+            chunk.copy_from_slice(&registers[at..at + count]);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The kernels: one file each, with contract and processor implementation.
+//!
+//! A kernel is a plain function on slices: geometry first, then operands, then results. It takes
+//! the [`Threads`](crate::threads::Threads) to run on and whatever scratch it needs, and allocates
+//! nothing. Its scratch length is a function of the geometry and the number of threads, so that a
+//! plan can reserve it. Sums run in a fixed order for a given number of threads. [`Kernel`] is the
+//! table of them all: what a plan refers to.
+
+pub mod concat;
+pub mod conv2d;
+pub mod conv2d_filter_grad;
+pub mod conv2d_input_grad;
+pub mod depthwise;
+pub mod gather;
+pub mod gemm;
+pub mod log_softmax;
+pub mod map;
+pub mod math;
+pub mod matmul;
+pub mod max_pool;
+pub mod max_pool_grad;
+#[cfg(test)]
+mod oracle;
+pub mod pad;
+pub mod reduce;
+mod rows;
+pub mod scatter_add;
+pub mod slice;
+pub mod softmax;
+mod strided;
+pub mod sum_pool;
+pub mod sum_pool_grad;
+mod table;
+pub mod tape;
+pub mod transpose;
+pub mod update;
+pub mod vectorised;
+mod window;
+
+pub use table::{Fused, Kernel};
+
+/// Work done on finished elements of a product or convolution while they are still in cache:
+/// bias, activation, residual, mask.
+pub trait Epilogue: Sync {
+    /// Transforms `run`, the final values of the output's elements `start..start + run.len()`, in
+    /// place. Called exactly once for each output element, on `worker`.
+    fn apply(&self, start: usize, run: &mut [f32], worker: usize);
+}

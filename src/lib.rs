@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+pub mod adapt;
+pub mod atomic_file;
+pub mod autodiff;
+pub mod backend;
+pub mod data;
+pub mod error;
+pub mod graph;
+pub mod kernel;
+pub mod onnx;
+pub mod plan;
+pub mod posterior;
+pub mod prior;
+pub mod rng;
+pub mod step;
+pub mod task;
+pub mod tensor;
+pub mod threads;
+pub mod update;
+
+pub use error::{Error, Result};

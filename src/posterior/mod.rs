@@ -1,0 +1,110 @@
+//! What is believed after the data: predictions, metrics, files.
+//!
+//! A [`Posterior`] is a set of draws of the weights (one, for a MAP estimate) with everything
+//! needed to predict: the backbone, the preprocessing, the class names. The predictive distribution
+//! is the mean over the draws of the softmax.
+
+mod file;
+pub mod metrics;
+mod network;
+
+use std::sync::Arc;
+
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+pub use self::network::{Network, Progress};
+use crate::data::{Dataset, Preprocess};
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::prior::Weights;
+use crate::threads::Threads;
+
+/// The version of the folder's format that this crate reads and writes.
+pub const VERSION: u32 = 1;
+
+/// What is known of a posterior besides its weights; stored as JSON beside them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// [`VERSION`]
+    pub version: u32,
+    /// SHA-256 of the backbone's weights before adaptation.
+    pub backbone: String,
+    /// Names of the classes; a prediction is an index into them.
+    pub classes: Vec<String>,
+    /// How images become the network's input.
+    pub preprocess: Preprocess,
+    /// How the weights came about: settings and history, for people.
+    pub provenance: serde_json::Value,
+}
+
+/// Draws of the weights with everything needed to predict.
+pub struct Posterior {
+    description: Description,
+    model: Arc<Model>,
+    draws: Vec<Weights>,
+}
+
+impl Posterior {
+    /// A posterior of these draws; each holds the trainable weights of the backbone and the head.
+    ///
+    /// # Errors
+    /// When there is no draw.
+    pub fn new(description: Description, model: Arc<Model>, draws: Vec<Weights>) -> Result<Self> {
+        if draws.is_empty() {
+            return Err(Error::invalid("a posterior has at least one draw"));
+        }
+        description.preprocess.check()?;
+        Ok(Posterior { description, model, draws })
+    }
+
+    /// What is known besides the weights.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The draws.
+    pub fn draws(&self) -> &[Weights] {
+        &self.draws
+    }
+
+    /// The predictive distribution `[N, classes]` for every example: the mean over draws of the
+    /// softmax of the logits. `observe` is told of progress and may stop.
+    ///
+    /// # Errors
+    /// When an image cannot be read, the network cannot run, or `observe` stops.
+    pub fn predict(
+        &self,
+        data: &Dataset,
+        threads: &Arc<Threads>,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Array2<f64>> {
+        let classes = self.description.classes.len();
+        let mut network = Network::new(
+            Arc::clone(&self.model),
+            self.description.preprocess.clone(),
+            Some(classes),
+            Arc::clone(threads),
+        )?;
+        let mut mean = Array2::zeros((data.len(), classes));
+        for draw in &self.draws {
+            network.set_weights(draw)?;
+            mean += &softmax(&network.logits(data, observe)?);
+        }
+        mean /= self.draws.len() as f64;
+        Ok(mean)
+    }
+}
+
+/// Softmax of each row, in `f64`.
+pub fn softmax(logits: &Array2<f32>) -> Array2<f64> {
+    let mut p = logits.mapv(f64::from);
+    for mut row in p.rows_mut() {
+        let largest = row.fold(f64::NEG_INFINITY, |m, &x| m.max(x));
+        row.mapv_inplace(|x| (x - largest).exp());
+        let sum = row.sum();
+        row /= sum;
+    }
+    p
+}

@@ -1,0 +1,246 @@
+//! A backbone with its head on a backend, ready for any number of examples.
+//!
+//! Plans have static shapes, so there is one for each batch size in use; they share the weights.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, PlanId};
+use crate::data::{Batches, Dataset, Preprocess};
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Graph, Leaf, LeafKind};
+use crate::onnx::Model;
+use crate::plan::{Place, Plan};
+use crate::prior::Weights;
+use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, flat_features, linear_head};
+use crate::tensor::{contiguous, tensor};
+use crate::threads::Threads;
+
+/// Examples of one forward pass.
+const BATCH: usize = 32;
+
+/// How far a pass over a data set has come.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the struct's sentence names every field")]
+pub struct Progress {
+    pub done: usize,
+    pub total: usize,
+}
+
+/// A network on a backend.
+pub struct Network {
+    model: Arc<Model>,
+    preprocess: Preprocess,
+    classes: Option<usize>,
+    threads: Arc<Threads>,
+    backend: Box<dyn Backend>,
+    forward: HashMap<usize, PlanId>,
+    /// Weights of the host that the backend does not have yet.
+    pending: Weights,
+}
+
+impl Network {
+    /// A network on the processor with the model's own weights; its head, if it has one, is zero.
+    ///
+    /// # Errors
+    /// When the preprocessing does not fit the model's input.
+    pub fn new(
+        model: Arc<Model>,
+        preprocess: Preprocess,
+        classes: Option<usize>,
+        threads: Arc<Threads>,
+    ) -> Result<Self> {
+        preprocess.check()?;
+        let pending = model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect();
+        let backend = Box::new(Cpu::new(Arc::clone(&threads)));
+        let forward = HashMap::new();
+        Ok(Network { model, preprocess, classes, threads, backend, forward, pending })
+    }
+
+    /// The backbone.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What it runs on.
+    pub fn backend(&mut self) -> &mut dyn Backend {
+        &mut *self.backend
+    }
+
+    /// The threads it runs on.
+    pub fn threads(&self) -> &Arc<Threads> {
+        &self.threads
+    }
+
+    /// How examples become its input.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// Name of the input that takes the images.
+    pub fn input_name(&self) -> &str {
+        self.model.inputs().first().map_or("", |port| port.name.as_str())
+    }
+
+    /// The forward graph for `batch` examples, with outputs [`FEATURES`] `[N, F]` and, if the
+    /// network has a head, [`LOGITS`].
+    ///
+    /// # Errors
+    /// When the model cannot be imported at this shape or its features are not a matrix.
+    pub fn graph(&self, batch: usize) -> Result<Graph> {
+        let Preprocess { channels, height, width, .. } = self.preprocess;
+        let mut graph = self.model.graph(&[batch, channels, height, width])?;
+        let (_, output) = *graph
+            .outputs()
+            .first()
+            .ok_or_else(|| Error::unsupported("the model has no output"))?;
+        graph.clear_outputs();
+        let features = flat_features(&mut graph, output)?;
+        graph.set_output(FEATURES, features);
+        if let Some(classes) = self.classes {
+            let logits = linear_head(&mut graph, features, classes)?;
+            graph.set_output(LOGITS, logits);
+        }
+        Ok(graph)
+    }
+
+    /// Loads a plan that shares this network's weights.
+    ///
+    /// # Errors
+    /// When the backend cannot.
+    pub fn load(&mut self, plan: Plan) -> Result<PlanId> {
+        let id = self.backend.load(plan)?;
+        self.push_weights(id)?;
+        Ok(id)
+    }
+
+    /// Gives the backend the pending weights that `plan` names.
+    fn push_weights(&mut self, plan: PlanId) -> Result<()> {
+        let named: Vec<Leaf> = self
+            .backend
+            .plan(plan)
+            .buffers()
+            .iter()
+            .filter_map(|buffer| match &buffer.place {
+                Place::Resident(leaf) if leaf.kind == LeafKind::Param => Some(leaf.clone()),
+                _ => None,
+            })
+            .collect();
+        for leaf in named {
+            if let Some(weight) = self.pending.remove(&leaf.name) {
+                self.backend.set(&leaf, &contiguous(&weight))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets weights by name; those not named stay as they are.
+    ///
+    /// # Errors
+    /// When a weight has another length than the network's.
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
+        self.pending.extend(weights.iter().map(|(name, w)| (name.clone(), w.clone())));
+        let plans: Vec<PlanId> = self.forward.values().copied().collect();
+        plans.into_iter().try_for_each(|plan| self.push_weights(plan))
+    }
+
+    /// The present weights of these names.
+    ///
+    /// # Errors
+    /// When a name is not a weight of the network.
+    pub fn weights<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Weights> {
+        names.into_iter().map(|name| Ok((name.to_string(), self.weight(name)?))).collect()
+    }
+
+    fn weight(&self, name: &str) -> Result<crate::tensor::Tensor> {
+        if let Some(pending) = self.pending.get(name) {
+            return Ok(pending.clone());
+        }
+        let leaf = Leaf { kind: LeafKind::Param, name: name.to_string() };
+        let data = self.backend.get(&leaf)?;
+        let shape = match (self.model.weight(name), name, self.classes) {
+            (Some(weight), ..) => weight.shape().to_vec(),
+            (None, HEAD_WEIGHT, Some(classes)) => vec![classes, data.len() / classes.max(1)],
+            (None, HEAD_BIAS, Some(classes)) => vec![classes],
+            _ => return Err(Error::internal(format!("'{name}' is not a weight"))),
+        };
+        tensor(&shape, data)
+    }
+
+    /// The plan of the forward pass for `batch` examples, compiled when first asked for.
+    ///
+    /// # Errors
+    /// Those of [`Network::graph`].
+    pub fn forward(&mut self, batch: usize) -> Result<PlanId> {
+        if let Some(&plan) = self.forward.get(&batch) {
+            return Ok(plan);
+        }
+        let plan = Plan::compile(&self.graph(batch)?)?;
+        let id = self.load(plan)?;
+        self.forward.insert(batch, id);
+        Ok(id)
+    }
+
+    /// Features `[N, F]` of every example.
+    ///
+    /// # Errors
+    /// When an example cannot be read, the network cannot run, or `observe` returns false.
+    pub fn features(
+        &mut self,
+        data: &Dataset,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Array2<f32>> {
+        self.rows(data, FEATURES, observe)
+    }
+
+    /// Logits `[N, classes]` of every example.
+    ///
+    /// # Errors
+    /// As for [`Network::features`].
+    pub fn logits(
+        &mut self,
+        data: &Dataset,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Array2<f32>> {
+        self.rows(data, LOGITS, observe)
+    }
+
+    fn rows(
+        &mut self,
+        data: &Dataset,
+        output: &str,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Array2<f32>> {
+        let (total, input) = (data.len(), self.input_name().to_string());
+        let mut images = vec![0.0; BATCH * self.preprocess.image_len()];
+        let (mut rows, mut done) = (Vec::new(), 0);
+        for batch in &Batches::in_order(total, BATCH)? {
+            let plan = self.forward(batch.len())?;
+            let images = &mut images[..batch.len() * self.preprocess.image_len()];
+            data.fill(batch, &self.preprocess, None, images, &self.threads)?;
+            self.backend.write(plan, &input, images)?;
+            self.backend.run(plan, &mut |_| {})?;
+            let width = self.output_width(plan, output)?;
+            let start = rows.len();
+            rows.resize(start + batch.len() * width, 0.0);
+            self.backend.read(plan, output, &mut rows[start..])?;
+            done += batch.len();
+            if !observe(Progress { done, total }) {
+                return Err(Error::new(Kind::Cancelled, "stopped by the caller"));
+            }
+        }
+        let width = rows.len() / total.max(1);
+        Array2::from_shape_vec((total, width), rows)
+            .map_err(|_| Error::internal("every row has the same width"))
+    }
+
+    fn output_width(&self, plan: PlanId, output: &str) -> Result<usize> {
+        let ports = self.backend.plan(plan).outputs();
+        let port = ports.iter().find(|port| port.name == output);
+        let port = port.ok_or_else(|| Error::internal(format!("no output '{output}'")))?;
+        Ok(port.shape.last().copied().unwrap_or(1))
+    }
+}

@@ -1,0 +1,211 @@
+//! Optimisers and schedules: what the host computes before each step.
+//!
+//! The optimiser itself is one op of the graph ([`crate::graph::Update`]); here are its settings
+//! and the vector of numbers it reads each step.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::graph::{Hyper, Method};
+
+/// An optimiser with its constants.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "method")]
+#[non_exhaustive]
+pub enum Optimizer {
+    /// Stochastic gradient descent with Nesterov's momentum.
+    Sgd {
+        /// β, in [0, 1).
+        momentum: f32,
+    },
+    /// Adam with decoupled weight decay.
+    AdamW {
+        /// β₁, in [0, 1).
+        beta1: f32,
+        /// β₂, in [0, 1).
+        beta2: f32,
+        /// Added to √v.
+        epsilon: f32,
+        /// Share of the weights lost per unit of learning rate.
+        weight_decay: f32,
+    },
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Optimizer::Sgd { momentum: 0.9 }
+    }
+}
+
+impl Optimizer {
+    /// AdamW with the constants of its paper and no weight decay: the prior takes its place.
+    pub fn adamw() -> Self {
+        Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+    }
+
+    /// The graph's method.
+    pub fn method(&self) -> Method {
+        match self {
+            Optimizer::Sgd { .. } => Method::Sgd { nesterov: true },
+            Optimizer::AdamW { .. } => Method::AdamW,
+        }
+    }
+
+    /// Checks the constants.
+    ///
+    /// # Errors
+    /// Names the one that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        let fraction = |name: &str, value: f32| match (0.0..1.0).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("{name} is {value}; expected 0 ≤ {name} < 1"))),
+        };
+        match *self {
+            Optimizer::Sgd { momentum } => fraction("momentum", momentum),
+            Optimizer::AdamW { beta1, beta2, epsilon, weight_decay } => {
+                fraction("beta1", beta1)?;
+                fraction("beta2", beta2)?;
+                if epsilon > 0.0 && weight_decay >= 0.0 && weight_decay.is_finite() {
+                    return Ok(());
+                }
+                Err(Error::invalid("AdamW needs epsilon > 0 and weight decay ≥ 0"))
+            }
+        }
+    }
+
+    /// The `hyper` operand of step `step` (counted from 0) at this learning rate, for parameters
+    /// whose prior has weight `prior_weight` = 1/(λN) or 1/(τN).
+    pub fn hyper(&self, step: usize, learning_rate: f32, prior_weight: f32) -> [f32; Hyper::COUNT] {
+        let mut hyper = [0.0; Hyper::COUNT];
+        hyper[Hyper::LearningRate as usize] = learning_rate;
+        hyper[Hyper::PriorWeight as usize] = prior_weight;
+        match *self {
+            Optimizer::Sgd { momentum } => hyper[Hyper::Beta1 as usize] = momentum,
+            Optimizer::AdamW { beta1, beta2, epsilon, weight_decay } => {
+                let correction = |beta: f32| (1.0 - f64::from(beta).powf(step as f64 + 1.0)) as f32;
+                hyper[Hyper::Beta1 as usize] = beta1;
+                hyper[Hyper::Beta2 as usize] = beta2;
+                hyper[Hyper::Epsilon as usize] = epsilon;
+                hyper[Hyper::WeightDecay as usize] = weight_decay;
+                hyper[Hyper::BiasCorrection1 as usize] = correction(beta1);
+                hyper[Hyper::BiasCorrection2 as usize] = correction(beta2);
+            }
+        }
+        hyper
+    }
+}
+
+/// The learning rate over the steps of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "schedule")]
+#[non_exhaustive]
+pub enum Schedule {
+    /// The same rate throughout.
+    Constant,
+    /// Half a cosine from the rate down to 0 over the whole run (Loshchilov and Hutter 2017).
+    Cosine {
+        /// Steps of linear growth before it.
+        warmup: usize,
+    },
+    /// `cycles` half cosines, each from the rate down to 0 (Huang et al. 2017).
+    Cyclical {
+        /// Number of cycles, at least 1.
+        cycles: usize,
+    },
+}
+
+impl Schedule {
+    /// The rate at `step` of `steps`, as a share of the base rate.
+    pub fn factor(&self, step: usize, steps: usize) -> f32 {
+        let half_cosine = |at: usize, length: usize| {
+            let angle = std::f64::consts::PI * at as f64 / length.max(1) as f64;
+            (0.5 * (angle.cos() + 1.0)) as f32
+        };
+        match *self {
+            Schedule::Constant => 1.0,
+            Schedule::Cosine { warmup } if step < warmup => (step + 1) as f32 / (warmup + 1) as f32,
+            Schedule::Cosine { warmup } => half_cosine(step - warmup, steps.saturating_sub(warmup)),
+            Schedule::Cyclical { cycles } => {
+                let length = cycle_length(steps, cycles);
+                half_cosine(step % length, length)
+            }
+        }
+    }
+
+    /// Whether a snapshot is due after `step` of `steps`, `per_cycle` of them in each cycle (in
+    /// each of `snapshots` equal parts when the schedule has no cycles), the first quarter of a
+    /// cycle being left out: due where (step mod L) + 1 = ⌊(1/4 + 3j/4s) L⌋, j = 1..s (method of
+    /// cSG-MCMC, Zhang et al. 2020).
+    pub fn snapshot_due(&self, step: usize, steps: usize, snapshots: usize) -> bool {
+        let (length, per_cycle) = match *self {
+            Schedule::Cyclical { cycles } => {
+                (cycle_length(steps, cycles), snapshots.div_ceil(cycles.max(1)))
+            }
+            _ => return (step + 1) * snapshots / steps.max(1) > step * snapshots / steps.max(1),
+        };
+        let at = step % length + 1;
+        (1..=per_cycle).any(|j| {
+            let share = 0.25 + 0.75 * j as f64 / per_cycle as f64;
+            (share * length as f64) as usize == at
+        })
+    }
+}
+
+fn cycle_length(steps: usize, cycles: usize) -> usize {
+    steps.div_ceil(cycles.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T14: four cycles of 30 steps, three snapshots each, base rate 0.1.
+    #[test]
+    fn the_cyclical_schedule_has_the_published_rates_and_snapshots() {
+        let schedule = Schedule::Cyclical { cycles: 4 };
+        let rates = [
+            (0, 0.1),
+            (7, 0.087_157_2),
+            (8, 0.083_456_5),
+            (14, 0.055_226_4),
+            (21, 0.020_610_7),
+            (22, 0.016_543_5),
+            (29, 0.000_273_9),
+        ];
+        for (step, rate) in rates {
+            for cycle in 0..4 {
+                let got = 0.1 * schedule.factor(cycle * 30 + step, 120);
+                assert!((got - rate).abs() < 1e-7, "step {step}: {got} is not {rate}");
+            }
+        }
+        let due: Vec<usize> =
+            (0..30).filter(|&s| schedule.snapshot_due(s, 120, 12)).map(|s| s + 1).collect();
+        assert_eq!(due, [15, 22, 30]);
+        assert_eq!((0..120).filter(|&s| schedule.snapshot_due(s, 120, 12)).count(), 12);
+    }
+
+    #[test]
+    fn without_cycles_snapshots_are_evenly_spread_and_end_with_the_run() {
+        for (steps, snapshots) in [(12, 4), (13, 5), (100, 7), (3, 3)] {
+            let due: Vec<usize> = (0..steps)
+                .filter(|&s| Schedule::Constant.snapshot_due(s, steps, snapshots))
+                .collect();
+            assert_eq!(due.len(), snapshots);
+            assert_eq!(due.last(), Some(&(steps - 1)));
+        }
+    }
+
+    #[test]
+    fn cosine_warms_up_and_ends_near_zero() {
+        let schedule = Schedule::Cosine { warmup: 3 };
+        let rates: Vec<f32> = (0..100).map(|s| schedule.factor(s, 100)).collect();
+        assert!(rates[..3].windows(2).all(|w| w[0] < w[1]) && rates[3] == 1.0);
+        assert!(rates[3..].windows(2).all(|w| w[0] > w[1]) && rates[99] < 1e-3);
+    }
+
+    #[test]
+    fn constants_out_of_range_are_named() {
+        let error = Optimizer::Sgd { momentum: 1.0 }.check().expect_err("momentum 1 never settles");
+        assert!(error.to_string().contains("momentum is 1"), "{error}");
+    }
+}

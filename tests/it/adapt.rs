@@ -1,0 +1,290 @@
+//! Adaptation from end to end on the bundled backbone and digits.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use priorfit::adapt::{Adapted, Adapter, Control, Ending, PriorKind, Settings, score};
+use priorfit::adapt::{Phase, SourceSettings, fit_prior};
+use priorfit::data::{Dataset, Preprocess, Statistics};
+use priorfit::error::Kind;
+use priorfit::onnx::Model;
+use priorfit::posterior::Posterior;
+use priorfit::prior::{Prior, Weights};
+use priorfit::tensor::contiguous;
+use priorfit::threads::Threads;
+
+use crate::support::repository;
+
+struct Fixture {
+    model: Arc<Model>,
+    digits: Dataset,
+    threads: Arc<Threads>,
+}
+
+fn fixture() -> Fixture {
+    let open = |name: &str| repository("models/demo").join(name);
+    Fixture {
+        model: Arc::new(Model::load(&open("backbone.onnx")).expect("the backbone")),
+        digits: Dataset::open(&open("digits.npz")).expect("the digits"),
+        threads: Arc::new(Threads::new(2)),
+    }
+}
+
+fn input() -> Preprocess {
+    let statistics = Statistics { mean: vec![0.31], std: vec![0.37] };
+    Preprocess::new(1, 16, 16).normalised(statistics)
+}
+
+impl Fixture {
+    fn few(&self, per_class: usize) -> (Dataset, Dataset) {
+        self.digits.few(3, per_class).expect("enough of each class")
+    }
+
+    fn adapter(&self, settings: Settings) -> Adapter {
+        Adapter::new(Arc::clone(&self.model), input(), Arc::clone(&self.threads))
+            .with_settings(settings)
+            .expect("sound settings")
+    }
+
+    fn fit(&self, train: &Dataset, settings: Settings) -> Adapted {
+        self.adapter(settings).fit(train, None, &mut |_| Control::Continue).expect("a run")
+    }
+
+    fn prior(&self) -> Prior {
+        let weights = self.weights();
+        Prior::from_backbone(&weights, 1e-3, &self.model.fingerprint()).expect("a prior")
+    }
+
+    fn weights(&self) -> Weights {
+        self.model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect()
+    }
+
+    fn accuracy(&self, posterior: &Posterior, data: &Dataset) -> f64 {
+        let p = posterior.predict(data, &self.threads, &mut |_| true).expect("predictions");
+        let labels = data.labels(&(0..data.len()).collect::<Vec<_>>()).expect("labels");
+        score(&p, &labels).expect("a score").accuracy
+    }
+}
+
+fn isotropic(steps: usize) -> Settings {
+    Settings { prior: PriorKind::Isotropic, steps, ..Settings::default() }
+}
+
+/// Largest distance of the backbone's weights from the file's.
+fn moved(fixture: &Fixture, adapted: &Adapted) -> f32 {
+    let draw = &adapted.posterior.draws()[0];
+    fixture.model.weights().fold(0.0, |m, (name, before)| {
+        draw[name].iter().zip(before).fold(m, |m: f32, (a, b)| m.max((a - b).abs()))
+    })
+}
+
+#[test]
+fn few_labels_make_a_good_classifier_of_digits() {
+    let fixture = fixture();
+    let (train, rest) = fixture.few(10);
+    let adapted = fixture.fit(&train, isotropic(40));
+    assert_eq!(adapted.ending, Ending::Completed);
+    let (probe, map) =
+        (fixture.accuracy(&adapted.probe, &rest), fixture.accuracy(&adapted.posterior, &rest));
+    assert!(probe > 0.9 && map > 0.9, "probe {probe}, adapted {map}");
+    let (first, last) = (&adapted.history[0], &adapted.history[adapted.history.len() - 1]);
+    assert!(last.loss < first.loss, "the loss falls from {} to {}", first.loss, last.loss);
+}
+
+#[test]
+fn one_example_of_each_class_is_enough_to_run() {
+    let fixture = fixture();
+    let (train, rest) = fixture.few(1);
+    let adapted = fixture.fit(&train, Settings { batch_size: 4, ..isotropic(6) });
+    assert!(fixture.accuracy(&adapted.posterior, &rest) > 0.3, "better than chance by far");
+}
+
+#[test]
+fn a_saved_posterior_predicts_the_same_bits() {
+    let fixture = fixture();
+    let (train, rest) = fixture.few(2);
+    let adapted = fixture.fit(&train, isotropic(4));
+    let folder = tempfile::tempdir().expect("a folder");
+    adapted.posterior.save(folder.path()).expect("saved");
+    let loaded = Posterior::load(folder.path()).expect("loaded");
+    let predict = |p: &Posterior| p.predict(&rest, &fixture.threads, &mut |_| true).expect("p");
+    assert_eq!(predict(&adapted.posterior), predict(&loaded));
+    // A second save replaces the first; a folder that cannot be made loses nothing.
+    loaded.save(folder.path()).expect("saved again");
+    let error = loaded.save(&folder.path().join("posterior.json")).expect_err("not a folder");
+    assert_eq!(error.kind(), Kind::Io);
+    assert!(Posterior::load(folder.path()).is_ok());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(3);
+    let run = |seed| {
+        let adapted = fixture.fit(&train, Settings { seed, batch_size: 8, ..isotropic(5) });
+        let draw = &adapted.posterior.draws()[0];
+        draw.values().flat_map(|w| contiguous(w).to_vec()).collect::<Vec<f32>>()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+/// T5: λ → 0 holds the weights at the mean, λ → ∞ is no prior.
+#[test]
+fn strength_reaches_from_the_mean_to_no_prior() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(3);
+    let run = |prior, strength| {
+        let settings = Settings { prior, strength: Some(strength), ..isotropic(10) };
+        moved(&fixture, &fixture.fit(&train, settings))
+    };
+    let tight = run(PriorKind::Isotropic, 1e-9);
+    let loose = run(PriorKind::Isotropic, 1e12);
+    let none = run(PriorKind::None, 1.0);
+    assert!(tight < 1e-6, "held at the mean, moved by {tight}");
+    assert!((loose - none).abs() < 1e-3 * none, "without force: {loose}, without prior: {none}");
+    assert!(none > 1e-3, "training moves the weights");
+}
+
+/// T7: twice the same data halves the weight of the prior.
+#[test]
+fn the_prior_counts_once_whatever_the_number_of_examples() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(2);
+    let all: Vec<usize> = (0..train.len()).collect();
+    let twice = train.subset(&[all.clone(), all].concat()).expect("a subset");
+    let run = |data: &Dataset, strength| {
+        let adapted = fixture.fit(
+            data,
+            Settings {
+                strength: Some(strength),
+                head_variance: strength,
+                batch_size: data.len(),
+                clip: None,
+                steps: 10,
+                ..isotropic(10)
+            },
+        );
+        moved(&fixture, &adapted)
+    };
+    let (once, doubled) = (run(&train, 1.0), run(&twice, 0.5));
+    assert!((once - doubled).abs() < 0.02 * once, "{once} and {doubled}");
+}
+
+#[test]
+fn frozen_parameters_do_not_move_and_unused_patterns_are_errors() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(2);
+    let all = Settings { freeze: vec!["*".to_string()], ..isotropic(4) };
+    assert_eq!(moved(&fixture, &fixture.fit(&train, all)), 0.0);
+    let typo = Settings { freeze: vec!["no.such.*".to_string()], ..isotropic(4) };
+    let result = fixture.adapter(typo).fit(&train, None, &mut |_| Control::Continue);
+    let error = result.err().expect("an error").to_string();
+    assert!(error.contains("'no.such.*' freezes no parameter"), "{error}");
+}
+
+#[test]
+fn a_stopped_run_keeps_its_last_state() {
+    let fixture = fixture();
+    let (train, rest) = fixture.few(3);
+    let mut steps = 0;
+    let adapted = fixture
+        .adapter(isotropic(1000))
+        .fit(&train, None, &mut |progress| {
+            if progress.phase == Phase::Train {
+                steps = progress.step;
+            }
+            if steps == 3 { Control::Stop } else { Control::Continue }
+        })
+        .expect("a stopped run is a result");
+    assert_eq!((adapted.ending, steps), (Ending::Stopped, 3));
+    assert!(fixture.accuracy(&adapted.posterior, &rest) > 0.5);
+}
+
+#[test]
+fn validation_is_scored_after_each_epoch() {
+    let fixture = fixture();
+    let (train, rest) = fixture.few(3);
+    let settings = Settings { batch_size: 16, ..isotropic(4) };
+    let adapted = fixture
+        .adapter(settings)
+        .fit(&train, Some(&rest), &mut |_| Control::Continue)
+        .expect("a run");
+    assert_eq!(adapted.history.len(), 2, "30 examples in batches of 16 are two steps an epoch");
+    assert!(adapted.history.iter().all(|e| e.validation.is_some_and(|v| v.accuracy > 0.5)));
+}
+
+#[test]
+fn a_learned_prior_is_fitted_saved_and_used() {
+    let fixture = fixture();
+    let (source, _) = fixture.few(5);
+    let settings = SourceSettings {
+        epochs: 3,
+        burn_in: 0,
+        snapshots: 6,
+        rank: 3,
+        learning_rate: 0.005,
+        batch_size: 16,
+        ..SourceSettings::default()
+    };
+    let prior =
+        fit_prior(&fixture.model, &source, &input(), &settings, &fixture.threads, &mut |_| {
+            Control::Continue
+        })
+        .expect("a prior");
+    assert_eq!((prior.rank(), prior.header().learned.snapshots), (3, 6));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("prior.safetensors");
+    prior.save(&path).expect("saved");
+    let prior = Prior::load(&path).expect("loaded");
+    let (train, rest) = fixture.few(3);
+    for kind in [PriorKind::Learned, PriorKind::Diagonal, PriorKind::Isotropic] {
+        let adapter = Adapter::new(Arc::clone(&fixture.model), input(), fixture.threads.clone())
+            .with_prior(prior.clone())
+            .and_then(|a| a.with_settings(Settings { prior: kind, steps: 6, ..isotropic(6) }))
+            .expect("an adapter");
+        let adapted = adapter.fit(&train, None, &mut |_| Control::Continue).expect("a run");
+        let accuracy = fixture.accuracy(&adapted.posterior, &rest);
+        assert!(accuracy > 0.7, "{kind:?}: {accuracy}");
+        assert!(adapted.history.iter().all(|e| e.penalty >= 0.0), "{kind:?}: penalties");
+    }
+}
+
+#[test]
+fn a_prior_of_another_backbone_is_refused() {
+    let fixture = fixture();
+    let other = Model::load(&repository("models/golden/resnet_basic_folded.onnx")).expect("a file");
+    let adapter = Adapter::new(Arc::new(other), input(), Arc::clone(&fixture.threads));
+    let error = adapter.with_prior(fixture.prior()).err().expect("an error");
+    assert_eq!(error.kind(), Kind::Mismatch);
+}
+
+#[test]
+fn unusable_data_and_settings_are_named() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(2);
+    let fit = |settings: Settings, data: &Dataset| {
+        let adapter = Adapter::new(Arc::clone(&fixture.model), input(), fixture.threads.clone())
+            .with_settings(settings)?;
+        adapter.fit(data, None, &mut |_| Control::Continue).map(|_| ())
+    };
+    let cases = [
+        (Settings { strength: Some(0.0), ..isotropic(1) }, "strength is 0"),
+        (Settings { batch_size: 0, ..isotropic(1) }, "batch size is 0"),
+        (Settings { learning_rate: f32::NAN, ..isotropic(1) }, "learning rate is NaN"),
+        (Settings { prior: PriorKind::Learned, ..isotropic(1) }, "none is given"),
+    ];
+    for (settings, part) in cases {
+        let error = fit(settings, &train).expect_err(part).to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    // Under a prior even such a rate stays finite: its step is proximal.
+    let prior = PriorKind::None;
+    let huge = Settings { learning_rate: 1e30, clip: None, prior, ..isotropic(20) };
+    let error = fit(huge, &train).expect_err("divergence");
+    assert_eq!(error.kind(), Kind::Diverged, "{error}");
+    let digit = Path::new("digit.png");
+    let unlabelled = Dataset::from_files(vec![digit.to_path_buf()]).expect("a list");
+    let error = fit(isotropic(1), &unlabelled).expect_err("no labels").to_string();
+    assert!(error.contains("no labels"), "{error}");
+}

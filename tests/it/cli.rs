@@ -1,0 +1,316 @@
+//! The command line: each command on a tiny network, its JSON, and what bad input leads to.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::repository;
+
+/// A network of features, and one that ends in a classifier.
+const BACKBONE: &str = "models/golden/mobilenetv2_folded.onnx";
+const CLASSIFIER: &str = "models/golden/resnet_basic_classifier.onnx";
+const EXAMPLES: usize = 12;
+
+fn priorfit(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_priorfit"));
+    command.args(args).args(["--threads", "2"]).output().expect("the program starts")
+}
+
+/// Runs with `--json` and reads what it printed, whatever its exit status.
+fn json(args: &[&str]) -> (Value, Output) {
+    let output = priorfit(&[args, &["--json"]].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}{errors}"));
+    (value, output)
+}
+
+/// The JSON of a run that succeeds and says nothing else.
+fn succeeds(args: &[&str], keys: &[&str]) -> Value {
+    let (value, output) = json(args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.is_empty(), "{args:?}: {errors}");
+    for key in keys {
+        assert!(value.get(key).is_some(), "{args:?} has no '{key}'");
+    }
+    value
+}
+
+/// Asserts that a run fails with one line that names what is wrong.
+fn fails(args: &[&str], says: &[&str]) {
+    let output = priorfit(args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {errors}");
+    assert!(output.stdout.is_empty(), "{args:?} printed a result");
+    let lines: Vec<&str> = errors.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(lines.len(), 1, "{args:?}: {errors}");
+    assert!(!errors.contains("panicked"), "{args:?}: {errors}");
+    for part in says {
+        assert!(lines[0].contains(part), "{args:?}: '{part}' is not in {}", lines[0]);
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+fn file(path: &str) -> String {
+    text(&repository(path)).to_string()
+}
+
+/// An array of an `.npz`: type, shape, elements.
+fn npy(dtype: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let extents: String = shape.iter().map(|extent| format!("{extent},")).collect();
+    let header = format!("{{'descr':'{dtype}','fortran_order':False,'shape':({extents})}}");
+    let header = format!("{header:117}\n");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+/// Dark and bright 32x32 images in two classes.
+fn examples(path: &Path) {
+    let pixel = |i: usize| (i / (32 * 32 * 3) % 2 * 120 + i * 31 % 97) as u8;
+    let x: Vec<u8> = (0..EXAMPLES * 32 * 32 * 3).map(pixel).collect();
+    let y: Vec<u8> = (0..EXAMPLES).map(|i| (i % 2) as u8).collect();
+    let mut archive = zip::ZipWriter::new(fs::File::create(path).expect("a new file"));
+    for (name, bytes) in
+        [("x.npy", npy("|u1", &[EXAMPLES, 32, 32, 3], &x)), ("y.npy", npy("|u1", &[EXAMPLES], &y))]
+    {
+        let options = zip::write::SimpleFileOptions::default();
+        archive.start_file(name, options).expect("an entry");
+        archive.write_all(&bytes).expect("its content");
+    }
+    archive.finish().expect("an archive");
+}
+
+/// Two folders of one-coloured images, named after their class.
+fn folder(path: &Path) {
+    for (class, shade) in [("dark", 20), ("light", 200)] {
+        fs::create_dir_all(path.join(class)).expect("a folder");
+        for number in 0..3 {
+            let pixels = image::RgbImage::from_pixel(40, 36, image::Rgb([shade + number; 3]));
+            pixels.save(path.join(class).join(format!("{number}.png"))).expect("an image");
+        }
+    }
+}
+
+/// A folder with `train.npz`.
+fn workplace() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let train = folder.path().join("train.npz");
+    examples(&train);
+    (folder, train)
+}
+
+#[test]
+fn inspect_lists_parameters_and_says_whether_it_can_be_adapted() {
+    let keys = ["inputs", "outputs", "params", "ops", "notes", "adaptable", "fingerprint"];
+    let report = succeeds(&["inspect", &file(CLASSIFIER)], &keys);
+    assert_eq!(report["adaptable"], true);
+    let params = report["params"].as_array().expect("a list");
+    let trainable = params.iter().filter(|p| p["trainable"] == true);
+    assert!(trainable.clone().count() > 20 && trainable.clone().all(|p| p["reason"].is_null()));
+    assert!(params.iter().filter(|p| p["trainable"] == false).all(|p| p["reason"].is_string()));
+    let text = priorfit(&["inspect", &file(CLASSIFIER)]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("This network can be adapted."));
+}
+
+#[test]
+fn verify_agrees_with_tract_and_with_differences() {
+    for model in ["vit_default", "mobilenetv2_bn", "convnext_legacy"] {
+        let model = file(&format!("models/golden/{model}.onnx"));
+        let report = succeeds(&["verify", &model, "--seed", "3"], &["importable", "params"]);
+        assert_eq!((&report["ok"], &report["error"]), (&Value::Bool(true), &Value::Null));
+        assert!(report["forward_rel_err"].as_f64().is_some_and(|e| e <= 1e-4), "{report}");
+        assert!(report["gradient_rel_err"].as_f64().is_some_and(|e| e <= 1e-3), "{report}");
+    }
+}
+
+#[test]
+fn verify_reports_what_it_cannot_do_as_json_and_as_failure() {
+    let (folder, train) = workplace();
+    let (report, output) = json(&["verify", text(&train)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!((&report["importable"], &report["ok"]), (&Value::Bool(false), &Value::Bool(false)));
+    assert!(report["error"].as_str().is_some_and(|error| error.contains("train.npz")));
+    let (report, output) = json(&["verify", &file(BACKBONE), "--input-shape", "1,1,32,32"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        report["error"].as_str().is_some_and(|error| error.contains("mobilenetv2")),
+        "{report}"
+    );
+    drop(folder);
+}
+
+#[test]
+fn a_prior_is_fitted_adapted_under_evaluated_and_predicts() {
+    let (folder, train) = workplace();
+    let at = |name: &str| folder.path().join(name);
+    let (prior, out, train) = (at("prior.safetensors"), at("out"), text(&train));
+    let backbone = file(BACKBONE);
+    let source = ["--backbone", &backbone, "--data", train, "--out", text(&prior)];
+    let few = ["--epochs", "3", "--snapshots", "3", "--rank", "2", "--batch", "6", "--lr", "0.001"];
+    let fit = [&["prior", "fit"][..], &source, &few].concat();
+    let fitted = succeeds(&fit, &["header", "overall", "peak_rss_mb"]);
+    assert_eq!(fitted["header"]["rank"], 2);
+    let shown = succeeds(&["prior", "show", text(&prior)], &["header", "overall", "parameters"]);
+    assert_eq!(shown["header"], fitted["header"]);
+
+    let target = ["--train", train, "--val", train, "--out", text(&out), "--steps", "4"];
+    for kind in ["learned", "diagonal", "isotropic", "none"] {
+        let priors = ["--prior", text(&prior), "--prior", kind];
+        let adapt = [&["adapt", "--backbone", &backbone][..], &priors, &target].concat();
+        let report = succeeds(&adapt, &["probe", "adapted", "history", "seconds"]);
+        assert_eq!(report["settings"]["prior"], kind);
+        assert_eq!(report["ending"], "completed");
+    }
+    let evaluated = succeeds(
+        &["evaluate", "--posterior", text(&out), "--data", train],
+        &["accuracy", "nll", "ece", "brier", "confusion", "classes", "names"],
+    );
+    assert_eq!(evaluated["count"], EXAMPLES);
+    let predicted = succeeds(&["predict", "--posterior", text(&out), train], &["classes"]);
+    let predictions = predicted["predictions"].as_array().expect("a list");
+    assert_eq!(predictions.len(), EXAMPLES);
+    for key in ["path", "class", "probability", "entropy"] {
+        assert!(predictions[0].get(key).is_some(), "no '{key}'");
+    }
+}
+
+#[test]
+fn folders_work_and_a_classifier_is_cut_off_with_a_note() {
+    let (temporary, _) = workplace();
+    let (images, out) = (temporary.path().join("images"), temporary.path().join("out"));
+    folder(&images);
+    let classifier = file(CLASSIFIER);
+    let target = ["--train", text(&images), "--out", text(&out), "--steps", "2", "--flip"];
+    let args = [&["adapt", "--backbone", &classifier][..], &target].concat();
+    let output = priorfit(&args);
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && notes.contains("note: "), "{notes}");
+    let image = images.join("dark/0.png");
+    let args = ["predict", "--posterior", text(&out), text(&image), text(&images)];
+    let report = succeeds(&args, &["predictions"]);
+    assert_eq!(report["predictions"].as_array().map(Vec::len), Some(7));
+    assert_eq!(report["classes"], serde_json::json!(["dark", "light"]));
+}
+
+#[test]
+fn bench_has_the_promised_numbers() {
+    let keys = [
+        "step_ms",
+        "forward_ms",
+        "backward_ms",
+        "prior_update_ms",
+        "peak_rss_mb",
+        "planned_bytes",
+        "first_step_ms",
+        "params",
+        "gflops",
+    ];
+    let model = file(BACKBONE);
+    let bench = ["bench", &model, "--batch", "2", "--repeats", "3"];
+    for options in [&["--prior-rank", "2", "--clip"][..], &["--no-prior", "--profile"]] {
+        let report = succeeds(&[&bench[..], options].concat(), &keys);
+        for key in ["step_ms", "forward_ms", "backward_ms", "planned_bytes", "gflops"] {
+            assert!(report[key].as_f64().is_some_and(|x| x > 0.0), "{key}: {report}");
+        }
+        assert_eq!(report.get("profile").is_some(), options.contains(&"--profile"));
+    }
+}
+
+#[test]
+fn bad_input_is_one_error_that_names_the_file_and_nothing_is_written() {
+    let (folder, train) = workplace();
+    let at = |name: &str| folder.path().join(name);
+    let (junk, out, train) = (at("junk.onnx"), at("out"), text(&train));
+    fs::write(&junk, "no ONNX at all").expect("a file");
+    fs::write(at("junk.safetensors"), [7; 30]).expect("a file");
+    let (junk, prior) = (text(&junk), at("junk.safetensors"));
+    let (backbone, new) = (file(BACKBONE), at("new.safetensors"));
+    for command in ["inspect", "bench"] {
+        fails(&[command, junk], &["junk.onnx"]);
+        fails(&[command, "/nowhere/at/all.onnx"], &["/nowhere/at/all.onnx"]);
+    }
+    fails(&["prior", "show", text(&prior)], &["junk.safetensors"]);
+    let target = ["--train", train, "--out", text(&out)];
+    let adapt = |args: &[&str], says: &[&str]| {
+        fails(&[&["adapt"][..], args, &target].concat(), says);
+        assert!(!out.exists(), "{args:?} wrote a posterior");
+    };
+    adapt(&["--backbone", junk], &["junk.onnx"]);
+    adapt(&["--backbone", &backbone, "--prior", text(&prior)], &["junk.safetensors"]);
+    adapt(&["--backbone", &backbone, "--prior", "learned"], &["learned prior", "--prior"]);
+    adapt(&["--backbone", &backbone, "--val", junk], &["junk.onnx"]);
+    adapt(&["--backbone", &backbone, "--lr", "0"], &["learning rate is 0"]);
+    adapt(&["--backbone", &backbone, "--freeze", "nothing*"], &["nothing*"]);
+    adapt(&["--backbone", &backbone, "--features", "nowhere"], &["nowhere", "mobilenetv2"]);
+    let fit = ["prior", "fit", "--backbone", &backbone, "--data"];
+    fails(&[&fit[..], &[junk, "--out", text(&new)]].concat(), &["junk.onnx"]);
+    fails(&[&fit[..], &[train, "--rank", "1", "--out", text(&new)]].concat(), &["deviations"]);
+    assert!(!new.exists());
+    let posterior = ["--posterior", text(folder.path())];
+    fails(&[&["predict"][..], &posterior, &[train]].concat(), &["posterior.json"]);
+    fails(&[&["evaluate"][..], &posterior, &["--data", train]].concat(), &["posterior.json"]);
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_known_before_the_work() {
+    let (folder, train) = workplace();
+    let backbone = file(BACKBONE);
+    let before = fs::read(&train).expect("the data");
+    let args = ["--backbone", &backbone, "--train", text(&train), "--out", text(&train)];
+    fails(&[&["adapt"][..], &args].concat(), &["train.npz", "a folder"]);
+    let args = ["--backbone", &backbone, "--data", text(&train), "--out", text(folder.path())];
+    fails(&[&["prior", "fit"][..], &args].concat(), &["a file"]);
+    assert_eq!(fs::read(&train).expect("the data"), before);
+}
+
+#[test]
+fn the_demo_compares_five_methods_on_what_the_program_carries() {
+    let args = ["demo", "--shots", "2", "--seeds", "1", "--steps", "1", "--variance", "0.01"];
+    let report = succeeds(&args, &["seconds", "choice", "peak_rss_mb"]);
+    let rows = report["rows"].as_array().expect("a list");
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        // A linear probe of two examples a class is far better than the tenth that chance gives.
+        assert!(row["accuracy"]["mean"].as_f64().is_some_and(|a| a > 0.5), "{row}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_the_last_good_state_and_exits_with_130() {
+    let (folder, train) = workplace();
+    let out = folder.path().join("out");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_priorfit"))
+        .args(["adapt", "--backbone", &file(BACKBONE), "--train", text(&train)])
+        .args(["--out", text(&out), "--steps", "100000000", "--json", "--threads", "1"])
+        // The step's plan is logged when training begins.
+        .env("RUST_LOG", "priorfit::adapt=debug")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut log = BufReader::new(run.stderr.take().expect("its standard error")).lines();
+    let begins = |line: &std::io::Result<String>| {
+        line.as_ref().is_ok_and(|line| line.contains("training step of"))
+    };
+    assert!(log.any(|line| begins(&line)), "training begins");
+    let rest = std::thread::spawn(move || log.count());
+    let signal = Command::new("kill").args(["-INT", &run.id().to_string()]).status();
+    assert!(signal.expect("a signal").success());
+    let output = run.wait_with_output().expect("the program ends");
+    rest.join().expect("the log ends");
+    assert_eq!(output.status.code(), Some(130));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a result");
+    assert_eq!(report["ending"], "stopped");
+    succeeds(&["predict", "--posterior", text(&out), text(&train)], &["predictions"]);
+}

@@ -1,0 +1,109 @@
+//! Whole networks of twelve families against PyTorch: outputs, and gradients by parameter name.
+
+use std::sync::Arc;
+
+use priorfit::autodiff::vjp;
+use priorfit::backend::Backend;
+use priorfit::backend::cpu::Cpu;
+use priorfit::graph::LeafKind;
+use priorfit::onnx::Model;
+use priorfit::plan::Plan;
+use priorfit::tensor::contiguous;
+use priorfit::threads::Threads;
+
+use crate::support::{FORWARD, GRADIENT, relative_error_above, repository, resident, tensors};
+
+/// Share of the largest gradient below which a difference is rounding.
+const ROUNDING: f64 = 1e-4;
+
+/// Checks one golden network; what is wrong, if anything.
+fn check(name: &str) -> Result<(f64, f64), String> {
+    let model = Model::load(&repository(&format!("models/golden/{name}.onnx")))
+        .map_err(|e| e.to_string())?;
+    let golden = tensors(&format!("models/golden/{name}.safetensors"));
+    let input = &golden["input"];
+    let mut graph = model.graph(input.shape()).map_err(|e| e.to_string())?;
+    let (output_name, output) = graph.outputs()[0].clone();
+    let shape = graph.shape(output).clone();
+    let projection = graph.input("projection", &shape).map_err(|e| e.to_string())?;
+    let params: Vec<_> = model
+        .weights()
+        .map(|(name, _)| (name.to_string(), graph.leaf(LeafKind::Param, name)))
+        .collect();
+    let wrt: Vec<_> = params.iter().filter_map(|(_, leaf)| *leaf).collect();
+    let cts = vjp(&mut graph, &[(output, projection)], &wrt).map_err(|e| e.to_string())?;
+    let names: Vec<&String> =
+        params.iter().filter(|(_, leaf)| leaf.is_some()).map(|(name, _)| name).collect();
+    for (name, ct) in names.iter().zip(&cts) {
+        if let Some(ct) = ct {
+            graph.set_output(&format!("grad/{name}"), *ct);
+        }
+    }
+    let plan = Plan::compile(&graph).map_err(|e| e.to_string())?;
+    let mut cpu = Cpu::new(Arc::new(Threads::new(2)));
+    let plan = cpu.load(plan).map_err(|e| e.to_string())?;
+    for (name, weight) in model.weights() {
+        if graph.leaf(LeafKind::Param, name).is_some() {
+            let _ = cpu.set(&resident(LeafKind::Param, name), &contiguous(weight));
+        }
+    }
+    let port = model.inputs()[0].name.clone();
+    cpu.write(plan, &port, &contiguous(input)).map_err(|e| e.to_string())?;
+    cpu.write(plan, "projection", &contiguous(&golden["projection"])).map_err(|e| e.to_string())?;
+    cpu.run(plan, &mut |_| {}).map_err(|e| e.to_string())?;
+    // A gradient that is zero by symmetry is zero only to the rounding of the others.
+    let largest = golden.iter().filter(|(key, _)| key.starts_with("grad/"));
+    let largest = largest.flat_map(|(_, g)| g.iter()).fold(0.0f32, |m, g| m.max(g.abs()));
+    let floor = f64::from(largest) * ROUNDING;
+    let mut compare = |port: &str, key: &str| -> Result<f64, String> {
+        let expected = golden.get(key).ok_or_else(|| format!("no golden '{key}'"))?;
+        let mut got = vec![0.0; expected.len()];
+        cpu.read(plan, port, &mut got).map_err(|e| format!("{key}: {e}"))?;
+        let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+        Ok(relative_error_above(&got, &expected, floor))
+    };
+    let forward = compare(&output_name, &format!("output/{output_name}"))?;
+    let mut worst = 0.0f64;
+    for key in golden.keys().filter(|key| key.starts_with("grad/")) {
+        let error = compare(key, key)?;
+        if error > GRADIENT {
+            return Err(format!("{key}: relative error {error:.1e}"));
+        }
+        worst = worst.max(error);
+    }
+    let known = golden.keys().filter(|key| key.starts_with("grad/")).count();
+    if known != names.len() {
+        let extra: Vec<_> =
+            names.iter().filter(|n| !golden.contains_key(&format!("grad/{n}"))).collect();
+        return Err(format!(
+            "{known} golden gradients, {} parameters; extra {extra:?}",
+            names.len()
+        ));
+    }
+    if forward > FORWARD {
+        return Err(format!("output: relative error {forward:.1e}"));
+    }
+    Ok((forward, worst))
+}
+
+#[test]
+fn every_golden_network_agrees_with_pytorch() {
+    let mut names: Vec<String> = std::fs::read_dir(repository("models/golden"))
+        .expect("the golden folder")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|file| file.strip_suffix(".onnx").map(str::to_string))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 24, "two files or more for each of twelve families");
+    let failures: Vec<String> = names
+        .iter()
+        .filter_map(|name| match check(name) {
+            Ok((forward, gradient)) => {
+                println!("{name}: forward {forward:.1e}, gradients {gradient:.1e}");
+                None
+            }
+            Err(error) => Some(format!("{name}: {error}")),
+        })
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

@@ -1,0 +1,12 @@
+//! What is guaranteed: one module for each promise.
+
+mod adapt;
+mod cli;
+mod goldens;
+mod hostile;
+mod ops;
+mod posteriors;
+mod steps;
+mod support;
+mod texts;
+mod tidy;

@@ -1,0 +1,117 @@
+//! Folders of posteriors that are not what they should be: one clear error each, nothing lost.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use priorfit::data::Preprocess;
+use priorfit::onnx::Model;
+use priorfit::posterior::{Description, Posterior, VERSION};
+use priorfit::prior::Weights;
+use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT};
+use priorfit::tensor::tensor;
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::support::repository;
+
+fn posterior() -> Posterior {
+    let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
+    let mut draw: Weights = model.weights().map(|(n, w)| (n.to_string(), w.clone())).collect();
+    let zeros = |shape: &[usize]| tensor(shape, vec![0.0; shape.iter().product()]).expect("zeros");
+    draw.insert(HEAD_WEIGHT.to_string(), zeros(&[2, 64]));
+    draw.insert(HEAD_BIAS.to_string(), zeros(&[2]));
+    let description = Description {
+        version: VERSION,
+        backbone: model.fingerprint(),
+        classes: vec!["a".to_string(), "b".to_string()],
+        preprocess: Preprocess::new(1, 16, 16),
+        provenance: serde_json::Value::Null,
+    };
+    Posterior::new(description, Arc::new(model), vec![draw]).expect("a posterior")
+}
+
+/// Saves a sound posterior, spoils one file, and gives the error of loading it.
+fn error_after(file: &str, spoil: impl FnOnce(&Path)) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    posterior().save(folder.path()).expect("saved");
+    spoil(&folder.path().join(file));
+    let error = Posterior::load(folder.path()).err().expect("an error").to_string();
+    assert!(error.contains(file), "the error names {file}: {error}");
+    error
+}
+
+/// Rewrites the draws with `change` applied to each tensor; `None` drops it.
+fn rewrite(
+    path: &Path,
+    change: impl Fn(&str, Vec<usize>, Vec<u8>) -> Option<(Vec<usize>, Vec<u8>)>,
+) {
+    let bytes = std::fs::read(path).expect("the draws");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a file");
+    let changed: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .into_iter()
+        .filter_map(|(name, view)| {
+            let (shape, data) = change(&name, view.shape().to_vec(), view.data().to_vec())?;
+            Some((name, shape, data))
+        })
+        .collect();
+    let views = changed.iter().map(|(name, shape, data)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), data).expect("a tensor"))
+    });
+    std::fs::write(path, safetensors::serialize(views, None).expect("bytes")).expect("written");
+}
+
+#[test]
+fn a_missing_or_foreign_description_is_named() {
+    let missing = error_after("posterior.json", |path| std::fs::remove_file(path).expect("gone"));
+    assert!(missing.contains("cannot read"), "{missing}");
+    let garbage = error_after("posterior.json", |path| {
+        std::fs::write(path, b"{\"version\": 1, \"extra\": []}").expect("written");
+    });
+    assert!(garbage.contains("not the description of a posterior"), "{garbage}");
+    let newer = error_after("posterior.json", |path| {
+        let json = std::fs::read_to_string(path).expect("json");
+        std::fs::write(path, json.replace("\"version\": 1", "\"version\": 9")).expect("written");
+    });
+    assert!(newer.contains("version 9") && newer.contains("expected version 1"), "{newer}");
+}
+
+#[test]
+fn spoilt_draws_are_named() {
+    let truncated = error_after("draws.safetensors", |path| {
+        let bytes = std::fs::read(path).expect("the draws");
+        std::fs::write(path, &bytes[..bytes.len() / 2]).expect("written");
+    });
+    assert!(truncated.contains("not a safetensors file"), "{truncated}");
+    let nan = error_after("draws.safetensors", |path| {
+        rewrite(path, |name, shape, mut data| {
+            if name.ends_with(HEAD_BIAS) {
+                data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+            }
+            Some((shape, data))
+        });
+    });
+    assert!(nan.contains(HEAD_BIAS) && nan.contains("NaN"), "{nan}");
+    let reshaped = error_after("draws.safetensors", |path| {
+        rewrite(path, |name, shape, data| {
+            let shape =
+                if name.contains("priorfit") { shape } else { vec![shape.iter().product()] };
+            Some((shape, data))
+        });
+    });
+    assert!(reshaped.contains("has shape"), "{reshaped}");
+    let headless = error_after("draws.safetensors", |path| {
+        rewrite(path, |name, shape, data| (!name.ends_with(HEAD_WEIGHT)).then_some((shape, data)));
+    });
+    assert!(headless.contains(HEAD_WEIGHT), "{headless}");
+}
+
+#[test]
+fn a_head_of_another_number_of_classes_is_refused() {
+    let error = error_after("draws.safetensors", |path| {
+        rewrite(path, |name, shape, data| match name.ends_with(HEAD_BIAS) {
+            true => Some((vec![3], [0u8; 12].to_vec())),
+            false => Some((shape, data)),
+        });
+    });
+    assert!(error.contains("2 classes"), "{error}");
+}
