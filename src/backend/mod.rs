@@ -6,6 +6,8 @@
 //! each run.
 
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 
 use crate::error::Result;
 use crate::graph::Leaf;

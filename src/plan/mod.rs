@@ -16,6 +16,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::memory::Life;
 use crate::error::Result;
 use crate::graph::{Graph, Leaf, Stage};
 use crate::kernel::Kernel;
@@ -124,6 +125,11 @@ impl Plan {
     /// Elements of the arena.
     pub fn arena_len(&self) -> usize {
         self.arena_len
+    }
+
+    /// The life of every arena buffer that is used.
+    pub(crate) fn lives(&self) -> Vec<Option<Life>> {
+        memory::lives(self)
     }
 
     /// Elements of scratch the largest dispatch needs with this many workers.
