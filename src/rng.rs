@@ -43,6 +43,14 @@ impl Key {
         philox4x32(counter, [self.seed as u32, (self.seed >> 32) as u32])
     }
 
+    /// Four standard normals from the words at `(step, index)`: of index b, the numbers 4b..4b + 4
+    /// of the sequence at `step`, if only normals are taken from it.
+    pub fn normals(&self, step: u64, index: u64) -> [f32; 4] {
+        let [a, b, c, d] = self.block(step, index);
+        let ((a, b), (c, d)) = (box_muller(a, b), box_muller(c, d));
+        [a, b, c, d]
+    }
+
     /// A sequence of random numbers at `step`.
     pub fn at(&self, step: u64) -> Sequence {
         Sequence { key: *self, step, index: 0, block: [0; 4], used: 4, spare: None }
@@ -105,12 +113,13 @@ impl Sequence {
     }
 }
 
-/// Maps 32 random bits to the open unit interval, by the 23 highest.
-fn unit(bits: u32) -> f32 {
+/// Maps 32 random bits to the open unit interval, by the 23 highest; exact in `f32`.
+#[inline(always)]
+pub fn unit(bits: u32) -> f32 {
     ((bits >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0)
 }
 
-/// Two independent standard normals from two random words.
+/// Two independent standard normals from two random words: √(-2 ln u) cos 2πv and the sine.
 fn box_muller(a: u32, b: u32) -> (f32, f32) {
     let radius = (-2.0 * unit(a).ln()).sqrt();
     let (sin, cos) = (std::f32::consts::TAU * unit(b)).sin_cos();

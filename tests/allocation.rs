@@ -16,7 +16,7 @@ use priorfit::plan::Plan;
 use priorfit::step::{CLIP, Group, Recipe, Trainable, train_step};
 use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, linear_head};
 use priorfit::threads::Threads;
-use priorfit::update::Optimizer;
+use priorfit::update::{Noise, Optimizer};
 
 struct Counting;
 
@@ -64,8 +64,9 @@ fn loaded(model: &Model, shape: &[usize]) -> (Cpu, priorfit::backend::PlanId) {
     cpu.write(plan, &input, &vec![0.5; shape.iter().product()]).expect("images");
     cpu.write(plan, TARGETS, &vec![0.5; shape[0] * 3]).expect("targets");
     cpu.write(plan, CLIP, &[1.0]).expect("a norm");
+    let noise = Noise { seed: 0, examples: 1 };
     for group in [Group::Backbone, Group::Head] {
-        cpu.write(plan, group.hyper(), &optimizer.hyper(0, 0.0, 0.1)).expect("numbers");
+        cpu.write(plan, group.hyper(), &optimizer.hyper(0, 0.0, 0.1, noise)).expect("numbers");
     }
     (cpu, plan)
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! features of the frozen backbone → linear probe (the head alone, until its loss settles)
-//!   → all trainable weights by SGD or AdamW under the prior → posterior with one draw (MAP)
+//!   → all trainable weights by SGD, AdamW or SGLD under the prior
+//!   → posterior with one draw (the MAP; with SGLD, a sample)
 //! ```
 //!
 //! The façade adds no behaviour: all it does can be written with the lower levels' public calls. It

@@ -20,7 +20,7 @@ use crate::step::{Group, Recipe, Trainable, train_step};
 use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, linear_head};
 use crate::tensor::tensor;
 use crate::threads::Threads;
-use crate::update::Optimizer;
+use crate::update::{Noise, Optimizer};
 
 /// Momentum of the probe's descent.
 const MOMENTUM: f32 = 0.95;
@@ -60,7 +60,8 @@ pub(super) fn fit(
     one_hot(labels, classes, &mut targets)?;
     let rate = (1.0 / curvature(features)) as f32;
     let weight = (1.0 / (settings.head_variance * n as f64)) as f32;
-    let hyper = Optimizer::Sgd { momentum: MOMENTUM }.hyper(0, rate, weight);
+    let noise = Noise { seed: 0, examples: n };
+    let hyper = Optimizer::Sgd { momentum: MOMENTUM }.hyper(0, rate, weight, noise);
     let mut before = f32::INFINITY;
     for step in 0..settings.steps {
         backend.write(plan, FEATURES, &x)?;

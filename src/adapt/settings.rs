@@ -100,6 +100,10 @@ impl Settings {
         positive("isotropic variance", self.isotropic_variance)?;
         self.clip.map_or(Ok(()), |clip| positive("clip", f64::from(clip)))?;
         self.optimizer.check()?;
+        if self.optimizer.samples() && self.clip.is_some() {
+            return Err(Error::invalid("SGLD with clipping samples another distribution")
+                .hint("set no clip (--clip none), or choose another optimiser"));
+        }
         if self.batch_size == 0 {
             return Err(Error::invalid("batch size is 0; expected at least 1"));
         }

@@ -12,6 +12,7 @@ use crate::plan::Plan;
 use crate::posterior::Network;
 use crate::step::{CLIP, Group, PENALTY, Recipe, Trainable, train_step};
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT, LOGITS, LOSS, TARGETS, cross_entropy};
+use crate::update::Noise;
 
 /// Trains a network with a head.
 pub(super) struct Trainer {
@@ -146,9 +147,10 @@ impl Trainer {
         let scale = self.prior.as_ref().map_or(1.0, |prior| prior.scale);
         let backbone = (1.0 / (scale * n)) as f32;
         let head = (1.0 / (s.head_variance * n)) as f32;
+        let noise = Noise { seed: s.seed, examples: train.len() };
         let inputs: [(&str, &[f32]); 3] = [
-            (Group::Backbone.hyper(), &s.optimizer.hyper(step, rate, backbone)),
-            (Group::Head.hyper(), &s.optimizer.hyper(step, rate, head)),
+            (Group::Backbone.hyper(), &s.optimizer.hyper(step, rate, backbone, noise)),
+            (Group::Head.hyper(), &s.optimizer.hyper(step, rate, head, noise)),
             (CLIP, &[s.clip.unwrap_or(f32::INFINITY)]),
         ];
         let image_input = self.network.input_name().to_string();

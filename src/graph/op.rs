@@ -281,12 +281,17 @@ impl Pool2d {
 /// SGD:   m' = β m + c g            δ = c g + β m' (Nesterov) or m'    η = r/(1-β)
 /// AdamW: m' = β₁m + (1-β₁)c g      v' = β₂v + (1-β₂)(c g)²            η = r/(√(v'/b₂) + e)
 ///        δ = m'/b₁, step r·δ replaced by η·δ
+/// SGLD:  δ = c g - (σ/r) ξ, ξ ~ N(0, 1)                               η = r
 /// x' = (x - r δ + η w d⁻¹ W s) / (1 + η w d⁻¹)         θ' = μ + x'
 /// ```
 ///
-/// (AdamW first shrinks θ by 1 - r·decay.) Operands, in order: `theta, grad, hyper, grad_scale`,
-/// the moments (`m`; `m, v` for AdamW), then by prior: isotropic: `mean` if centred (d⁻¹ = 1);
-/// diagonal: `mean, precision`; low rank: `mean, precision, factor [K, ..], coefficients s [K]`.
+/// AdamW first shrinks θ by 1 - r·decay. SGLD's noise, σ = √(2rT/N), comes from the counters of
+/// [`crate::rng`]: with b = ⌊i/4⌋, element i of θ takes number i - 4b of the four normals of
+/// `Key::new(seed, Stream::Noise).normals(step, lane·2³² + b)`; seed and step are in `hyper`.
+///
+/// Operands, in order: `theta, grad, hyper, grad_scale`, the moments (`m` for SGD, `m, v` for
+/// AdamW), then by prior: isotropic: `mean` if centred (d⁻¹ = 1); diagonal: `mean, precision`; low
+/// rank: `mean, precision, factor [K, ..], coefficients s [K]`.
 /// Results, in order: `theta'`, the new moments, and with a prior the sums `[K + 1]` over x' of
 /// (Wᵀd⁻¹x', x'ᵀd⁻¹x'), the next step's projections and diagonal quadratic form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,6 +312,12 @@ pub enum Method {
     },
     /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
     AdamW,
+    /// Stochastic gradient Langevin dynamics (Welling and Teh 2011): a step of plain gradient
+    /// descent, and noise.
+    Sgld {
+        /// Where this parameter's noise begins: parameters of one step have different lanes.
+        lane: u32,
+    },
 }
 
 impl Method {
@@ -315,6 +326,15 @@ impl Method {
         match self {
             Method::Sgd { .. } => &["m"],
             Method::AdamW => &["m", "v"],
+            Method::Sgld { .. } => &[],
+        }
+    }
+
+    /// The same method for the parameter whose noise has this lane.
+    pub fn for_lane(self, lane: u32) -> Method {
+        match self {
+            Method::Sgld { .. } => Method::Sgld { lane },
+            other => other,
         }
     }
 }
@@ -379,9 +399,40 @@ pub enum Hyper {
     BiasCorrection1 = 6,
     /// b₂ = 1 - β₂ᵗ
     BiasCorrection2 = 7,
+    /// σ = √(2rT/N) of SGLD
+    NoiseScale = 8,
+    /// The lowest 16 bits of the seed, as a whole number
+    Seed0 = 9,
+    /// The next 16
+    Seed1 = 10,
+    /// The next 16
+    Seed2 = 11,
+    /// The highest 16
+    Seed3 = 12,
+    /// The lower 16 bits of the step modulo 2³², as a whole number
+    Step0 = 13,
+    /// The higher 16
+    Step1 = 14,
 }
 
 impl Hyper {
-    /// Length of the vector.
-    pub const COUNT: usize = 8;
+    /// Length of the vector; the last number is not used.
+    pub const COUNT: usize = 16;
+    /// The digits of the seed to the base 2¹⁶, lowest first; `f32` holds each exactly.
+    pub const SEED: [Hyper; 4] = [Hyper::Seed0, Hyper::Seed1, Hyper::Seed2, Hyper::Seed3];
+    /// The digits of the step.
+    pub const STEP: [Hyper; 2] = [Hyper::Step0, Hyper::Step1];
+
+    /// Writes `number` to `hyper` in these digits; what they cannot hold is dropped.
+    pub fn spell(hyper: &mut [f32; Hyper::COUNT], digits: &[Hyper], number: u64) {
+        for (i, &digit) in digits.iter().enumerate() {
+            hyper[digit as usize] = f32::from((number >> (16 * i)) as u16);
+        }
+    }
+
+    /// The number that these digits hold.
+    pub fn number(digits: &[Hyper], value: impl Fn(Hyper) -> f64) -> u64 {
+        let digit = |(i, &digit): (usize, &Hyper)| u64::from(value(digit) as u16) << (16 * i);
+        digits.iter().enumerate().map(digit).sum()
+    }
 }

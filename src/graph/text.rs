@@ -85,6 +85,7 @@ impl Op {
             Op::Update(update) => match update.method {
                 super::Method::Sgd { .. } => "sgd",
                 super::Method::AdamW => "adamw",
+                super::Method::Sgld { .. } => "sgld",
             },
         }
     }

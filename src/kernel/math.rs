@@ -128,5 +128,23 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// sin 2πu and cos 2πu for |u| ≤ 2²⁰, each within 2⁻²³ of the exact value.
+///
+/// u is reduced to the nearest quarter turn, which is exact; the polynomials for the remaining
+/// angle of at most π/4 are `sinf` and `cosf` of Cephes (Moshier 1992).
+#[inline(always)]
+pub fn sin_cos_turns(u: f32) -> (f32, f32) {
+    let shifted = 4.0 * u + ROUND;
+    let quarter = shifted - ROUND;
+    let angle = (u - 0.25 * quarter) * std::f32::consts::TAU;
+    let z = angle * angle;
+    let sin = polynomial(z, [-1.951_529_6e-4, 8.332_161e-3, -0.166_666_55]) * z * angle + angle;
+    let cos = polynomial(z, [2.443_315_7e-5, -1.388_731_6e-3, 4.166_664_6e-2]) * z * z;
+    let cos = cos - 0.5 * z + 1.0;
+    let turn = shifted.to_bits().wrapping_sub(ROUND.to_bits());
+    let (sin, cos) = if turn & 1 == 0 { (sin, cos) } else { (cos, -sin) };
+    if turn & 2 == 0 { (sin, cos) } else { (-sin, -cos) }
+}
+
 #[cfg(test)]
 mod tests;

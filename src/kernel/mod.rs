@@ -19,6 +19,7 @@ pub mod math;
 pub mod matmul;
 pub mod max_pool;
 pub mod max_pool_grad;
+mod noise;
 #[cfg(test)]
 mod oracle;
 pub mod pad;

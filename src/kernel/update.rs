@@ -6,6 +6,7 @@
 //! Each block leaves its K + 1 sums in scratch; they are added in order of the blocks in `f64`, so
 //! the result does not depend on the number of threads.
 
+use super::noise::{self, Noise};
 use super::vectorised::{Vectorised, widest};
 use crate::graph::{Hyper, Method, PriorTerm, Update};
 use crate::threads::{Parts, Threads};
@@ -13,6 +14,9 @@ use crate::threads::{Parts, Threads};
 /// Elements of a block: runs long enough for the processor to read ahead on each of a dozen
 /// tensors, short enough that all of them stay in the second-level cache.
 const BLOCK: usize = 4096;
+
+// Each block begins with a counter of its own.
+const _: () = assert!(BLOCK.is_multiple_of(noise::WORDS));
 
 /// Blocks of a task.
 const BLOCKS: usize = 4;
@@ -31,8 +35,8 @@ const ONES: &Vector = &[1.0; BLOCK];
 
 /// The operands and results of an update; θ and the moments are replaced in place.
 ///
-/// All slices of P elements belong to one parameter. Slices that the update does not take (`v` of
-/// SGD, the prior's, `sums` without a prior) are empty.
+/// All slices of P elements belong to one parameter. Slices that the update does not take (`m` of
+/// SGLD, `v` of all but AdamW, the prior's, `sums` without a prior) are empty.
 pub struct Operands<'a> {
     /// `[P]`
     pub theta: &'a mut [f32],
@@ -42,7 +46,7 @@ pub struct Operands<'a> {
     pub hyper: &'a [f32],
     /// c, which the gradient is multiplied by.
     pub grad_scale: f32,
-    /// First moments, `[P]`.
+    /// First moments, `[P]`; not SGLD.
     pub m: &'a mut [f32],
     /// Second moments, `[P]`; AdamW only.
     pub v: &'a mut [f32],
@@ -89,7 +93,8 @@ pub fn update(threads: &Threads, update: &Update, operands: Operands<'_>) {
     let [theta, m, v] = [operands.theta, operands.m, operands.v].map(Parts::new);
     let partial = Parts::new(&mut scratch[..]);
     let blocks = len.div_ceil(BLOCK);
-    let second = usize::from(update.method == Method::AdamW);
+    let moments = update.method.moments().len();
+    let [first, second] = [1, 2].map(|moment| usize::from(moments >= moment));
     threads.run(blocks.div_ceil(BLOCKS), |task, _| {
         for block in task * BLOCKS..((task + 1) * BLOCKS).min(blocks) {
             let start = block * BLOCK;
@@ -98,7 +103,7 @@ pub fn update(threads: &Threads, update: &Update, operands: Operands<'_>) {
             let (theta, m, v, sums) = unsafe {
                 (
                     theta.part(start, run),
-                    m.part(start, run),
+                    m.part(start * first, run * first),
                     v.part(start * second, run * second),
                     partial.part(block * count, count),
                 )
@@ -121,9 +126,10 @@ fn check_lengths(update: &Update, o: &Operands<'_>) {
         PriorTerm::Diagonal => (len, len, 0),
         PriorTerm::LowRank { rank } => (len, len, rank),
     };
-    let second = if update.method == Method::AdamW { len } else { 0 };
+    let moments = update.method.moments().len();
+    let [first, second] = [1, 2].map(|moment| if moments >= moment { len } else { 0 });
     let given = [o.grad.len(), o.hyper.len(), o.m.len(), o.v.len(), o.mean.len()];
-    assert_eq!(given, [len, Hyper::COUNT, len, second, mean], "operands fit the parameter");
+    assert_eq!(given, [len, Hyper::COUNT, first, second, mean], "operands fit the parameter");
     let given = [o.precision.len(), o.factor.len(), o.coefficients.len(), o.sums.len()];
     let sums = update.prior.sums();
     assert_eq!(given, [precision, rank * len, rank, sums], "operands fit the prior");
@@ -145,11 +151,13 @@ enum MethodRates {
     Sgd { direct: f32, lag: f32, eta: f32 },
     /// The inverse bias corrections, r, e, and what θ is shrunk by.
     AdamW { unbias: [f32; 2], rate: f32, epsilon: f32, shrink: f32 },
+    /// step = rate · c g - scale · ξ, η = rate
+    Sgld { rate: f32, scale: f32, noise: Noise },
 }
 
 impl Rates {
-    fn new(method: Method, hyper: &[f32], grad_scale: f32) -> Self {
-        let hyper = |which: Hyper| hyper[which as usize];
+    fn new(method: Method, numbers: &[f32], grad_scale: f32) -> Self {
+        let hyper = |which: Hyper| numbers[which as usize];
         let rate = hyper(Hyper::LearningRate);
         let beta = [hyper(Hyper::Beta1), hyper(Hyper::Beta2)];
         let method = match method {
@@ -162,6 +170,11 @@ impl Rates {
                 rate,
                 epsilon: hyper(Hyper::Epsilon),
                 shrink: 1.0 - rate * hyper(Hyper::WeightDecay),
+            },
+            Method::Sgld { lane } => MethodRates::Sgld {
+                rate,
+                scale: hyper(Hyper::NoiseScale),
+                noise: Noise::new(numbers, lane),
             },
         };
         Rates { grad_scale, beta, method }
@@ -219,6 +232,10 @@ impl Vectorised for Block<'_> {
                 self.step_adamw(unbias, [rate, epsilon], &mut step, &mut eta);
                 self.theta.iter_mut().for_each(|theta| *theta *= shrink);
             }
+            MethodRates::Sgld { rate, scale, noise } => {
+                self.step_sgld(rate, scale, noise, &mut step);
+                eta.fill(rate);
+            }
         }
         let low_rank = self.low_rank();
         let (x, dx) = self.proximal(&step, &eta, &low_rank);
@@ -255,6 +272,19 @@ impl Block<'_> {
             *v = beta[1] * *v + (1.0 - beta[1]) * g * g;
             *eta = rate / ((*v * unbias[1]).sqrt() + epsilon);
             *step = *eta * (*m * unbias[0]);
+        }
+    }
+
+    /// step = r c g - σ ξ
+    #[inline(always)]
+    fn step_sgld(&self, rate: f32, scale: f32, noise: Noise, step: &mut Vector) {
+        let grad_scale = self.rates.grad_scale;
+        // Without temperature nothing is drawn.
+        if scale != 0.0 {
+            noise.fill(self.start, &mut step[..self.grad.len()]);
+        }
+        for (step, grad) in step.iter_mut().zip(self.grad) {
+            *step = rate * (grad_scale * grad) - scale * *step;
         }
     }
 

@@ -66,7 +66,7 @@ pub struct Trainable {
 pub struct Recipe {
     /// The parameters it changes; all others are frozen.
     pub trainable: Vec<Trainable>,
-    /// The optimiser.
+    /// The optimiser; noise takes its lane from a parameter's place in [`Recipe::trainable`].
     pub method: Method,
     /// Whether the gradient of the loss is clipped to the norm in [`CLIP`].
     pub clip: bool,
@@ -127,11 +127,13 @@ pub fn train_step(mut graph: Graph, recipe: &Recipe) -> Result<Graph> {
     let gradients = vjp(&mut step.graph, &[(loss, one)], &params)?;
     step.graph.set_stage(Stage::Update);
     let scale = step.clip(&gradients)?;
-    for ((trainable, theta), gradient) in recipe.trainable.iter().zip(params).zip(gradients) {
+    let members = recipe.trainable.iter().zip(params).zip(gradients);
+    for (lane, ((trainable, theta), gradient)) in members.enumerate() {
         // A parameter the loss does not depend on stays where it is, which is where its prior
         // wants it.
         if let Some(gradient) = gradient {
-            step.update(trainable, theta, gradient, scale)?;
+            let method = recipe.method.for_lane(lane as u32);
+            step.update(trainable, method, theta, gradient, scale)?;
         }
     }
     Ok(step.graph)
@@ -148,6 +150,7 @@ impl Step<'_> {
     fn update(
         &mut self,
         trainable: &Trainable,
+        method: Method,
         theta: ValueId,
         gradient: ValueId,
         scale: ValueId,
@@ -155,7 +158,7 @@ impl Step<'_> {
         let g = &mut self.graph;
         let shape = g.shape(theta).clone();
         let hyper = g.input(trainable.group.hyper(), &[Hyper::COUNT].into())?;
-        let update = Update { method: self.recipe.method, prior: trainable.prior };
+        let update = Update { method, prior: trainable.prior };
         let mut operands = vec![theta, gradient, hyper, scale];
         let mut leaves = vec![theta];
         for moment in update.method.moments() {

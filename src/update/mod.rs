@@ -29,6 +29,21 @@ pub enum Optimizer {
         /// Share of the weights lost per unit of learning rate.
         weight_decay: f32,
     },
+    /// Stochastic gradient Langevin dynamics: the weights become draws from the posterior, as the
+    /// learning rate falls and steps pass. Clipping would bias the draws.
+    Sgld {
+        /// T, the posterior's temperature: 1 for the posterior itself, 0 for no noise.
+        temperature: f32,
+    },
+}
+
+/// What the noise of a sampler depends on besides the step; other optimisers ignore it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noise {
+    /// The seed of the run.
+    pub seed: u64,
+    /// N, the number of training examples: the noise is that of N times the objective.
+    pub examples: usize,
 }
 
 impl Default for Optimizer {
@@ -48,7 +63,13 @@ impl Optimizer {
         match self {
             Optimizer::Sgd { .. } => Method::Sgd { nesterov: true },
             Optimizer::AdamW { .. } => Method::AdamW,
+            Optimizer::Sgld { .. } => Method::Sgld { lane: 0 },
         }
+    }
+
+    /// Whether it draws samples, which clipping the gradient would bias.
+    pub fn samples(&self) -> bool {
+        matches!(self, Optimizer::Sgld { .. })
     }
 
     /// Checks the constants.
@@ -70,12 +91,25 @@ impl Optimizer {
                 }
                 Err(Error::invalid("AdamW needs epsilon > 0 and weight decay ≥ 0"))
             }
+            Optimizer::Sgld { temperature } => {
+                match temperature.is_finite() && temperature >= 0.0 {
+                    true => Ok(()),
+                    false => Err(Error::invalid(format!("temperature is {temperature}"))
+                        .hint("expected 0 or more; 1 samples the posterior")),
+                }
+            }
         }
     }
 
     /// The `hyper` operand of step `step` (counted from 0) at this learning rate, for parameters
     /// whose prior has weight `prior_weight` = 1/(λN) or 1/(τN).
-    pub fn hyper(&self, step: usize, learning_rate: f32, prior_weight: f32) -> [f32; Hyper::COUNT] {
+    pub fn hyper(
+        &self,
+        step: usize,
+        learning_rate: f32,
+        prior_weight: f32,
+        noise: Noise,
+    ) -> [f32; Hyper::COUNT] {
         let mut hyper = [0.0; Hyper::COUNT];
         hyper[Hyper::LearningRate as usize] = learning_rate;
         hyper[Hyper::PriorWeight as usize] = prior_weight;
@@ -89,6 +123,13 @@ impl Optimizer {
                 hyper[Hyper::WeightDecay as usize] = weight_decay;
                 hyper[Hyper::BiasCorrection1 as usize] = correction(beta1);
                 hyper[Hyper::BiasCorrection2 as usize] = correction(beta2);
+            }
+            Optimizer::Sgld { temperature } => {
+                let variance = 2.0 * f64::from(learning_rate) * f64::from(temperature);
+                let scale = (variance / noise.examples.max(1) as f64).sqrt();
+                hyper[Hyper::NoiseScale as usize] = scale as f32;
+                Hyper::spell(&mut hyper, &Hyper::SEED, noise.seed);
+                Hyper::spell(&mut hyper, &Hyper::STEP, step as u64);
             }
         }
         hyper
@@ -204,8 +245,26 @@ mod tests {
     }
 
     #[test]
+    fn a_samplers_numbers_name_its_seed_and_step() {
+        let sgld = Optimizer::Sgld { temperature: 0.5 };
+        for (seed, step) in [(0, 0), (0x0123_4567_89AB_CDEF, 65_537), (u64::MAX, 0xFFFF_FFFF)] {
+            let hyper = sgld.hyper(step, 0.02, 0.0, Noise { seed, examples: 50 });
+            let value = |which: Hyper| f64::from(hyper[which as usize]);
+            assert_eq!(Hyper::number(&Hyper::SEED, value), seed);
+            assert_eq!(Hyper::number(&Hyper::STEP, value), step as u64);
+            // √(2rT/N) = √(2 · 0.02 · 0.5 / 50)
+            assert!((hyper[Hyper::NoiseScale as usize] - 0.02).abs() < 1e-8);
+        }
+        let hyper = sgld.hyper(0x0005_0003, 0.0, 0.0, Noise { seed: 0x9_0008_0007, examples: 1 });
+        assert_eq!(hyper[9..], [7.0, 8.0, 9.0, 0.0, 3.0, 5.0, 0.0]);
+    }
+
+    #[test]
     fn constants_out_of_range_are_named() {
         let error = Optimizer::Sgd { momentum: 1.0 }.check().expect_err("momentum 1 never settles");
         assert!(error.to_string().contains("momentum is 1"), "{error}");
+        let error =
+            Optimizer::Sgld { temperature: -1.0 }.check().expect_err("a variance is below 0");
+        assert!(error.to_string().contains("temperature is -1"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ mod goldens;
 mod hostile;
 mod ops;
 mod posteriors;
+mod samplers;
 mod steps;
 mod support;
 mod texts;

@@ -15,7 +15,7 @@ use priorfit::task::{
 };
 use priorfit::tensor::{Shape, contiguous};
 use priorfit::threads::Threads;
-use priorfit::update::Optimizer;
+use priorfit::update::{Noise, Optimizer};
 
 use crate::support::gpu::gpu;
 use crate::support::{array, golden_names, leaves, normal, relative_error, relative_error_above, repository};
@@ -29,6 +29,7 @@ const DRIFT: f64 = 2e-4;
 const GPU_DRIFT: f64 = 5e-4;
 const CLASSES: usize = 3;
 const BATCH: usize = 2;
+const NOISE: Noise = Noise { seed: 0x1_2345_6789, examples: 50 };
 
 fn step_graph(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> (Graph, Model) {
     let path = repository(&format!("models/golden/{name}.onnx"));
@@ -65,7 +66,7 @@ fn initial(model: &Model, optimizer: Optimizer, kind: LeafKind, name: &str, s: &
             model.weight(name).map(|w| contiguous(w).to_vec()).expect("a weight")
         }
         (LeafKind::Input, n) if n == Group::Backbone.hyper() || n == Group::Head.hyper() => {
-            optimizer.hyper(0, 0.003, 0.01).to_vec()
+            optimizer.hyper(70_000, 0.003, 0.01, NOISE).to_vec()
         }
         (LeafKind::Input, TARGETS) => {
             (0..s.len()).map(|i| f32::from(i % CLASSES == i / CLASSES)).collect()
@@ -175,13 +176,14 @@ const PRIORS: [PriorTerm; 4] = [
 ];
 
 #[test]
-fn sgd_and_adamw_steps_follow_the_interpreter_under_every_prior() {
+fn sgd_adamw_and_sgld_steps_follow_the_interpreter_under_every_prior() {
     for prior in PRIORS {
         // With a large ε a gradient that is zero to rounding does not become a step of full size.
         let adamw = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 0.01, weight_decay: 0.1 };
         for optimizer in [Optimizer::Sgd { momentum: 0.9 }, adamw] {
             check("resnet_basic_folded", optimizer, prior, true);
         }
+        check("resnet_basic_folded", Optimizer::Sgld { temperature: 1.0 }, prior, false);
     }
 }
 
@@ -292,10 +294,10 @@ fn the_fixed_point_is_the_map_however_stiff_the_prior() {
             for step in 0..3000 {
                 let optimizer = match method {
                     Method::AdamW => Optimizer::adamw(),
-                    Method::Sgd { .. } => Optimizer::Sgd { momentum: 0.9 },
+                    _ => Optimizer::Sgd { momentum: 0.9 },
                 };
                 let rate = if step < 1500 { 0.02 } else { 0.002 };
-                let hyper = array(&[Hyper::COUNT].into(), &optimizer.hyper(step, rate, 0.5));
+                let hyper = array(&[Hyper::COUNT].into(), &optimizer.hyper(step, rate, 0.5, NOISE));
                 env.set(LeafKind::Input, Group::Backbone.hyper(), hyper);
                 eval::step(&graph, &mut env).expect("a step");
             }
@@ -361,12 +363,12 @@ fn check_low_rank(method: Method, stiffness: f64) {
     set(&mut env, LeafKind::State, CAPACITANCE_INVERSE, [2, 2].into(), &inverse);
     let optimizer = match method {
         Method::AdamW => Optimizer::adamw(),
-        Method::Sgd { .. } => Optimizer::Sgd { momentum: 0.9 },
+        _ => Optimizer::Sgd { momentum: 0.9 },
     };
     let weight = 0.5;
     for step in 0..20_000 {
         let rate = if step < 10_000 { 0.02 } else { 0.002 };
-        let hyper = array(&[Hyper::COUNT].into(), &optimizer.hyper(step, rate, weight));
+        let hyper = array(&[Hyper::COUNT].into(), &optimizer.hyper(step, rate, weight, NOISE));
         env.set(LeafKind::Input, Group::Backbone.hyper(), hyper);
         eval::step(&graph, &mut env).expect("a step");
     }

@@ -167,7 +167,7 @@ fn execute_update(
         grad: read(1),
         hyper: read(2),
         grad_scale: read(3)[0],
-        m: write(1),
+        m: if moments > 0 { write(1) } else { Default::default() },
         v: if moments > 1 { write(2) } else { Default::default() },
         mean: prior(0),
         precision: prior(1),

@@ -102,6 +102,9 @@ struct Training {
     /// Momentum of sgd
     #[arg(long, default_value_t = 0.9)]
     momentum: f32,
+    /// Temperature of sgld: 1 samples the posterior, 0 adds no noise
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    temperature: f32,
     /// Steps after the linear probe; 0 keeps the probe [default: 200]
     #[arg(long, conflicts_with = "epochs")]
     steps: Option<usize>,
@@ -111,9 +114,10 @@ struct Training {
     /// Examples of a step
     #[arg(long, default_value_t = Settings::default().batch_size)]
     batch: usize,
-    /// Largest norm of the loss's gradient, or none
-    #[arg(long, default_value = "2", value_name = "NORM")]
-    clip: Clip,
+    /// Largest norm of the loss's gradient, or none [default: 2; none with sgld, which clipping
+    /// would bias]
+    #[arg(long, value_name = "NORM")]
+    clip: Option<Clip>,
     /// Names of parameters that stay as they are; * stands for any run of characters
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
@@ -128,6 +132,8 @@ enum Method {
     Sgd,
     /// Adam with decoupled weight decay, which the prior takes the place of
     Adamw,
+    /// Stochastic gradient Langevin dynamics: the result is a draw from the posterior
+    Sgld,
 }
 
 #[derive(Clone, Copy)]
@@ -279,6 +285,7 @@ impl Adapt {
             optimizer: match t.optimizer {
                 Method::Sgd => Optimizer::Sgd { momentum: t.momentum },
                 Method::Adamw => Optimizer::adamw(),
+                Method::Sgld => Optimizer::Sgld { temperature: t.temperature },
             },
             learning_rate: t.lr,
             steps: match t.epochs {
@@ -286,7 +293,11 @@ impl Adapt {
                 None => t.steps.unwrap_or(defaults.steps),
             },
             batch_size: t.batch,
-            clip: t.clip.0,
+            clip: match (t.clip, t.optimizer) {
+                (Some(clip), _) => clip.0,
+                (None, Method::Sgld) => None,
+                (None, _) => defaults.clip,
+            },
             freeze: t.freeze.clone(),
             augment: self.augment.augment(),
             seed: t.seed,

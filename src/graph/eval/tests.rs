@@ -3,6 +3,7 @@ use crate::graph::{
     Binary, Conv2d, Hyper, Indices, MatMul, Method, PadAxis, Pool2d, PriorTerm, Reduction, Slice,
     Unary, Update,
 };
+use crate::rng::{Key, Stream};
 
 /// Rounding of a handful of `f64` operations on numbers near 1.
 const EXACT: f64 = 1e-14;
@@ -249,7 +250,8 @@ fn padding_never_wins_and_the_first_largest_takes_the_cotangent() {
     check(Op::SumPoolGrad(padded), &[ct], &[4.0; 4]);
 }
 
-const HYPER: [f64; Hyper::COUNT] = [0.1, 0.5, 0.75, 0.25, 0.2, 0.3, 0.4, 0.6];
+const HYPER: [f64; Hyper::COUNT] =
+    [0.1, 0.5, 0.75, 0.25, 0.2, 0.3, 0.4, 0.6, 0.5, 3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0];
 
 /// The four leading operands of an update of one element, θ = 2, c·g = 3.
 fn leading() -> Vec<Array> {
@@ -307,6 +309,20 @@ fn adamw_steps_by_hand() {
     let x = (0.96 - step) / (1.0 + eta * 0.3 * 2.0);
     let expected: [&[f64]; 4] = [&[1.0 + x], moments[0], moments[1], &[2.0 * x * x]];
     check_update(adam(PriorTerm::Diagonal), &[&[4.0], &[1.0], &[1.0], &[2.0]], &expected);
+}
+
+#[test]
+fn sgld_steps_by_hand() {
+    // Seed 3, step 2: block 0 of lane 7 begins with these words.
+    let [a, b, ..] = Key::new(3, Stream::Noise).block(2, 7 << 32);
+    let [a, b] = [a, b].map(|word| (f64::from(word >> 9) + 0.5) / f64::from(1 << 23));
+    let noise = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
+    let sgld = |prior| Update { method: Method::Sgld { lane: 7 }, prior };
+    let theta = 2.0 - 0.1 * 3.0 + 0.5 * noise;
+    check_update(sgld(PriorTerm::None), &[], &[&[theta]]);
+    // With d⁻¹ = 2, η w d⁻¹ = 0.1 · 0.3 · 2.
+    let x = (theta - 1.0) / 1.06;
+    check_update(sgld(PriorTerm::Diagonal), &[&[1.0], &[2.0]], &[&[1.0 + x], &[2.0 * x * x]]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::Array;
 use crate::graph::{Hyper, Method, PriorTerm, Update};
+use crate::rng::{Key, Stream, unit};
 
 /// What the optimiser alone wants of one element.
 struct Proposal {
@@ -11,7 +12,7 @@ struct Proposal {
     step: f64,
     /// η, the step size that the prior's proximal step shares.
     eta: f64,
-    /// The new moments; SGD has no second.
+    /// The new moments; SGD has no second, and SGLD has none.
     moments: [f64; 2],
 }
 
@@ -22,8 +23,8 @@ pub(super) fn update(update: &Update, operands: &[&Array]) -> Vec<Vec<f64>> {
     let mut moments: Vec<Vec<f64>> = moments.iter().map(|m| m.to_vec()).collect();
     let mut next = Vec::with_capacity(theta.len());
     for i in 0..theta.len() {
-        let old = [moments[0][i], moments.get(1).map_or(0.0, |v| v[i])];
-        let proposal = propose(update.method, hyper, theta[i], scale[0] * grad[i], old);
+        let old = [0, 1].map(|at| moments.get(at).map_or(0.0, |m: &Vec<f64>| m[i]));
+        let proposal = propose(update.method, hyper, i, theta[i], scale[0] * grad[i], old);
         next.push(proximal(update.prior, hyper, prior, i, &proposal));
         moments.iter_mut().zip(proposal.moments).for_each(|(all, new)| all[i] = new);
     }
@@ -34,15 +35,23 @@ pub(super) fn update(update: &Update, operands: &[&Array]) -> Vec<Vec<f64>> {
     results
 }
 
-/// Advances the moments of one element by its scaled gradient `g`, and proposes a step.
+/// Advances the moments of element `i` by its scaled gradient `g`, and proposes a step.
 ///
 /// ```text
 /// SGD:   m' = β m + g                δ = g + β m' (Nesterov) or m'   step r δ      η = r/(1-β)
 /// AdamW: m' = β₁m + (1-β₁) g         v' = β₂v + (1-β₂) g²            step η m'/b₁
 ///        θ shrinks by 1 - r·decay                                    η = r/(√(v'/b₂) + e)
+/// SGLD:                                                              step r g - σ ξ  η = r
 /// ```
-fn propose(method: Method, hyper: &[f64], theta: f64, g: f64, [m, v]: [f64; 2]) -> Proposal {
-    let hyper = |which: Hyper| hyper[which as usize];
+fn propose(
+    method: Method,
+    numbers: &[f64],
+    i: usize,
+    theta: f64,
+    g: f64,
+    [m, v]: [f64; 2],
+) -> Proposal {
+    let hyper = |which: Hyper| numbers[which as usize];
     let (r, beta1) = (hyper(Hyper::LearningRate), hyper(Hyper::Beta1));
     match method {
         Method::Sgd { nesterov } => {
@@ -60,7 +69,21 @@ fn propose(method: Method, hyper: &[f64], theta: f64, g: f64, [m, v]: [f64; 2]) 
             let theta = theta * (1.0 - r * hyper(Hyper::WeightDecay));
             Proposal { theta, step, eta, moments: [m, v] }
         }
+        Method::Sgld { lane } => {
+            let step = r * g - hyper(Hyper::NoiseScale) * noise(lane, numbers, i);
+            Proposal { theta, step, eta: r, moments: [m, v] }
+        }
     }
+}
+
+/// ξ of element `i`, by the formulas of Box and Muller on words `i mod 4 / 2` of block `i / 4`.
+fn noise(lane: u32, hyper: &[f64], i: usize) -> f64 {
+    let number = |digits: &[Hyper]| Hyper::number(digits, |which| hyper[which as usize]);
+    let key = Key::new(number(&Hyper::SEED), Stream::Noise);
+    let words = key.block(number(&Hyper::STEP), (u64::from(lane) << 32) | (i / 4) as u64);
+    let [a, b] = [words[i % 4 / 2 * 2], words[i % 4 / 2 * 2 + 1]].map(|w| f64::from(unit(w)));
+    let (sin, cos) = (std::f64::consts::TAU * b).sin_cos();
+    (-2.0 * a.ln()).sqrt() * if i.is_multiple_of(2) { cos } else { sin }
 }
 
 /// θ' = μ + (x - step + η w d⁻¹ (W s)) / (1 + η w d⁻¹) for element `i`, x = θ - μ; without a

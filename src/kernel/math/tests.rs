@@ -65,3 +65,15 @@ fn erf_keeps_its_bound() {
 fn sigmoid_keeps_its_bound() {
     check(Unary::Sigmoid, sigmoid, bound(22), bound(126));
 }
+
+#[test]
+fn sin_cos_turns_keeps_its_bound() {
+    let fractions = (0..1 << 20).map(|i| (i as f32 + 0.5) / (1 << 20) as f32);
+    let turns = (-4000..4000).map(|i| i as f32 / 8.0);
+    for u in fractions.chain(turns) {
+        let (sin, cos) = sin_cos_turns(u);
+        let want = (std::f64::consts::TAU * f64::from(u)).sin_cos();
+        let error = (f64::from(sin) - want.0).abs().max((f64::from(cos) - want.1).abs());
+        assert!(error < bound(23), "{u} turns: {sin}, {cos}, not {want:?}");
+    }
+}

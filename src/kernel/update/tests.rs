@@ -6,8 +6,10 @@ use crate::kernel::oracle::{ROUNDING, assert_close, elements, noise};
 /// Sums of up to 20 000 terms of either sign, in blocks: relative to their size near 1 and above.
 const SUMS: f64 = 2e-5;
 
-/// Rate, β₁, β₂, ε, decay, prior weight, 1 - β₁ᵗ, 1 - β₂ᵗ, as `f32` holds them.
-const HYPER: [f32; Hyper::COUNT] = [0.1, 0.875, 0.96, 0.01, 0.25, 0.5, 0.33, 0.12];
+/// Rate, β₁, β₂, ε, decay, prior weight, 1 - β₁ᵗ, 1 - β₂ᵗ, σ, seed and step, as `f32` holds them.
+const HYPER: [f32; Hyper::COUNT] = [
+    0.1, 0.875, 0.96, 0.01, 0.25, 0.5, 0.33, 0.12, 0.4, 65_535.0, 1.0, 2.0, 40_000.0, 7.0, 3.0, 0.0,
+];
 
 /// The operands of `update` in the graph's order; variances and precisions are positive.
 fn operands(update: &Update, len: usize) -> Vec<Array> {
@@ -18,10 +20,9 @@ fn operands(update: &Update, len: usize) -> Vec<Array> {
     };
     let hyper = Array::from_fn(&[Hyper::COUNT].into(), |i| f64::from(HYPER[i]));
     let scale = Array::from_fn(&[1].into(), |_| 0.75);
-    let mut all = vec![vector(1), vector(2), hyper, scale, vector(3)];
-    if update.method == Method::AdamW {
-        all.push(positive(4));
-    }
+    let mut all = vec![vector(1), vector(2), hyper, scale];
+    let moments = [vector(3), positive(4)];
+    all.extend(moments.into_iter().take(update.method.moments().len()));
     let prior = update.prior.operands();
     if prior > 0 {
         all.push(vector(5));
@@ -41,7 +42,7 @@ fn run(threads: usize, how: &Update, operands: &[Array]) -> Vec<Vec<f32>> {
     let moments = how.method.moments().len();
     let mut prior = all.split_off(4 + moments);
     prior.resize(4, Vec::new());
-    all.resize(6, Vec::new());
+    all.resize(6, Vec::new()); // of moments that the method does not keep
     let [theta, grad, hyper, scale, m, v] = &mut all[..] else { panic!("six operands") };
     let mut sums = vec![f32::NAN; how.prior.sums()];
     let mut scratch = vec![f32::NAN; scratch_len(how.prior, theta.len())];
@@ -87,7 +88,13 @@ fn check(how: Update, len: usize) {
 
 #[test]
 fn every_optimiser_with_every_prior_at_awkward_lengths() {
-    let methods = [Method::Sgd { nesterov: false }, Method::Sgd { nesterov: true }, Method::AdamW];
+    let methods = [
+        Method::Sgd { nesterov: false },
+        Method::Sgd { nesterov: true },
+        Method::AdamW,
+        Method::Sgld { lane: 0 },
+        Method::Sgld { lane: 12 },
+    ];
     let priors = [
         PriorTerm::None,
         PriorTerm::Isotropic { centred: false },
@@ -101,6 +108,30 @@ fn every_optimiser_with_every_prior_at_awkward_lengths() {
             for len in [0, 1, 31, 33, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK * BLOCKS + 7] {
                 check(Update { method, prior }, len);
             }
+        }
+    }
+}
+
+#[test]
+fn without_temperature_sgld_is_sgd_without_momentum() {
+    for prior in [PriorTerm::None, PriorTerm::Diagonal, PriorTerm::LowRank { rank: 3 }] {
+        let step = |method, momentum: Option<Array>| {
+            let mut operands = operands(&Update { method: Method::Sgld { lane: 1 }, prior }, 4099);
+            for zero in [Hyper::Beta1, Hyper::NoiseScale] {
+                let hyper = &operands[2];
+                let without = |i| if i == zero as usize { 0.0 } else { hyper[i] };
+                operands[2] = Array::from_fn(&[Hyper::COUNT].into(), without);
+            }
+            operands.splice(4..4, momentum);
+            let mut results = run(2, &Update { method, prior }, &operands);
+            (results.remove(0), results.pop())
+        };
+        let sgld = step(Method::Sgld { lane: 1 }, None);
+        for nesterov in [false, true] {
+            let zero = Array::from_fn(&[4099].into(), |_| 0.0);
+            let (theta, sums) = step(Method::Sgd { nesterov }, Some(zero));
+            assert!(theta == sgld.0, "{prior:?}");
+            assert!(prior == PriorTerm::None || sums == sgld.1, "{prior:?}");
         }
     }
 }

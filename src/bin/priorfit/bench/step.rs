@@ -15,7 +15,7 @@ use priorfit::task::{
 };
 use priorfit::tensor::contiguous;
 use priorfit::threads::Threads;
-use priorfit::update::Optimizer;
+use priorfit::update::{Noise, Optimizer};
 
 use super::Bench;
 use crate::backbone;
@@ -123,7 +123,8 @@ fn input(name: &str, len: usize, args: &Bench, noise: &[f32]) -> Vec<f32> {
         }
         CLIP => vec![1.0],
         name if [Group::Backbone, Group::Head].iter().any(|group| group.hyper() == name) => {
-            Optimizer::default().hyper(0, LEARNING_RATE, PRIOR_WEIGHT).to_vec()
+            let noise = Noise { seed: 0, examples: 1 };
+            Optimizer::default().hyper(0, LEARNING_RATE, PRIOR_WEIGHT, noise).to_vec()
         }
         _ => noise.iter().copied().cycle().take(len).collect(),
     }
