@@ -163,7 +163,7 @@ impl Trainer {
                 backend.write(plan, name, value)?;
             }
         }
-        backend.run(plan, &mut |_| {})?;
+        backend.run(plan)?;
         let (mut loss, mut penalty) = ([0.0], [0.0]);
         backend.read(plan, LOSS, &mut loss)?;
         backend.read(plan, PENALTY, &mut penalty)?;

@@ -136,7 +136,11 @@ impl Backend for Cpu {
         copy(self.port(plan, input, Direction::Input)?, data, input)
     }
 
-    fn run(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()> {
+    fn run(&mut self, plan: PlanId) -> Result<()> {
+        self.run_observed(plan, &mut |_| {})
+    }
+
+    fn run_observed(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()> {
         let loaded = &self.plans[plan.0];
         let memory = memory::Memory::new(&mut self.arena, &mut self.residents, &loaded.locations);
         for (index, dispatch) in loaded.plan.dispatches().iter().enumerate() {

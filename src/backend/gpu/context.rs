@@ -162,6 +162,11 @@ impl Adapter {
         self.inner.limits()
     }
 
+    /// Its features.
+    pub fn features(&self) -> Features {
+        self.inner.features()
+    }
+
     /// Whether it is hardware, and not a program that plays a GPU on the processor.
     pub fn is_hardware(&self) -> bool {
         !matches!(self.info().device_type, DeviceType::Cpu | DeviceType::Other)

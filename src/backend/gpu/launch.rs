@@ -13,7 +13,6 @@ pub(super) const WORKGROUP: usize = 256;
 /// A pipeline: a shader, the text of its variant, an entry point, and numbers known when it is
 /// made.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the struct's sentence names every field")]
 pub(super) struct Program {
     pub shader: &'static str,
     pub variant: String,

@@ -1,10 +1,9 @@
 //! A plan on a device: its launches, where their bindings are, and how its outputs come back.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::context::Context;
-use super::launch::{Access, Binding, Bound, Launch, Program, grid};
+use super::launch::{Access, Binding, Bound, Launch, grid};
 use super::lower::{Limits, lower};
 use super::memory::{Answer, Form, Memory};
 use super::pipelines::{Pipeline, Pipelines};
@@ -260,11 +259,6 @@ impl Loaded {
         (self.params.size() + staging) as usize
     }
 
-    /// The programs of its launches.
-    pub(super) fn programs(&self) -> impl Iterator<Item = &Arc<Program>> {
-        self.steps.iter().map(|step| &step.launch.program)
-    }
-
     /// Where a port's values are.
     pub(super) fn port<'m>(&self, memory: &'m Memory, port: &Port) -> Result<&'m wgpu::Buffer> {
         self.buffer(memory, port.buffer)
@@ -354,6 +348,13 @@ impl Loaded {
     pub(super) fn about(&self, launch: usize) -> (usize, Stage, f64) {
         let step = &self.steps[launch];
         (step.dispatch, step.stage, step.work)
+    }
+
+    /// The dispatches of launches, each once; a dispatch's launches are never parted.
+    pub(super) fn dispatches(&self, launches: Range<usize>) -> impl Iterator<Item = usize> {
+        let mut last = None;
+        let numbers = self.steps[launches].iter().map(|step| step.dispatch);
+        numbers.filter(move |&number| last.replace(number) != Some(number))
     }
 
     /// Records launches into a pass.

@@ -53,8 +53,8 @@ pub struct Options {
     /// Whether the prior's factor columns are stored in half precision: half the memory and
     /// traffic of the largest tensors, for a relative error of 2⁻¹¹ in each of their elements.
     pub half_factor: bool,
-    /// Whether each stage of a step is waited for, so that its time can be told.
-    pub wait_for_stages: bool,
+    /// Most bytes of a buffer that are bound at a time; what the device allows if none.
+    pub binding_limit: Option<u64>,
     /// Is told of the pipelines that are built.
     pub on_pipelines: Option<OnPipelines>,
 }
@@ -65,7 +65,7 @@ impl Default for Options {
             budget: Duration::from_millis(50),
             duty: 1.0,
             half_factor: false,
-            wait_for_stages: false,
+            binding_limit: None,
             on_pipelines: None,
         }
     }
@@ -84,7 +84,6 @@ impl Options {
 /// The GPU backend.
 pub struct Gpu {
     context: Arc<Context>,
-    options: Options,
     limits: Limits,
     pipelines: Pipelines,
     memory: Memory,
@@ -113,9 +112,10 @@ impl Gpu {
     fn on(context: Arc<Context>, options: Options) -> Result<Self> {
         options.check()?;
         let device = &context.limits;
+        let binding = device.max_storage_buffer_binding_size.min(device.max_buffer_size);
+        let binding = options.binding_limit.map_or(binding, |limit| binding.min(limit));
         let limits = Limits {
-            binding: (device.max_storage_buffer_binding_size.min(device.max_buffer_size) / 4)
-                as usize,
+            binding: (binding / 4) as usize,
             align: (device.min_storage_buffer_offset_alignment / 4).max(1) as usize,
             half_factor: options.half_factor,
         };
@@ -126,7 +126,6 @@ impl Gpu {
             plans: Vec::new(),
             pace: Pace::new(options.budget, options.duty),
             context,
-            options,
         })
     }
 
@@ -148,45 +147,44 @@ impl Gpu {
         &self.plans[plan.0]
     }
 
-    /// Submits launches, cut to the budget, and calls `observe` for each dispatch when it is handed
-    /// over; with [`Options::wait_for_stages`], when its stage is done.
-    fn submit(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()> {
+    /// Submits a plan's launches, cut to the budget. With an observer every stage is waited for
+    /// before it is told of the stage's dispatches.
+    fn submit(&mut self, plan: PlanId, mut observe: Option<&mut dyn FnMut(usize)>) -> Result<()> {
+        let Gpu { context, plans, memory, pipelines, .. } = self;
+        plans[plan.0].prepare(context, memory, pipelines)?;
         let count = self.loaded(plan).len();
-        let mut start = 0;
-        while start < count {
-            let (end, work) = self.next_submission(plan, start);
+        let (mut start, mut observed) = (0, 0);
+        loop {
+            let (end, work) = self.next_submission(plan, start, observe.is_some());
             let is_last = end == count;
             let index = self.submit_part(plan, start..end, is_last)?;
             self.pace.submitted(&self.context, index.clone(), work)?;
-            let loaded = &mut self.plans[plan.0];
             if is_last {
-                loaded.expect_outputs(&self.context, index);
+                self.plans[plan.0].expect_outputs(&self.context, index);
             }
-            let stage_ends = is_last || loaded.about(end).1 != loaded.about(start).1;
-            if self.options.wait_for_stages && stage_ends {
+            if let Some(observe) = &mut observe
+                && (is_last || self.loaded(plan).about(end).1 != self.loaded(plan).about(start).1)
+            {
                 self.pace.finish(&self.context)?;
+                let dispatches = self.loaded(plan).dispatches(observed..end);
+                dispatches.for_each(&mut *observe);
+                observed = end;
             }
-            let dispatches = (start..end).map(|launch| loaded.about(launch).0);
-            let mut last = None;
-            for dispatch in dispatches {
-                if last != Some(dispatch) {
-                    observe(dispatch);
-                }
-                last = Some(dispatch);
+            if is_last {
+                return Ok(());
             }
             start = end;
         }
-        Ok(())
     }
 
-    /// The end of the submission that begins with launch `start`, and its work.
-    fn next_submission(&self, plan: PlanId, start: usize) -> (usize, f64) {
+    /// The end of the submission that begins with launch `start`, and its work; `by_stage` ends it
+    /// with its stage at the latest.
+    fn next_submission(&self, plan: PlanId, start: usize, by_stage: bool) -> (usize, f64) {
         let loaded = self.loaded(plan);
-        let (_, first_stage, _) = loaded.about(start);
         let (mut end, mut held) = (start, 0.0);
         while end < loaded.len() {
             let (_, stage, work) = loaded.about(end);
-            let cut = self.options.wait_for_stages && stage != first_stage;
+            let cut = by_stage && stage != loaded.about(start).1;
             if cut || !self.pace.fits(held, work) {
                 break;
             }
@@ -266,10 +264,12 @@ impl Backend for Gpu {
         })
     }
 
-    fn run(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()> {
-        let Gpu { context, plans, memory, pipelines, .. } = self;
-        plans[plan.0].prepare(context, memory, pipelines)?;
-        self.submit(plan, observe)
+    fn run(&mut self, plan: PlanId) -> Result<()> {
+        self.submit(plan, None)
+    }
+
+    fn run_observed(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()> {
+        self.submit(plan, Some(observe))
     }
 
     fn read(&mut self, plan: PlanId, output: &str, data: &mut [f32]) -> Result<()> {

@@ -7,6 +7,7 @@ use bytemuck::{Pod, Zeroable};
 /// A struct that a shader reads as a uniform.
 pub(super) trait Uniform: Pod {
     /// Names and offsets of its fields.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what a test compares with the shaders"))]
     const FIELDS: &'static [(&'static str, usize)];
 }
 

@@ -46,7 +46,12 @@ const POOL: Pool2d = Pool2d {
 
 /// Every kind of update.
 fn updates() -> Vec<Kernel> {
-    let methods = [Method::Sgd { nesterov: true }, Method::Sgd { nesterov: false }, Method::AdamW];
+    let methods = [
+        Method::Sgd { nesterov: true },
+        Method::Sgd { nesterov: false },
+        Method::AdamW,
+        Method::Sgld { lane: 3 },
+    ];
     let priors = [
         PriorTerm::None,
         PriorTerm::Isotropic { centred: false },

@@ -67,7 +67,8 @@ fn parts(limits: &Limits, count: usize, lens: &[usize]) -> Result<Vec<Range<usiz
     if count <= limits.binding / widest {
         return Ok(std::iter::once(0..count).collect());
     }
-    let starts_aligned = |step: usize| lens.iter().all(|len| (step * len) % limits.align == 0);
+    let starts_aligned =
+        |step: usize| lens.iter().all(|len| (step * len).is_multiple_of(limits.align));
     let most = limits.binding / widest;
     // Starts repeat their alignment after `align` items at the latest.
     let steps = (1..=most.min(limits.align)).map(|back| most + 1 - back);

@@ -86,7 +86,10 @@ fn bind(
         first: shard.start as u32,
         first_block: (shard.start / BLOCK) as u32,
         pitch: shard.len().div_ceil(4) as u32,
-        lane: 0,
+        lane: match update.method {
+            Method::Sgld { lane } => lane,
+            _ => 0,
+        },
         spare0: 0,
         spare1: 0,
         spare2: 0,
@@ -126,6 +129,7 @@ fn variant(update: &Update, half_factor: bool) -> String {
         Method::Sgd { nesterov: false } => "SGD",
         Method::Sgd { nesterov: true } => "NESTEROV",
         Method::AdamW => "ADAMW",
+        Method::Sgld { .. } => "SGLD",
     };
     let rank = match update.prior {
         PriorTerm::LowRank { rank } => rank,
