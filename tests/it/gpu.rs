@@ -152,7 +152,7 @@ fn kernels_on_operands_beyond_a_binding_are_cut_and_agree() {
         dilation: [1, 1],
     };
     let pooled = pool.output_shape();
-    Case::new(&[x.clone()], |g, x| g.max_pool(x[0], pool)).check(&mut gpu, "max_pool");
+    Case::new(std::slice::from_ref(&x), |g, x| g.max_pool(x[0], pool)).check(&mut gpu, "max_pool");
     let case = Case::new(&[x, pooled.clone()], |g, x| g.max_pool_grad(x[0], x[1], pool));
     case.check(&mut gpu, "max_pool_grad");
     let case = Case::new(&[pooled], |g, x| g.sum_pool_grad(x[0], pool));

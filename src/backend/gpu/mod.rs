@@ -17,6 +17,7 @@ mod memory;
 mod pace;
 mod params;
 mod pipelines;
+mod qualify;
 mod shader;
 mod slots;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use self::memory::Memory;
 use self::pace::Pace;
 pub use self::pipelines::OnPipelines;
 use self::pipelines::Pipelines;
+pub use self::qualify::Variant;
 use super::{Backend, PlanId};
 use crate::error::{Error, Result};
 use crate::graph::Leaf;
@@ -85,6 +87,7 @@ impl Options {
 pub struct Gpu {
     context: Arc<Context>,
     limits: Limits,
+    variants: Vec<Variant>,
     pipelines: Pipelines,
     memory: Memory,
     plans: Vec<Loaded>,
@@ -118,15 +121,28 @@ impl Gpu {
             binding: (binding / 4) as usize,
             align: (device.min_storage_buffer_offset_alignment / 4).max(1) as usize,
             half_factor: options.half_factor,
+            subgroups: false,
         };
-        Ok(Gpu {
+        let (limits, variants) = qualify::variants(&context, limits);
+        Ok(Gpu { variants, ..Self::bare(context, limits, options) })
+    }
+
+    /// A backend whose kernels `limits` choose.
+    fn bare(context: Arc<Context>, limits: Limits, options: Options) -> Self {
+        Gpu {
             limits,
-            pipelines: Pipelines::new(Arc::clone(&context), options.on_pipelines.clone()),
+            variants: Vec::new(),
+            pipelines: Pipelines::new(Arc::clone(&context), options.on_pipelines),
             memory: Memory::new(Arc::clone(&context)),
             plans: Vec::new(),
             pace: Pace::new(options.budget, options.duty),
             context,
-        })
+        }
+    }
+
+    /// The variants of kernels that depend on the device, and whether they are used.
+    pub fn variants(&self) -> &[Variant] {
+        &self.variants
     }
 
     /// Waits until the device has done all it was given.
