@@ -4,6 +4,7 @@ mod adapt;
 mod cli;
 mod goldens;
 mod hostile;
+mod memory;
 mod ops;
 mod posteriors;
 mod samplers;

@@ -1,6 +1,7 @@
 //! What several tests need: golden files, random arrays, comparison with named tolerances.
 
 pub mod memory;
+pub mod networks;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
