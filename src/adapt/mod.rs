@@ -11,6 +11,7 @@
 //! which then ends in its last good state.
 
 mod glob;
+mod memory;
 mod probe;
 mod settings;
 mod source;
@@ -23,6 +24,7 @@ use ndarray::Array2;
 use serde::Serialize;
 
 pub use self::glob::matches as name_matches;
+pub use self::memory::Footprint;
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
 pub use self::source::{SourceSettings, fit_prior};
 use self::trainer::Trainer;
@@ -128,6 +130,8 @@ pub struct Adapted {
     pub history: Vec<Epoch>,
     /// How it ended.
     pub ending: Ending,
+    /// The memory it took.
+    pub memory: Footprint,
 }
 
 /// Adapts backbones.
@@ -189,18 +193,23 @@ impl Adapter {
         if let Some(prior) = &prior {
             network.set_weights(&state::means(prior)?)?;
         }
-        let head = self.probe(&mut network, train, observe)?;
-        network.set_weights(&head)?;
-        let start = self.draw(&network)?;
-        let mut trainer = Trainer::new(network, self.settings.clone(), prior)?;
+        let examples = [train.len(), validation.map_or(0, Dataset::len)];
+        let mut trainer = Trainer::new(network, self.settings.clone(), prior, examples)?;
+        let memory = trainer.footprint();
+        let head = self.probe(trainer.network_mut(), train, observe)?;
+        trainer.network_mut().set_weights(&head)?;
+        let start = self.draw(trainer.network())?;
         let mut history = Vec::new();
         let ending = trainer.run(train, validation, &mut history, observe)?;
         let end = self.draw(trainer.network())?;
         Ok(Adapted {
-            posterior: self.posterior(train, end, &history)?,
-            probe: self.posterior(train, start, &[])?,
+            posterior: self
+                .posterior(train, end, &history)?
+                .with_forward_batch(memory.forward_batch),
+            probe: self.posterior(train, start, &[])?.with_forward_batch(memory.forward_batch),
             history,
             ending,
+            memory,
         })
     }
 

@@ -59,6 +59,9 @@ pub struct Settings {
     pub augment: Augment,
     /// Most steps of the linear probe.
     pub probe_steps: usize,
+    /// Most bytes that the backend may hold; see [`Footprint`](super::Footprint). A run that cannot
+    /// keep within them does not start.
+    pub memory_cap: Option<u64>,
     /// Decides every random choice.
     pub seed: u64,
 }
@@ -79,6 +82,7 @@ impl Default for Settings {
             freeze: Vec::new(),
             augment: Augment::default(),
             probe_steps: 500,
+            memory_cap: None,
             seed: 0,
         }
     }

@@ -83,15 +83,15 @@ pub fn fit_prior(
     check_labels(data)?;
     let mut moments = Moments::new(settings.rank)?;
     let classes = data.classes().len();
-    let mut network =
+    let network =
         Network::new(Arc::clone(model), preprocess.clone(), Some(classes), Arc::clone(threads))?;
-    let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), Arc::clone(threads));
-    let head = adapter.probe(&mut network, data, observe)?;
-    network.set_weights(&head)?;
     let per_epoch = data.len().div_ceil(settings.batch_size.max(1));
     let burn_in = settings.burn_in * per_epoch;
     let steps = burn_in + settings.epochs * per_epoch;
-    let mut trainer = Trainer::new(network, training(settings, steps), None)?;
+    let mut trainer = Trainer::new(network, training(settings, steps), None, [data.len(), 0])?;
+    let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), Arc::clone(threads));
+    let head = adapter.probe(trainer.network_mut(), data, observe)?;
+    trainer.network_mut().set_weights(&head)?;
     let names: Vec<String> = model.weights().map(|(name, _)| name.to_string()).collect();
     for epoch in 0..settings.burn_in + settings.epochs {
         let range = epoch * per_epoch..(epoch + 1) * per_epoch;

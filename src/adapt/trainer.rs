@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
+use super::memory::{self, Footprint, Job, Steps};
 use super::settings::Settings;
 use super::state::{self, ActivePrior};
 use super::{Control, Ending, Epoch, Observer, Phase, Progress, Summary, name_matches, summarise};
-use crate::backend::PlanId;
+use crate::backend::{Backend, PlanId};
 use crate::data::{Batches, Dataset, one_hot};
 use crate::error::{Error, Kind, Result};
-use crate::plan::Plan;
 use crate::posterior::Network;
-use crate::step::{CLIP, Group, PENALTY, Recipe, Trainable, train_step};
-use crate::task::{HEAD_BIAS, HEAD_WEIGHT, LOGITS, LOSS, TARGETS, cross_entropy};
+use crate::step::{CLIP, Group, PENALTY, Recipe, SHARE, Trainable};
+use crate::task::{HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS};
 use crate::update::Noise;
 
 /// Trains a network with a head.
@@ -20,7 +20,12 @@ pub(super) struct Trainer {
     settings: Settings,
     trainable: Vec<Trainable>,
     prior: Option<ActivePrior>,
+    /// What is compiled and not loaded yet.
+    steps: Steps,
+    /// Loaded steps by their number of examples.
     plans: HashMap<usize, PlanId>,
+    /// What follows the last micro-batch of a batch.
+    apply: Option<PlanId>,
     images: Vec<f32>,
     targets: Vec<f32>,
 }
@@ -29,14 +34,16 @@ pub(super) struct Trainer {
 type AfterStep<'a> = &'a mut dyn FnMut(usize, &mut Network) -> Result<()>;
 
 impl Trainer {
-    /// A trainer of `network` under `prior`.
+    /// A trainer of `network` under `prior` on `train` examples, with `validation` held out.
     ///
     /// # Errors
-    /// When a pattern freezes no parameter.
+    /// When a pattern freezes no parameter, the network cannot be trained, or the memory cap is too
+    /// small.
     pub(super) fn new(
-        network: Network,
+        mut network: Network,
         settings: Settings,
         prior: Option<ActivePrior>,
+        [train, validation]: [usize; 2],
     ) -> Result<Self> {
         let frozen = |name: &str| settings.freeze.iter().any(|p| name_matches(p, name));
         if let Some(unused) = settings
@@ -49,12 +56,22 @@ impl Trainer {
         }
         let head = [HEAD_WEIGHT, HEAD_BIAS];
         let trainable = state::trainable(network.model(), &head, prior.as_ref(), frozen);
+        let recipe = Recipe {
+            trainable: trainable.clone(),
+            method: settings.optimizer.method(),
+            clip: settings.clip.is_some(),
+        };
+        let job = Job { settings: &settings, recipe, train, validation };
+        let steps = memory::choose(&mut network, &job)?;
+        network.set_forward_batch(steps.footprint.forward_batch);
         Ok(Trainer {
             network,
             settings,
             trainable,
             prior,
+            steps,
             plans: HashMap::new(),
+            apply: None,
             images: Vec::new(),
             targets: Vec::new(),
         })
@@ -63,6 +80,16 @@ impl Trainer {
     /// The network in its present state.
     pub(super) fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// The same, to change it before the first step.
+    pub(super) fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// What the run takes.
+    pub(super) fn footprint(&self) -> Footprint {
+        self.steps.footprint
     }
 
     /// Makes all steps, epoch after epoch; predicts `validation` after each.
@@ -131,42 +158,38 @@ impl Trainer {
 
     /// One step; the loss of its batch and the penalty, both before the update.
     fn step(&mut self, train: &Dataset, batch: &[usize], step: usize) -> Result<(f32, f32)> {
-        let plan = self.plan(batch.len())?;
-        let s = &self.settings;
+        self.load(batch.len())?;
+        self.fill(train, batch, step)?;
+        let numbers = self.numbers(train.len(), step);
+        let micro = self.footprint().micro_batch;
         let image_len = self.network.preprocess().image_len();
-        self.images.resize(batch.len() * image_len, 0.0);
-        let augmentation = s.augment.at(s.seed, step as u64);
-        let threads = std::sync::Arc::clone(self.network.threads());
-        let preprocess = self.network.preprocess().clone();
-        train.fill(batch, &preprocess, Some(&augmentation), &mut self.images, &threads)?;
-        let classes = train.classes().len();
-        self.targets.resize(batch.len() * classes, 0.0);
-        one_hot(&train.labels(batch)?, classes, &mut self.targets)?;
-        let rate = s.learning_rate * s.schedule.factor(step, s.steps);
-        let n = train.len() as f64;
-        let scale = self.prior.as_ref().map_or(1.0, |prior| prior.scale);
-        let backbone = (1.0 / (scale * n)) as f32;
-        let head = (1.0 / (s.head_variance * n)) as f32;
-        let noise = Noise { seed: s.seed, examples: train.len() };
-        let inputs: [(&str, &[f32]); 3] = [
-            (Group::Backbone.hyper(), &s.optimizer.hyper(step, rate, backbone, noise)),
-            (Group::Head.hyper(), &s.optimizer.hyper(step, rate, head, noise)),
-            (CLIP, &[s.clip.unwrap_or(f32::INFINITY)]),
-        ];
-        let image_input = self.network.input_name().to_string();
+        let input = self.network.input_name().to_string();
+        let targets_len = train.classes().len();
+        let images = self.images.chunks(micro * image_len);
         let backend = self.network.backend();
-        backend.write(plan, &image_input, &self.images)?;
-        backend.write(plan, TARGETS, &self.targets)?;
-        for (name, value) in inputs {
-            // A step that trains only one group, or does not clip, has no such input.
-            if backend.plan(plan).inputs().iter().any(|port| port.name == name) {
-                backend.write(plan, name, value)?;
+        let mut last = self.apply;
+        for (images, targets) in images.zip(self.targets.chunks(micro * targets_len)) {
+            let size = targets.len() / targets_len;
+            let plan = self.plans[&size];
+            backend.write(plan, &input, images)?;
+            backend.write(plan, TARGETS, targets)?;
+            write_known(backend, plan, SHARE, &[size as f32 / batch.len() as f32])?;
+            for (name, value) in &numbers {
+                write_known(backend, plan, name, value)?;
             }
+            backend.run(plan)?;
+            last = self.apply.or(Some(plan));
         }
-        backend.run(plan)?;
+        let last = last.ok_or_else(|| Error::internal("a batch has an example"))?;
+        if self.apply.is_some() {
+            for (name, value) in &numbers {
+                write_known(backend, last, name, value)?;
+            }
+            backend.run(last)?;
+        }
         let (mut loss, mut penalty) = ([0.0], [0.0]);
-        backend.read(plan, LOSS, &mut loss)?;
-        backend.read(plan, PENALTY, &mut penalty)?;
+        backend.read(last, LOSS, &mut loss)?;
+        backend.read(last, PENALTY, &mut penalty)?;
         if !(loss[0] + penalty[0]).is_finite() {
             let message = format!("step {}: loss {}, penalty {}", step + 1, loss[0], penalty[0]);
             return Err(Error::new(Kind::Diverged, message)
@@ -175,31 +198,52 @@ impl Trainer {
         Ok((loss[0], penalty[0]))
     }
 
-    /// The plan of a step on `batch` examples, compiled when first asked for.
-    fn plan(&mut self, batch: usize) -> Result<PlanId> {
-        if let Some(&plan) = self.plans.get(&batch) {
-            return Ok(plan);
+    /// Fills images and targets of a batch.
+    fn fill(&mut self, train: &Dataset, batch: &[usize], step: usize) -> Result<()> {
+        let preprocess = self.network.preprocess();
+        self.images.resize(batch.len() * preprocess.image_len(), 0.0);
+        let augmentation = self.settings.augment.at(self.settings.seed, step as u64);
+        let threads = self.network.threads();
+        train.fill(batch, preprocess, Some(&augmentation), &mut self.images, threads)?;
+        let classes = train.classes().len();
+        self.targets.resize(batch.len() * classes, 0.0);
+        one_hot(&train.labels(batch)?, classes, &mut self.targets)
+    }
+
+    /// The numbers that a step on one of `examples` reads, by the names of their inputs.
+    fn numbers(&self, examples: usize, step: usize) -> [(&'static str, Vec<f32>); 3] {
+        let s = &self.settings;
+        let rate = s.learning_rate * s.schedule.factor(step, s.steps);
+        let n = examples as f64;
+        let scale = self.prior.as_ref().map_or(1.0, |prior| prior.scale);
+        let noise = Noise { seed: s.seed, examples };
+        let hyper = |weight: f64| s.optimizer.hyper(step, rate, weight as f32, noise).to_vec();
+        [
+            (Group::Backbone.hyper(), hyper(1.0 / (scale * n))),
+            (Group::Head.hyper(), hyper(1.0 / (s.head_variance * n))),
+            (CLIP, vec![s.clip.unwrap_or(f32::INFINITY)]),
+        ]
+    }
+
+    /// Loads the plans of a step on `batch` examples, unless they are.
+    fn load(&mut self, batch: usize) -> Result<()> {
+        let is_first = self.plans.is_empty();
+        let micro = self.footprint().micro_batch;
+        for size in [micro.min(batch), batch % micro] {
+            if size == 0 || self.plans.contains_key(&size) {
+                continue;
+            }
+            let plan = self.steps.plans.remove(&size).ok_or_else(|| {
+                Error::internal(format!("no step of {size} examples has been compiled"))
+            })?;
+            log::debug!("training step of {size} examples:\n{plan}");
+            self.plans.insert(size, self.network.load(plan)?);
         }
-        let mut graph = self.network.graph(batch)?;
-        let logits = graph
-            .output(LOGITS)
-            .ok_or_else(|| Error::internal("the network to train has a head"))?;
-        let loss = cross_entropy(&mut graph, logits)?;
-        graph.clear_outputs();
-        graph.set_output(LOSS, loss);
-        let recipe = Recipe {
-            trainable: self.trainable.clone(),
-            method: self.settings.optimizer.method(),
-            clip: self.settings.clip.is_some(),
-        };
-        let plan = Plan::compile(&train_step(graph, &recipe)?)?;
-        log::debug!("training step of {batch} examples:\n{plan}");
-        let id = self.network.load(plan)?;
-        if self.plans.is_empty() {
-            self.install()?;
+        if let Some(plan) = self.steps.apply.take() {
+            log::debug!("update:\n{plan}");
+            self.apply = Some(self.network.load(plan)?);
         }
-        self.plans.insert(batch, id);
-        Ok(id)
+        if is_first { self.install() } else { Ok(()) }
     }
 
     fn install(&mut self) -> Result<()> {
@@ -223,5 +267,14 @@ impl Trainer {
         };
         let labels = data.labels(&(0..data.len()).collect::<Vec<_>>())?;
         summarise(&logits, &labels).map(Some)
+    }
+}
+
+/// Writes an input of a plan that has it: a step that trains only one group, or does not clip, or
+/// is one of several, lacks some.
+fn write_known(backend: &mut dyn Backend, plan: PlanId, name: &str, value: &[f32]) -> Result<()> {
+    match backend.plan(plan).inputs().iter().any(|port| port.name == name) {
+        true => backend.write(plan, name, value),
+        false => Ok(()),
     }
 }

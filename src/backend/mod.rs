@@ -73,4 +73,8 @@ pub trait Backend: Send {
 
     /// Bytes the backend holds for all loaded plans together.
     fn bytes(&self) -> usize;
+
+    /// What [`bytes`](Backend::bytes) will be when these plans are loaded too: residents that plans
+    /// share count once, working memory as the largest needs it.
+    fn bytes_with(&self, plans: &[&Plan]) -> usize;
 }

@@ -36,7 +36,7 @@ pub(super) fn lower(graph: &Graph, order: &[NodeId]) -> Result<Plan> {
 }
 
 /// The value whose memory `value` shares: itself, or what it is a reshape of.
-fn root(graph: &Graph, value: ValueId) -> ValueId {
+pub(super) fn root(graph: &Graph, value: ValueId) -> ValueId {
     match graph.producer(value) {
         Node { op: Op::Reshape(_), inputs, .. } => root(graph, inputs[0]),
         _ => value,

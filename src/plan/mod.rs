@@ -4,11 +4,14 @@
 //! the order (`schedule`), fuses element-wise chains into tapes and tapes into the products before
 //! them (`lower`, `fuse`), assigns memory (`memory`) and proves the result sound (`check`). A plan
 //! holds no device type: both backends and the text form read the same list.
+//! [`Plan::compile_recomputing`] does the same to variants of the graph that keep less of the forward
+//! pass (`recompute`).
 
 mod check;
 mod fuse;
 mod lower;
 mod memory;
+mod recompute;
 mod schedule;
 mod tape;
 mod text;
@@ -97,9 +100,26 @@ impl Plan {
         graph.check()?;
         let mut plan = lower::lower(graph, &schedule::order(graph))?;
         fuse::fuse_epilogues(&mut plan);
+        schedule::hoist_updates(&mut plan);
         memory::assign(&mut plan);
         check::check(&plan)?;
         Ok(plan)
+    }
+
+    /// Compiles a graph to a plan with a shorter arena that computes parts of the forward pass a
+    /// second time, when there is one; its results are those of [`Plan::compile`].
+    ///
+    /// # Errors
+    /// Those of [`Plan::compile`].
+    pub fn compile_recomputing(graph: &Graph) -> Result<Plan> {
+        let mut best = Plan::compile(graph)?;
+        for variant in recompute::variants(graph)? {
+            let plan = Plan::compile(&variant)?;
+            if plan.arena_len < best.arena_len {
+                best = plan;
+            }
+        }
+        Ok(best)
     }
 
     /// All buffers.
@@ -143,6 +163,13 @@ impl Plan {
         let outside = |b: &Buffer| if matches!(b.place, Place::Arena(_)) { 0 } else { b.len };
         let outside: usize = self.buffers.iter().map(outside).sum();
         4 * (self.arena_len + self.scratch_len(workers) + outside)
+    }
+
+    /// Elements that the dispatches of one run read and write.
+    pub fn traffic(&self) -> u64 {
+        let bindings = |d: &Dispatch| d.reads.iter().chain(&d.writes).copied().collect::<Vec<_>>();
+        let len = |buffer: BufferId| self.buffers[buffer.index()].len as u64;
+        self.dispatches.iter().flat_map(bindings).map(len).sum()
     }
 
     /// Floating-point operations of one run, multiply-adds counted as two.

@@ -1,72 +1,43 @@
-//! The order of the nodes: the graph's own, without dead ones, and each parameter's update as soon
-//! as its gradient is complete and the old value has no reader left, so that gradients do not pile
-//! up.
+//! When things run: nodes in the graph's own order without dead ones, updates last; then, once all
+//! reads and writes are known, each update as soon as its operands are complete and its parameter's
+//! old value has no reader left, so that gradients do not pile up.
 
+use super::{BufferId, Dispatch, Plan};
 use crate::graph::{Graph, NodeId, Op, ValueId};
+use crate::kernel::Kernel;
 
-/// The live nodes of `graph` in the order in which they run.
+/// The live nodes of `graph` in the order in which they are lowered.
 pub(super) fn order(graph: &Graph) -> Vec<NodeId> {
     let live = live(graph);
-    let (eager, rest): (Vec<usize>, Vec<usize>) = (0..graph.nodes().len())
+    let (updates, mut order): (Vec<usize>, Vec<usize>) = (0..graph.nodes().len())
         .filter(|&node| live[node])
         .partition(|&node| matches!(graph.nodes()[node].op, Op::Update(_)));
-    let mut waiting: Vec<usize> = eager;
-    let mut remaining = readers(graph, &rest);
-    let mut done = vec![false; graph.nodes().len()];
-    let mut order = Vec::with_capacity(rest.len() + waiting.len());
-    for node in rest {
-        done[node] = true;
-        order.push(node);
-        for input in &graph.nodes()[node].inputs {
-            remaining[input.index()] -= 1;
-        }
-        waiting.retain(|&update| {
-            let ready = is_ready(graph, update, &done, &remaining);
-            if ready {
-                done[update] = true;
-                order.push(update);
-            }
-            !ready
-        });
-    }
-    // What is left waits for nothing that is still to come, or a chain of updates: graph order.
-    order.extend(waiting);
+    order.extend(updates);
     order
         .into_iter()
         .map(|node| graph.values()[graph.nodes()[node].outputs[0].index()].node)
         .collect()
 }
 
-/// For each value, how many operands of `nodes` it is.
-fn readers(graph: &Graph, nodes: &[usize]) -> Vec<usize> {
-    let mut count = vec![0; graph.values().len()];
-    for &node in nodes {
-        for input in &graph.nodes()[node].inputs {
-            count[input.index()] += 1;
+/// Moves every update to the first place where it computes the same.
+pub(super) fn hoist_updates(plan: &mut Plan) {
+    for at in 0..plan.dispatches.len() {
+        let update = &plan.dispatches[at];
+        if !matches!(update.kernel, Kernel::Update { .. }) {
+            continue;
         }
+        let mut earlier = plan.dispatches[..at].iter();
+        let first = earlier.rposition(|other| conflict(other, update)).map_or(0, |last| last + 1);
+        plan.dispatches[first..=at].rotate_right(1);
     }
-    count
 }
 
-/// Whether an update's operands exist and nothing else will still read the parameter's old value,
-/// directly or under another shape.
-fn is_ready(graph: &Graph, update: usize, done: &[bool], remaining: &[usize]) -> bool {
-    let node = &graph.nodes()[update];
-    let produced = |value: &ValueId| done[graph.values()[value.index()].node.index()];
-    let theta = node.inputs[0];
-    node.inputs.iter().all(produced) && unread(graph, theta, remaining)
-}
-
-fn unread(graph: &Graph, value: ValueId, remaining: &[usize]) -> bool {
-    if remaining[value.index()] > 0 {
-        return false;
-    }
-    // A reshape is the same memory: its readers read the old value too.
-    graph.nodes().iter().all(|node| {
-        !matches!(node.op, Op::Reshape(_) | Op::Broadcast(_))
-            || node.inputs[0] != value
-            || unread(graph, node.outputs[0], remaining)
-    })
+/// Whether two dispatches may not change places.
+fn conflict(a: &Dispatch, b: &Dispatch) -> bool {
+    let touches =
+        |d: &Dispatch, buffer: &BufferId| d.reads.contains(buffer) || d.writes.contains(buffer);
+    a.writes.iter().any(|buffer| touches(b, buffer))
+        || b.writes.iter().any(|buffer| touches(a, buffer))
 }
 
 /// Marks the nodes that an output or a transition needs.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-pub use self::network::{Network, Progress};
+pub use self::network::{FORWARD_BATCH, Network, Progress};
 use crate::data::{Dataset, Preprocess};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
@@ -44,6 +44,7 @@ pub struct Posterior {
     description: Description,
     model: Arc<Model>,
     draws: Vec<Weights>,
+    forward_batch: usize,
 }
 
 impl Posterior {
@@ -56,7 +57,13 @@ impl Posterior {
             return Err(Error::invalid("a posterior has at least one draw"));
         }
         description.preprocess.check()?;
-        Ok(Posterior { description, model, draws })
+        Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH })
+    }
+
+    /// The same, predicting this many examples at once, at least 1: fewer take less memory.
+    pub fn with_forward_batch(mut self, examples: usize) -> Self {
+        self.forward_batch = examples;
+        self
     }
 
     /// What is known besides the weights.
@@ -87,6 +94,7 @@ impl Posterior {
             Some(classes),
             Arc::clone(threads),
         )?;
+        network.set_forward_batch(self.forward_batch);
         let mut mean = Array2::zeros((data.len(), classes));
         for draw in &self.draws {
             network.set_weights(draw)?;

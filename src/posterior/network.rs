@@ -19,8 +19,8 @@ use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, flat_features, linea
 use crate::tensor::{contiguous, tensor};
 use crate::threads::Threads;
 
-/// Examples of one forward pass.
-const BATCH: usize = 32;
+/// Examples of one forward pass, unless another number is set.
+pub const FORWARD_BATCH: usize = 32;
 
 /// How far a pass over a data set has come.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,7 @@ pub struct Network {
     threads: Arc<Threads>,
     backend: Box<dyn Backend>,
     forward: HashMap<usize, PlanId>,
+    forward_batch: usize,
     /// Weights of the host that the backend does not have yet.
     pending: Weights,
 }
@@ -56,8 +57,21 @@ impl Network {
         preprocess.check()?;
         let pending = model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect();
         let backend = Box::new(Cpu::new(Arc::clone(&threads)));
-        let forward = HashMap::new();
-        Ok(Network { model, preprocess, classes, threads, backend, forward, pending })
+        Ok(Network {
+            model,
+            preprocess,
+            classes,
+            threads,
+            backend,
+            forward: HashMap::new(),
+            forward_batch: FORWARD_BATCH,
+            pending,
+        })
+    }
+
+    /// Sets the number of examples of one forward pass, at least 1: fewer take less memory.
+    pub fn set_forward_batch(&mut self, examples: usize) {
+        self.forward_batch = examples.max(1);
     }
 
     /// The backbone.
@@ -215,9 +229,9 @@ impl Network {
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Array2<f32>> {
         let (total, input) = (data.len(), self.input_name().to_string());
-        let mut images = vec![0.0; BATCH * self.preprocess.image_len()];
+        let mut images = vec![0.0; self.forward_batch * self.preprocess.image_len()];
         let (mut rows, mut done) = (Vec::new(), 0);
-        for batch in &Batches::in_order(total, BATCH)? {
+        for batch in &Batches::in_order(total, self.forward_batch)? {
             let plan = self.forward(batch.len())?;
             let images = &mut images[..batch.len() * self.preprocess.image_len()];
             data.fill(batch, &self.preprocess, None, images, &self.threads)?;

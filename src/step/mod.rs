@@ -14,6 +14,9 @@
 //! The low-rank part couples all parameters through K numbers u = Wᵀd⁻¹(θ-μ); every update leaves
 //! its share of them for the next step, so the prior costs one pass over memory.
 
+mod accumulate;
+
+pub use self::accumulate::{LOSS_SUM, SHARE, apply_step, gradient_state, gradient_step};
 use crate::autodiff::vjp;
 use crate::error::{Error, Result};
 use crate::graph::{
@@ -108,15 +111,7 @@ pub enum PriorState {
 /// a trainable parameter cannot be differentiated.
 pub fn train_step(mut graph: Graph, recipe: &Recipe) -> Result<Graph> {
     let loss = graph.output(LOSS).ok_or_else(|| Error::internal("the graph has no loss"))?;
-    let params = recipe
-        .trainable
-        .iter()
-        .map(|t| {
-            graph
-                .leaf(LeafKind::Param, &t.name)
-                .ok_or_else(|| Error::mismatch(format!("the graph has no parameter '{}'", t.name)))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let params = parameters(&graph, recipe)?;
     graph.set_stage(Stage::Update);
     graph.set_origin("update");
     let mut step = Step { graph, recipe, capacitance_solution: None };
@@ -126,17 +121,18 @@ pub fn train_step(mut graph: Graph, recipe: &Recipe) -> Result<Graph> {
     let one = step.graph.constant(tensor(&[1], vec![1.0])?)?;
     let gradients = vjp(&mut step.graph, &[(loss, one)], &params)?;
     step.graph.set_stage(Stage::Update);
-    let scale = step.clip(&gradients)?;
-    let members = recipe.trainable.iter().zip(params).zip(gradients);
-    for (lane, ((trainable, theta), gradient)) in members.enumerate() {
-        // A parameter the loss does not depend on stays where it is, which is where its prior
-        // wants it.
-        if let Some(gradient) = gradient {
-            let method = recipe.method.for_lane(lane as u32);
-            step.update(trainable, method, theta, gradient, scale)?;
-        }
-    }
+    step.finish(&params, &gradients)?;
     Ok(step.graph)
+}
+
+/// The values of the trainable parameters, in the recipe's order.
+fn parameters(graph: &Graph, recipe: &Recipe) -> Result<Vec<ValueId>> {
+    let leaf = |t: &Trainable| {
+        graph
+            .leaf(LeafKind::Param, &t.name)
+            .ok_or_else(|| Error::mismatch(format!("the graph has no parameter '{}'", t.name)))
+    };
+    recipe.trainable.iter().map(leaf).collect()
 }
 
 struct Step<'a> {
@@ -147,6 +143,22 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
+    /// Clips the gradients and updates the parameters by them.
+    fn finish(&mut self, params: &[ValueId], gradients: &[Option<ValueId>]) -> Result<()> {
+        let scale = self.clip(gradients)?;
+        let recipe = self.recipe;
+        let members = recipe.trainable.iter().zip(params).zip(gradients);
+        for (lane, ((trainable, &theta), &gradient)) in members.enumerate() {
+            // A parameter the loss does not depend on stays where it is, which is where its prior
+            // wants it.
+            if let Some(gradient) = gradient {
+                let method = recipe.method.for_lane(lane as u32);
+                self.update(trainable, method, theta, gradient, scale)?;
+            }
+        }
+        Ok(())
+    }
+
     fn update(
         &mut self,
         trainable: &Trainable,

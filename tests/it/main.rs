@@ -6,6 +6,7 @@ mod goldens;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod hostile;
+mod memory;
 mod ops;
 mod posteriors;
 mod samplers;

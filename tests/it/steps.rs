@@ -9,7 +9,7 @@ use priorfit::graph::{Graph, Hyper, Leaf, LeafKind, Method, PriorTerm};
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
 use priorfit::rng::{Key, Stream};
-use priorfit::step::{CAPACITANCE_INVERSE, CLIP, Group, Recipe, Trainable, train_step};
+use priorfit::step::{CAPACITANCE_INVERSE, CLIP, Group, LOSS_SUM, Recipe, Trainable, train_step};
 use priorfit::task::{
     HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, flat_features, linear_head,
 };
@@ -29,16 +29,17 @@ const STEPS: usize = 4;
 const DRIFT: f64 = 2e-4;
 /// The same on a GPU, whose transcendental functions are a little less exact.
 const GPU_DRIFT: f64 = 5e-4;
-const CLASSES: usize = 3;
+pub const CLASSES: usize = 3;
 const BATCH: usize = 2;
 const NOISE: Noise = Noise { seed: 0x1_2345_6789, examples: 50 };
 
-fn step_graph(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> (Graph, Model) {
+/// A golden network with a head and a loss for `batch` examples, and its parameters.
+pub fn classifier(name: &str, batch: usize, prior: PriorTerm) -> (Graph, Model, Vec<Trainable>) {
     let path = repository(&format!("models/golden/{name}.onnx"));
     let model = Model::load(&path).expect("a golden network");
     let input = crate::support::tensors(&format!("models/golden/{name}.safetensors"));
     let mut shape = input["input"].shape().to_vec();
-    shape[0] = BATCH;
+    shape[0] = batch;
     let mut graph = model.graph(&shape).expect("its graph");
     let output = graph.outputs()[0].1;
     graph.clear_outputs();
@@ -54,12 +55,23 @@ fn step_graph(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) ->
         let prior = PriorTerm::Isotropic { centred: false };
         trainable.push(Trainable { name: name.to_string(), group: Group::Head, prior });
     }
+    (graph, model, trainable)
+}
+
+fn step_graph(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> (Graph, Model) {
+    let (graph, model, trainable) = classifier(name, BATCH, prior);
     let recipe = Recipe { trainable, method: optimizer.method(), clip };
     (train_step(graph, &recipe).expect("a step"), model)
 }
 
 /// The first value of a leaf: small, of the right sign, and different for each.
-fn initial(model: &Model, optimizer: Optimizer, kind: LeafKind, name: &str, s: &Shape) -> Vec<f32> {
+pub fn initial(
+    model: &Model,
+    optimizer: Optimizer,
+    kind: LeafKind,
+    name: &str,
+    s: &Shape,
+) -> Vec<f32> {
     let lane = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
     let noise = normal(s, lane);
     let scaled = |scale: f32| noise.iter().map(|x| x * scale).collect::<Vec<_>>();
@@ -79,6 +91,7 @@ fn initial(model: &Model, optimizer: Optimizer, kind: LeafKind, name: &str, s: &
             (0..s.len()).map(|i| if i / rank == i % rank { 0.5 } else { 0.05 }).collect()
         }
         (LeafKind::State, n) if n.starts_with("m/") || n.starts_with("v/") => vec![0.0; s.len()],
+        (LeafKind::State, n) if n.starts_with("gradient/") || n == LOSS_SUM => vec![0.0; s.len()],
         (LeafKind::State, n) if n.starts_with("prior.precision/") => {
             noise.iter().map(|x| x.abs() + 0.5).collect()
         }

@@ -3,7 +3,7 @@
 mod execute;
 mod memory;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use self::memory::{Aligned, Location};
@@ -158,6 +158,27 @@ impl Backend for Cpu {
     fn bytes(&self) -> usize {
         let residents: usize = self.residents.iter().map(|r| r.len()).sum();
         4 * (residents + self.arena.len() + self.scratch.len())
+    }
+
+    fn bytes_with(&self, plans: &[&Plan]) -> usize {
+        let workers = self.threads.count();
+        let (mut arena, mut scratch) = (self.arena.len(), self.scratch.len());
+        let mut residents: usize = self.residents.iter().map(|r| r.len()).sum();
+        let mut new: HashSet<&Leaf> = HashSet::new();
+        for plan in plans {
+            arena = arena.max(plan.arena_len());
+            scratch = scratch.max(plan.scratch_len(workers));
+            for buffer in plan.buffers() {
+                residents += match &buffer.place {
+                    Place::Constant(_) => buffer.len,
+                    Place::Resident(leaf) if !self.by_leaf.contains_key(leaf) => {
+                        if new.insert(leaf) { buffer.len } else { 0 }
+                    }
+                    _ => 0,
+                };
+            }
+        }
+        4 * (residents + arena + scratch)
     }
 }
 

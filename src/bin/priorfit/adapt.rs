@@ -8,7 +8,9 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use priorfit::adapt::{Adapted, Adapter, Ending, Epoch, PriorKind, Settings, Summary, score};
+use priorfit::adapt::{
+    Adapted, Adapter, Ending, Epoch, Footprint, PriorKind, Settings, Summary, score,
+};
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Error, Result};
 use priorfit::posterior::Posterior;
@@ -20,7 +22,9 @@ use serde::Serialize;
 use crate::backbone;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
-use crate::options::{AugmentArgs, Destination, PreprocessArgs, check_destination, percent};
+use crate::options::{
+    AugmentArgs, ByteSize, Destination, PreprocessArgs, check_destination, percent,
+};
 use crate::process::{peak_rss_mb, peak_rss_text};
 
 /// Adapt a backbone to labelled examples, under a prior over its weights
@@ -121,6 +125,10 @@ struct Training {
     /// Names of parameters that stay as they are; * stands for any run of characters
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
+    /// Most memory for weights, prior and activations, such as 512M or 2G (of 1024s): activations
+    /// are computed again and batches split as far as it takes, or the run does not start
+    #[arg(long, value_name = "SIZE")]
+    memory_cap: Option<ByteSize>,
     /// Decides every random choice
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -191,6 +199,7 @@ struct Report {
     examples: usize,
     settings: Settings,
     notes: Vec<String>,
+    memory: Footprint,
     /// The linear probe and the adapted network on the held-out examples.
     probe: Option<Summary>,
     adapted: Option<Summary>,
@@ -220,7 +229,7 @@ impl Adapt {
         let mut monitor = Monitor::new(globals)?;
         let adapted = adapter.fit(&train, validation.as_ref(), &mut |p| monitor.observe(p));
         monitor.finish();
-        let Adapted { posterior, probe, history, ending } = adapted?;
+        let Adapted { posterior, probe, history, ending, memory } = adapted?;
         posterior.save(&self.out)?;
         let measured = |posterior: &Posterior| match (&validation, ending) {
             (Some(data), Ending::Completed) => measure(posterior, data, &threads).map(Some),
@@ -235,6 +244,7 @@ impl Adapt {
             examples: train.len(),
             settings,
             notes,
+            memory,
             history,
             seconds: started.elapsed().as_secs_f64(),
             peak_rss_mb: peak_rss_mb(),
@@ -300,6 +310,7 @@ impl Adapt {
             },
             freeze: t.freeze.clone(),
             augment: self.augment.augment(),
+            memory_cap: t.memory_cap.map(|size| size.0),
             seed: t.seed,
             ..defaults
         }
@@ -317,6 +328,18 @@ fn measure(
     Ok(Summary::from(&score(&predicted, &labels)?))
 }
 
+/// What a run took, and what was done about it.
+fn memory_text(memory: &Footprint) -> String {
+    let mut text = format!("{:.1} MiB planned", memory.bytes as f64 / f64::from(1 << 20));
+    if memory.micro_batch < memory.batch {
+        text += &format!(", batches of {} in parts of {}", memory.batch, memory.micro_batch);
+    }
+    if memory.recomputes {
+        text += ", activations computed twice";
+    }
+    text
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.ending == Ending::Stopped {
@@ -328,6 +351,7 @@ impl fmt::Display for Report {
         if let Some(last) = self.history.last() {
             writeln!(f, "training  loss {:.4}, penalty {:.4}", last.loss, last.penalty)?;
         }
+        writeln!(f, "memory    {}", memory_text(&self.memory))?;
         writeln!(f, "took      {:.1} s, {}", self.seconds, peak_rss_text(self.peak_rss_mb))?;
         if let (Some(probe), Some(adapted)) = (&self.probe, &self.adapted) {
             writeln!(f, "\nheld-out      accuracy     NLL     ECE")?;

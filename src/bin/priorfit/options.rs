@@ -76,6 +76,27 @@ impl FromStr for ImageSize {
     }
 }
 
+/// A number of bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, shift) = match text.to_ascii_uppercase() {
+            text if text.ends_with('K') => (text[..text.len() - 1].to_string(), 10),
+            text if text.ends_with('M') => (text[..text.len() - 1].to_string(), 20),
+            text if text.ends_with('G') => (text[..text.len() - 1].to_string(), 30),
+            text => (text, 0),
+        };
+        let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(1 << shift));
+        bytes.filter(|&bytes| bytes > 0).map(ByteSize).ok_or_else(|| {
+            "expected a number of bytes, or of K, M or G, such as 512M or 2G".to_string()
+        })
+    }
+}
+
 impl PreprocessArgs {
     /// The preprocessing for `model`; statistics, if they are to be measured, are those of `data`.
     ///

@@ -2,6 +2,7 @@
 
 pub mod gpu;
 pub mod memory;
+pub mod networks;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
