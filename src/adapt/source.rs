@@ -11,12 +11,12 @@ use serde::Serialize;
 use super::settings::{PriorKind, Settings};
 use super::trainer::Trainer;
 use super::{Adapter, Ending, Observer, check_labels};
+use crate::backend::Engine;
 use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::Network;
 use crate::prior::{Header, Learned, Moments, Prior};
-use crate::threads::Threads;
 use crate::update::{Optimizer, Schedule};
 
 /// Settings of a prior fit.
@@ -77,19 +77,19 @@ pub fn fit_prior(
     data: &Dataset,
     preprocess: &Preprocess,
     settings: &SourceSettings,
-    threads: &Arc<Threads>,
+    engine: impl Into<Engine>,
     observe: Observer<'_>,
 ) -> Result<Prior> {
     check_labels(data)?;
     let mut moments = Moments::new(settings.rank)?;
     let classes = data.classes().len();
-    let network =
-        Network::new(Arc::clone(model), preprocess.clone(), Some(classes), Arc::clone(threads))?;
+    let engine = engine.into();
+    let network = Network::new(Arc::clone(model), preprocess.clone(), Some(classes), &engine)?;
     let per_epoch = data.len().div_ceil(settings.batch_size.max(1));
     let burn_in = settings.burn_in * per_epoch;
     let steps = burn_in + settings.epochs * per_epoch;
     let mut trainer = Trainer::new(network, training(settings, steps), None, [data.len(), 0])?;
-    let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), Arc::clone(threads));
+    let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
     let head = adapter.probe(trainer.network_mut(), data, observe)?;
     trainer.network_mut().set_weights(&head)?;
     let names: Vec<String> = model.weights().map(|(name, _)| name.to_string()).collect();

@@ -76,5 +76,8 @@ pub trait Backend: Send {
 
     /// What [`bytes`](Backend::bytes) will be when these plans are loaded too: residents that plans
     /// share count once, working memory as the largest needs it.
-    fn bytes_with(&self, plans: &[&Plan]) -> usize;
+    ///
+    /// # Errors
+    /// When a plan needs something that the backend does not offer at any amount of memory.
+    fn bytes_with(&self, plans: &[&Plan]) -> Result<usize>;
 }

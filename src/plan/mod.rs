@@ -4,8 +4,8 @@
 //! the order (`schedule`), fuses element-wise chains into tapes and tapes into the products before
 //! them (`lower`, `fuse`), assigns memory (`memory`) and proves the result sound (`check`). A plan
 //! holds no device type: both backends and the text form read the same list.
-//! [`Plan::compile_recomputing`] does the same to variants of the graph that keep less of the forward
-//! pass (`recompute`).
+//! [`Plan::compile_recomputing`] does the same to variants of the graph that keep less of the
+//! forward pass (`recompute`).
 
 mod check;
 mod fuse;

@@ -289,7 +289,7 @@ fn what_plans_will_take_is_known_before_they_are_loaded() {
     };
     for batch in [3, 1, 4] {
         let plans = plans(batch);
-        let bytes = cpu.bytes_with(&plans.each_ref());
+        let bytes = cpu.bytes_with(&plans.each_ref()).expect("bytes");
         for plan in plans {
             cpu.load(plan).expect("a loaded plan");
         }

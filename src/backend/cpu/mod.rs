@@ -160,7 +160,7 @@ impl Backend for Cpu {
         4 * (residents + self.arena.len() + self.scratch.len())
     }
 
-    fn bytes_with(&self, plans: &[&Plan]) -> usize {
+    fn bytes_with(&self, plans: &[&Plan]) -> Result<usize> {
         let workers = self.threads.count();
         let (mut arena, mut scratch) = (self.arena.len(), self.scratch.len());
         let mut residents: usize = self.residents.iter().map(|r| r.len()).sum();
@@ -171,14 +171,16 @@ impl Backend for Cpu {
             for buffer in plan.buffers() {
                 residents += match &buffer.place {
                     Place::Constant(_) => buffer.len,
-                    Place::Resident(leaf) if !self.by_leaf.contains_key(leaf) => {
-                        if new.insert(leaf) { buffer.len } else { 0 }
+                    Place::Resident(leaf)
+                        if !self.by_leaf.contains_key(leaf) && new.insert(leaf) =>
+                    {
+                        buffer.len
                     }
                     _ => 0,
                 };
             }
         }
-        4 * (residents + arena + scratch)
+        Ok(4 * (residents + arena + scratch))
     }
 }
 

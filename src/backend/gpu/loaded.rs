@@ -9,6 +9,7 @@ use super::memory::{Answer, Form, Memory};
 use super::pipelines::{Pipeline, Pipelines};
 use super::slots::{Slots, padded};
 use crate::error::{Context as _, Error, Result};
+use crate::graph::Leaf;
 use crate::graph::{PriorTerm, Stage, Update};
 use crate::kernel::Kernel;
 use crate::plan::{BufferId, Dispatch, Place, Plan, Port};
@@ -96,27 +97,41 @@ impl Needs {
         Ok(())
     }
 
-    /// Bytes of working memory, and of everything else that this plan alone holds.
-    pub(super) fn bytes(&self, plan: &Plan) -> (usize, usize) {
-        let working = self.slots.lens.iter().sum::<usize>() + padded(self.scratch);
-        let outside = plan.buffers().iter().zip(&self.forms);
-        let outside: usize = outside
-            .filter(|(buffer, _)| !matches!(buffer.place, Place::Arena(_)))
-            .map(|(buffer, form)| form.lens(buffer.len).iter().sum::<usize>())
-            .sum();
+    /// Bytes of working memory in each slot, and of scratch.
+    pub(super) fn working(&self) -> (Vec<usize>, usize) {
+        let slots = self.slots.lens.iter().map(|len| 4 * len).collect();
+        let scratch = if self.scratch > 0 { 4 * padded(self.scratch) } else { 0 };
+        (slots, scratch)
+    }
+
+    /// Bytes that this plan alone takes: constants, tables, uniforms, and outputs on their way.
+    pub(super) fn own_bytes(&self, plan: &Plan) -> usize {
+        let buffers = plan.buffers().iter();
+        let constants = buffers.filter(|buffer| matches!(buffer.place, Place::Constant(_)));
+        let constants: usize = constants.map(|buffer| padded(buffer.len)).sum();
         let tables: usize = self.steps.iter().flat_map(|s| &s.launch.bindings).map(table_len).sum();
         let outputs: usize = plan.outputs().iter().map(|port| port.shape.len()).sum();
-        (4 * working, 4 * (outside + tables + outputs) + self.params_len())
+        4 * (constants + tables + outputs) + self.params_len()
+    }
+
+    /// The plan's residents with their bytes.
+    pub(super) fn residents<'a>(
+        &'a self,
+        plan: &'a Plan,
+    ) -> impl Iterator<Item = (&'a Leaf, usize)> {
+        plan.buffers().iter().zip(&self.forms).filter_map(|(buffer, form)| match &buffer.place {
+            Place::Resident(leaf) => Some((leaf, 4 * form.lens(buffer.len).iter().sum::<usize>())),
+            _ => None,
+        })
     }
 
     fn params_len(&self) -> usize {
         let bindings = self.steps.iter().flat_map(|step| &step.launch.bindings);
-        bindings
-            .map(|binding| match &binding.bound {
-                Bound::Params(bytes) => bytes.len().next_multiple_of(UNIFORM_ALIGN),
-                _ => 0,
-            })
-            .sum()
+        let len = |binding: &Binding| match &binding.bound {
+            Bound::Params(bytes) => bytes.len().next_multiple_of(UNIFORM_ALIGN),
+            _ => 0,
+        };
+        bindings.map(len).sum::<usize>().max(UNIFORM_ALIGN)
     }
 }
 

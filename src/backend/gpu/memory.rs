@@ -212,6 +212,17 @@ impl Memory {
         }
     }
 
+    /// Whether there is a resident of this leaf.
+    pub(super) fn knows(&self, leaf: &Leaf) -> bool {
+        self.by_leaf.contains_key(leaf)
+    }
+
+    /// Bytes of the slots and the scratch.
+    pub(super) fn working(&self) -> (Vec<usize>, usize) {
+        let size = |buffer: &wgpu::Buffer| buffer.size() as usize;
+        (self.slots.iter().map(size).collect(), self.scratch.as_ref().map_or(0, size))
+    }
+
     /// Bytes of all buffers.
     pub(super) fn bytes(&self) -> usize {
         let residents = self.residents.iter().flat_map(|resident| &resident.buffers);
