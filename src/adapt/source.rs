@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::settings::{PriorKind, Settings};
 use super::trainer::Trainer;
-use super::{Adapter, Ending, Observer, check_labels};
+use super::{Adapter, Ending, Observer};
 use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
@@ -80,7 +80,7 @@ pub fn fit_prior(
     threads: &Arc<Threads>,
     observe: Observer<'_>,
 ) -> Result<Prior> {
-    check_labels(data)?;
+    data.check_trainable()?;
     let mut moments = Moments::new(settings.rank)?;
     let classes = data.classes().len();
     let mut network =

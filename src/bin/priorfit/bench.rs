@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use priorfit::backend::Backend;
 use priorfit::error::Result;
 use priorfit::graph::Stage;
@@ -37,13 +38,13 @@ pub struct Bench {
     /// The ONNX file
     model: PathBuf,
     /// Examples of a step
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = positive())]
     batch: usize,
     /// Size of the input: S or HxW; needed only where the file leaves it open
     #[arg(long, value_name = "S")]
     image_size: Option<ImageSize>,
     /// Classes of the head
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = positive())]
     classes: usize,
     /// Deviations of the synthetic prior; 0 for a diagonal one
     #[arg(long, value_name = "K", default_value_t = 5)]
@@ -60,6 +61,10 @@ pub struct Bench {
     /// List the time of each kind of kernel
     #[arg(long)]
     profile: bool,
+}
+
+fn positive() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// Steps before the timed ones.
