@@ -206,6 +206,7 @@ impl Adapt {
         let validation = self.validation(&train)?;
         let settings = self.settings(kind, train.len());
         let preprocess = self.preprocess.resolve(&model, &train, &threads)?;
+        backbone::check_import(&self.backbone, &model, &preprocess)?;
         let notes = model.notes().to_vec();
         let mut adapter = Adapter::new(model, preprocess, threads.clone());
         if let Some((prior, path)) = prior {
