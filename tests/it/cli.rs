@@ -254,6 +254,7 @@ fn bad_input_is_one_error_that_names_the_file_and_nothing_is_written() {
     adapt(&["--backbone", &backbone, "--prior", text(&prior)], &["junk.safetensors"]);
     adapt(&["--backbone", &backbone, "--prior", "learned"], &["learned prior", "--prior"]);
     adapt(&["--backbone", &backbone, "--val", junk], &["junk.onnx"]);
+    adapt(&["--backbone", &backbone, "--image-size", "31"], &["mobilenetv2", "31"]);
     adapt(&["--backbone", &backbone, "--lr", "0"], &["learning rate is 0"]);
     adapt(&["--backbone", &backbone, "--freeze", "nothing*"], &["nothing*"]);
     adapt(&["--backbone", &backbone, "--features", "nowhere"], &["nowhere", "mobilenetv2"]);
@@ -290,11 +291,28 @@ fn examples_that_cannot_train_a_classifier_are_named_before_the_work() {
 }
 
 #[test]
-fn arguments_that_leave_nothing_to_do_are_refused() {
+fn arguments_that_make_no_sense_are_refused() {
     let model = file(BACKBONE);
-    for zero in [["--batch", "0"], ["--classes", "0"]] {
-        let output = priorfit(&[&["bench", &model][..], &zero].concat());
-        assert_eq!(output.status.code(), Some(2), "{zero:?}");
+    let wrong = [["--batch", "0"], ["--classes", "0"], ["--classes", "9999999999"]];
+    for option in wrong.into_iter().chain([["--prior-rank", "99999999"]]) {
+        let output = priorfit(&[&["bench", &model][..], &option].concat());
+        assert_eq!(output.status.code(), Some(2), "{option:?}");
+    }
+    let (folder, train) = workplace();
+    let out = folder.path().join("new.safetensors");
+    let fit = ["prior", "fit", "--backbone", &model, "--data", text(&train), "--out", text(&out)];
+    for (option, says) in [
+        (["--epochs", "0"], "epochs is 0"),
+        (["--epochs", "9999999999999999999"], "lower the epochs"),
+        (["--snapshots", "1"], "snapshots is 1"),
+        (["--cycles", "0"], "cycles is 0"),
+        (["--cycles", "21"], "cycles is 21"),
+        (["--lr", "nan"], "learning rate is NaN"),
+        (["--epsilon", "inf"], "epsilon is inf"),
+        (["--momentum", "1"], "momentum is 1"),
+        (["--batch", "0"], "batch size is 0"),
+    ] {
+        fails(&[&fit[..], &option].concat(), &[says]);
     }
     fails(&["demo", "--shots", "2000", "--seeds", "1", "--steps", "1"], &["2000", "--shots"]);
 }

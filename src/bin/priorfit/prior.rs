@@ -118,6 +118,7 @@ impl Fit {
         let data = Dataset::open(&self.data)?;
         data.check_trainable().context(|| self.data.display().to_string())?;
         let preprocess = self.preprocess.resolve(&model, &data, &threads)?;
+        backbone::check_import(&self.backbone, &model, &preprocess)?;
         let mut monitor = Monitor::new(globals)?;
         let mut interrupted = false;
         let prior =
