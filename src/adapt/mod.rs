@@ -31,7 +31,7 @@ pub use self::source::{SourceSettings, fit_prior};
 use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::metrics::{Report, Scored};
 use crate::posterior::{Description, Network, Posterior, VERSION, softmax};
@@ -189,7 +189,8 @@ impl Adapter {
         observe: Observer<'_>,
     ) -> Result<Adapted> {
         self.settings.check(self.prior.is_some())?;
-        check_labels(train)?;
+        train.check_trainable()?;
+        validation.map_or(Ok(()), Dataset::check_labelled)?;
         let classes = train.classes().len();
         let preprocess = self.preprocess.clone();
         let mut network =
@@ -275,20 +276,6 @@ impl Adapter {
         };
         Posterior::new(description, Arc::clone(&self.model), vec![draw])
     }
-}
-
-fn check_labels(train: &Dataset) -> Result<()> {
-    let classes = train.classes().len();
-    if train.label(0).is_none() {
-        return Err(Error::invalid("the training data have no labels").hint(
-            "give a folder with one subfolder of images for each class, or an .npz with x and y",
-        ));
-    }
-    if classes < 2 {
-        return Err(Error::invalid(format!("the training data have {classes} class"))
-            .hint("a classifier needs at least two"));
-    }
-    Ok(())
 }
 
 /// Metrics of predicted logits against labels.

@@ -19,7 +19,8 @@ pub(super) struct ActivePrior {
     pub(super) scale: f64,
 }
 
-/// The prior that the settings ask for; none for [`PriorKind::None`].
+/// The prior that the settings ask for; none for [`PriorKind::None`], or when the backbone has no
+/// weights it could cover.
 pub(super) fn choose(
     settings: &Settings,
     stored: Option<&Prior>,
@@ -29,6 +30,7 @@ pub(super) fn choose(
         || stored.ok_or_else(|| Error::internal("settings are checked to have their prior"));
     let prior = match settings.prior {
         PriorKind::None => return Ok(None),
+        PriorKind::Isotropic if model.weights().next().is_none() => return Ok(None),
         PriorKind::Learned => stored_prior()?.clone(),
         PriorKind::Diagonal => stored_prior()?.diagonal()?,
         PriorKind::Isotropic => return isotropic(settings, stored, model).map(Some),

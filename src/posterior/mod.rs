@@ -51,12 +51,13 @@ impl Posterior {
     /// A posterior of these draws; each holds the trainable weights of the backbone and the head.
     ///
     /// # Errors
-    /// When there is no draw.
+    /// When there is no draw, or a weight is not finite.
     pub fn new(description: Description, model: Arc<Model>, draws: Vec<Weights>) -> Result<Self> {
         if draws.is_empty() {
             return Err(Error::invalid("a posterior has at least one draw"));
         }
         description.preprocess.check()?;
+        draws.iter().try_for_each(check_finite)?;
         Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH })
     }
 
@@ -89,6 +90,9 @@ impl Posterior {
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Array2<f64>> {
         let classes = self.description.classes.len();
+        if data.is_empty() {
+            return Ok(Array2::zeros((0, classes)));
+        }
         let mut network = Network::new(
             Arc::clone(&self.model),
             self.description.preprocess.clone(),
@@ -112,6 +116,18 @@ impl Posterior {
         mean /= self.draws.len() as f64;
         Ok(mean)
     }
+}
+
+/// The last step of a run can leave the numbers without any loss being computed from them.
+fn check_finite(draw: &Weights) -> Result<()> {
+    for (name, weight) in draw {
+        if let Some(x) = weight.iter().find(|x| !x.is_finite()) {
+            let message = format!("parameter '{name}' holds {x}; expected finite numbers");
+            return Err(Error::new(Kind::Diverged, message)
+                .hint("lower --lr, or clip the gradient with --clip"));
+        }
+    }
+    Ok(())
 }
 
 /// Softmax of each row, in `f64`.

@@ -219,9 +219,11 @@ impl Adapt {
         let model = backbone::load(&self.backbone, self.features.as_deref())?;
         model.notes().iter().for_each(|note| globals.note(note));
         let train = Dataset::open(&self.train)?;
+        train.check_trainable().context(|| self.train.display().to_string())?;
         let validation = self.validation(&train)?;
         let settings = self.settings(kind, train.len());
         let preprocess = self.preprocess.resolve(&model, &train, engine.threads())?;
+        backbone::check_import(&self.backbone, &model, &preprocess)?;
         let notes = model.notes().to_vec();
         let mut adapter = Adapter::new(model, preprocess, &engine);
         if let Some((prior, path)) = prior {
@@ -279,7 +281,8 @@ impl Adapt {
     /// The held-out examples, labelled in the order of the training classes.
     fn validation(&self, train: &Dataset) -> Result<Option<Dataset>> {
         let open = |path: &PathBuf| {
-            let labelled = Dataset::open(path)?.with_classes(train.classes());
+            let data = Dataset::open(path)?;
+            let labelled = data.check_labelled().and_then(|()| data.with_classes(train.classes()));
             labelled.context(|| path.display().to_string())
         };
         self.val.as_ref().map(open).transpose()

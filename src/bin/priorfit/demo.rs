@@ -135,6 +135,10 @@ impl Demo {
                 let done = number * self.seeds as usize + seed as usize;
                 monitor.runs(done, total);
                 let (train, rest) = material.digits.few(seed, shots)?;
+                if rest.is_empty() {
+                    let message = format!("{shots} digits of each class leave none to measure on");
+                    return Err(Error::invalid(message).hint("lower --shots"));
+                }
                 let results =
                     material.compare(&settings, self.variance, &train, &rest, &monitor)?;
                 runs.iter_mut().zip(results).for_each(|(runs, result)| runs.push(result));
