@@ -27,7 +27,7 @@ pub fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>
 /// takes its place, so that a full disk replaces none of them.
 ///
 /// # Errors
-/// As for [`write`]; the error names the file that could not be written.
+/// As for [`write()`]; the error names the file that could not be written.
 pub fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
     let staged = files
         .iter()
