@@ -5,6 +5,7 @@
 //! update: with activations computed again, in micro-batches whose gradients add up, or both. Of
 //! those that fit, the one with the least work is taken. If none fits, the run is refused.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -95,7 +96,7 @@ pub(super) fn choose(network: &mut Network, job: &Job<'_>) -> Result<Steps> {
 
 fn too_small(cap: usize, smallest: usize) -> Error {
     let message = format!(
-        "the memory cap is {cap} bytes; with everything done to save memory the run takes {smallest}"
+        "the memory cap is {cap} bytes; with all that saves memory the run takes {smallest}"
     );
     let mebibytes = smallest.div_ceil(1 << 20);
     Error::invalid(message).hint(format!(
@@ -210,12 +211,12 @@ impl Forward {
         let sizes: BTreeSet<usize> =
             [job.train, job.validation].iter().flat_map(|&n| batch_sizes(n, batch)).collect();
         for &size in &sizes {
-            if !self.0.contains_key(&size) {
-                self.0.insert(size, Plan::compile(&network.graph(size)?)?);
+            if let Entry::Vacant(place) = self.0.entry(size) {
+                place.insert(Plan::compile(&network.graph(size)?)?);
             }
         }
         let forward = sizes.iter().filter_map(|size| self.0.get(size));
         let plans: Vec<&Plan> = steps.plans.values().chain(&steps.apply).chain(forward).collect();
-        Ok(network.backend().bytes_with(&plans))
+        network.backend().bytes_with(&plans)
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn fit(
         backend.write(plan, FEATURES, &x)?;
         backend.write(plan, TARGETS, &targets)?;
         backend.write(plan, Group::Head.hyper(), &hyper)?;
-        backend.run(plan, &mut |_| {})?;
+        backend.run(plan)?;
         let mut loss = [0.0];
         backend.read(plan, LOSS, &mut loss)?;
         let (phase, steps) = (Phase::Probe, settings.steps);

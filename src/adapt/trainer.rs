@@ -177,7 +177,7 @@ impl Trainer {
             for (name, value) in &numbers {
                 write_known(backend, plan, name, value)?;
             }
-            backend.run(plan, &mut |_| {})?;
+            backend.run(plan)?;
             last = self.apply.or(Some(plan));
         }
         let last = last.ok_or_else(|| Error::internal("a batch has an example"))?;
@@ -185,7 +185,7 @@ impl Trainer {
             for (name, value) in &numbers {
                 write_known(backend, last, name, value)?;
             }
-            backend.run(last, &mut |_| {})?;
+            backend.run(last)?;
         }
         let (mut loss, mut penalty) = ([0.0], [0.0]);
         backend.read(last, LOSS, &mut loss)?;

@@ -6,7 +6,11 @@
 //! each run.
 
 pub mod cpu;
+mod engine;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 
+pub use self::engine::{Choice, Engine};
 use crate::error::Result;
 use crate::graph::Leaf;
 use crate::plan::Plan;
@@ -47,11 +51,19 @@ pub trait Backend: Send {
     /// When the plan has no such input, or its length differs.
     fn write(&mut self, plan: PlanId, input: &str, data: &[f32]) -> Result<()>;
 
-    /// Runs a plan once; `observe` is called with each dispatch's number when it is done.
+    /// Runs a plan once. A device that works on its own may still be at it when the call returns;
+    /// reading an output waits for it.
     ///
     /// # Errors
     /// For reasons of the device only.
-    fn run(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()>;
+    fn run(&mut self, plan: PlanId) -> Result<()>;
+
+    /// Runs a plan once and waits; `observe` is called with each dispatch's number when it is done,
+    /// on a device that works on its own when its stage is.
+    ///
+    /// # Errors
+    /// For reasons of the device only.
+    fn run_observed(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()>;
 
     /// Reads an output of the plan that ran last.
     ///
@@ -64,5 +76,8 @@ pub trait Backend: Send {
 
     /// What [`bytes`](Backend::bytes) will be when these plans are loaded too: residents that plans
     /// share count once, working memory as the largest needs it.
-    fn bytes_with(&self, plans: &[&Plan]) -> usize;
+    ///
+    /// # Errors
+    /// When the device cannot run one of them, whatever its memory.
+    fn bytes_with(&self, plans: &[&Plan]) -> Result<usize>;
 }

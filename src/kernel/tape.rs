@@ -25,6 +25,16 @@ impl View {
         let reach = |(&extent, &stride): (&usize, &usize)| (extent - 1) * stride;
         Some(1 + extents.iter().zip(&self.0).map(reach).sum::<usize>())
     }
+
+    /// Whether it walks its memory exactly as the iteration space is walked.
+    pub fn is_contiguous(&self, extents: &[usize]) -> bool {
+        let mut stride = 1;
+        extents.iter().zip(&self.0).rev().all(|(&extent, &s)| {
+            let fits = s == stride || extent == 1;
+            stride *= extent;
+            fits
+        })
+    }
 }
 
 /// Where an instruction finds an operand.

@@ -4,7 +4,6 @@
 //! that kernel's epilogue: it runs on finished tiles while they are in cache, and the intermediate
 //! is written only if something else reads it.
 
-use super::tape::is_contiguous;
 use super::{BufferId, Dispatch, Place, Plan};
 use crate::kernel::{Fused, Kernel};
 
@@ -47,7 +46,7 @@ fn target(plan: &Plan, index: usize) -> Option<(usize, usize)> {
     let fits = dispatch.kernel.takes_epilogue()
         && dispatch.writes[0] == map.reads[own]
         && reads_of_product == 1
-        && is_contiguous(&tape.views[own], &tape.extents)
+        && tape.views[own].is_contiguous(&tape.extents)
         && plan.buffers[dispatch.writes[0].index()].len == tape.len()
         && bindings <= BINDINGS_MAX + 1
         && !overwrites;

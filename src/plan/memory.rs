@@ -10,14 +10,15 @@ use super::{Place, Plan};
 const ALIGN: usize = 16;
 
 /// First and last dispatch of a buffer's life.
-#[derive(Clone, Copy)]
-struct Life {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
     first: usize,
     last: usize,
 }
 
 impl Life {
-    fn overlaps(&self, other: &Life) -> bool {
+    /// Whether there is a dispatch at which both are alive.
+    pub(crate) fn overlaps(&self, other: &Life) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 }
@@ -56,7 +57,7 @@ fn lowest_free(placed: &[(Life, usize, usize)], life: Life, len: usize) -> usize
 }
 
 /// The life of every arena buffer that is used.
-fn lives(plan: &Plan) -> Vec<Option<Life>> {
+pub(super) fn lives(plan: &Plan) -> Vec<Option<Life>> {
     let mut lives: Vec<Option<Life>> = vec![None; plan.buffers.len()];
     let mut touch = |buffer: usize, at: usize| {
         let life = lives[buffer].get_or_insert(Life { first: at, last: at });

@@ -4,8 +4,8 @@
 //! the order (`schedule`), fuses element-wise chains into tapes and tapes into the products before
 //! them (`lower`, `fuse`), assigns memory (`memory`) and proves the result sound (`check`). A plan
 //! holds no device type: both backends and the text form read the same list.
-//! [`Plan::compile_recomputing`] does the same to variants of the graph that keep less of the forward
-//! pass (`recompute`).
+//! [`Plan::compile_recomputing`] does the same to variants of the graph that keep less of the
+//! forward pass (`recompute`).
 
 mod check;
 mod fuse;
@@ -19,6 +19,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::memory::Life;
 use crate::error::Result;
 use crate::graph::{Graph, Leaf, Stage};
 use crate::kernel::Kernel;
@@ -144,6 +145,11 @@ impl Plan {
     /// Elements of the arena.
     pub fn arena_len(&self) -> usize {
         self.arena_len
+    }
+
+    /// The life of every arena buffer that is used.
+    pub(crate) fn lives(&self) -> Vec<Option<Life>> {
+        memory::lives(self)
     }
 
     /// Elements of scratch the largest dispatch needs with this many workers.

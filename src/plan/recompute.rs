@@ -8,8 +8,8 @@
 //! operands, so no result changes.
 //!
 //! How long the segments should be depends on how much is kept at each cut, on what the lowering
-//! stores, and on what else is alive: [`variants`] gives several, and the planner keeps the one with
-//! the shortest arena.
+//! stores, and on what else is alive: [`variants`] gives several, and the planner keeps the one
+//! with the shortest arena.
 
 use std::collections::HashMap;
 

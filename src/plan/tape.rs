@@ -178,7 +178,7 @@ impl Registers {
                 tape.scalars.push((register, operand as u8));
                 self.found[index] = Some(Source::Register(register));
             }
-            Term::Operand(operand) if is_contiguous(&tape.views[operand], &tape.extents) => {
+            Term::Operand(operand) if tape.views[operand].is_contiguous(&tape.extents) => {
                 self.found[index] = Some(Source::Input(operand as u8));
             }
             _ => {}
@@ -227,14 +227,4 @@ impl Registers {
 fn expression_pins(tape: &Tape) -> Vec<u8> {
     let constants = tape.constants.iter().map(|&(register, _)| register);
     constants.chain(tape.scalars.iter().map(|&(register, _)| register)).collect()
-}
-
-/// Whether a view walks its memory exactly as the iteration space is walked.
-pub(super) fn is_contiguous(view: &View, extents: &[usize]) -> bool {
-    let mut stride = 1;
-    extents.iter().zip(&view.0).rev().all(|(&extent, &s)| {
-        let fits = s == stride || extent == 1;
-        stride *= extent;
-        fits
-    })
 }

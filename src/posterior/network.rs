@@ -236,7 +236,7 @@ impl Network {
             let images = &mut images[..batch.len() * self.preprocess.image_len()];
             data.fill(batch, &self.preprocess, None, images, &self.threads)?;
             self.backend.write(plan, &input, images)?;
-            self.backend.run(plan, &mut |_| {})?;
+            self.backend.run(plan)?;
             let width = self.output_width(plan, output)?;
             let start = rows.len();
             rows.resize(start + batch.len() * width, 0.0);

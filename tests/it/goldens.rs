@@ -11,13 +11,16 @@ use priorfit::plan::Plan;
 use priorfit::tensor::contiguous;
 use priorfit::threads::Threads;
 
-use crate::support::{FORWARD, GRADIENT, relative_error_above, repository, resident, tensors};
+use crate::support::gpu::gpu;
+use crate::support::{
+    FORWARD, GRADIENT, golden_names, relative_error_above, repository, resident, tensors,
+};
 
 /// Share of the largest gradient below which a difference is rounding.
 const ROUNDING: f64 = 1e-4;
 
-/// Checks one golden network; what is wrong, if anything.
-fn check(name: &str) -> Result<(f64, f64), String> {
+/// Checks one golden network on a backend; what is wrong, if anything.
+fn check(name: &str, backend: &mut dyn Backend) -> Result<(f64, f64), String> {
     let model = Model::load(&repository(&format!("models/golden/{name}.onnx")))
         .map_err(|e| e.to_string())?;
     let golden = tensors(&format!("models/golden/{name}.safetensors"));
@@ -40,17 +43,18 @@ fn check(name: &str) -> Result<(f64, f64), String> {
         }
     }
     let plan = Plan::compile(&graph).map_err(|e| e.to_string())?;
-    let mut cpu = Cpu::new(Arc::new(Threads::new(2)));
-    let plan = cpu.load(plan).map_err(|e| e.to_string())?;
+    let plan = backend.load(plan).map_err(|e| e.to_string())?;
     for (name, weight) in model.weights() {
         if graph.leaf(LeafKind::Param, name).is_some() {
-            let _ = cpu.set(&resident(LeafKind::Param, name), &contiguous(weight));
+            let _ = backend.set(&resident(LeafKind::Param, name), &contiguous(weight));
         }
     }
     let port = model.inputs()[0].name.clone();
-    cpu.write(plan, &port, &contiguous(input)).map_err(|e| e.to_string())?;
-    cpu.write(plan, "projection", &contiguous(&golden["projection"])).map_err(|e| e.to_string())?;
-    cpu.run(plan, &mut |_| {}).map_err(|e| e.to_string())?;
+    backend.write(plan, &port, &contiguous(input)).map_err(|e| e.to_string())?;
+    backend
+        .write(plan, "projection", &contiguous(&golden["projection"]))
+        .map_err(|e| e.to_string())?;
+    backend.run(plan).map_err(|e| e.to_string())?;
     // A gradient that is zero by symmetry is zero only to the rounding of the others.
     let largest = golden.iter().filter(|(key, _)| key.starts_with("grad/"));
     let largest = largest.flat_map(|(_, g)| g.iter()).fold(0.0f32, |m, g| m.max(g.abs()));
@@ -58,7 +62,7 @@ fn check(name: &str) -> Result<(f64, f64), String> {
     let mut compare = |port: &str, key: &str| -> Result<f64, String> {
         let expected = golden.get(key).ok_or_else(|| format!("no golden '{key}'"))?;
         let mut got = vec![0.0; expected.len()];
-        cpu.read(plan, port, &mut got).map_err(|e| format!("{key}: {e}"))?;
+        backend.read(plan, port, &mut got).map_err(|e| format!("{key}: {e}"))?;
         let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
         Ok(relative_error_above(&got, &expected, floor))
     };
@@ -88,22 +92,22 @@ fn check(name: &str) -> Result<(f64, f64), String> {
 
 #[test]
 fn every_golden_network_agrees_with_pytorch() {
-    let mut names: Vec<String> = std::fs::read_dir(repository("models/golden"))
-        .expect("the golden folder")
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|file| file.strip_suffix(".onnx").map(str::to_string))
-        .collect();
-    names.sort();
+    let names = golden_names();
     assert!(names.len() >= 24, "two files or more for each of twelve families");
-    let failures: Vec<String> = names
-        .iter()
-        .filter_map(|name| match check(name) {
-            Ok((forward, gradient)) => {
-                println!("{name}: forward {forward:.1e}, gradients {gradient:.1e}");
-                None
-            }
-            Err(error) => Some(format!("{name}: {error}")),
-        })
-        .collect();
+    // All networks share names of weights, so each has a backend of its own.
+    let mut failures = Vec::new();
+    let mut judge = |name: &str, backend: &mut dyn Backend| match check(name, backend) {
+        Ok((forward, gradient)) => {
+            let machine = backend.name();
+            println!("{name} on {machine}: forward {forward:.1e}, gradients {gradient:.1e}");
+        }
+        Err(error) => failures.push(format!("{name} on {}: {error}", backend.name())),
+    };
+    for name in &names {
+        judge(name, &mut Cpu::new(Arc::new(Threads::new(2))));
+        if let Some(mut gpu) = gpu() {
+            judge(name, &mut *gpu);
+        }
+    }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

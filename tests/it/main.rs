@@ -3,6 +3,8 @@
 mod adapt;
 mod cli;
 mod goldens;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod hostile;
 mod memory;
 mod ops;

@@ -15,10 +15,15 @@ use priorfit::plan::Plan;
 use priorfit::tensor::Shape;
 use priorfit::threads::Threads;
 
+use crate::support::gpu::on_gpu;
 use crate::support::{array, normal, relative_error};
 
 /// Relative error of one op in `f32`: rounding of the operands and of short sums.
 const ROUNDING: f64 = 3e-6;
+
+/// The same on a GPU, whose exponentials, powers and roots may be off by some units in the last
+/// place, and whose sums run in another order.
+const GPU_ROUNDING: f64 = 2e-5;
 
 /// Turns a standard normal into an operand in the op's range.
 type Point = fn(f32) -> f32;
@@ -45,18 +50,18 @@ fn check_at(name: &str, shapes: &[&[usize]], point: Point, build: Build) {
     let y = build(&mut graph, &operands).unwrap_or_else(|e| panic!("{name}: {e}"));
     graph.set_output("y", y);
     let expected = eval::outputs(&graph, &env).expect("the oracle").remove("y").expect("y");
-    let run = |threads: usize| {
-        let mut cpu = Cpu::new(Arc::new(Threads::new(threads)));
+    let run_on = |backend: &mut dyn Backend| {
         let plan = Plan::compile(&graph).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let plan = cpu.load(plan).expect("a loaded plan");
+        let plan = backend.load(plan).unwrap_or_else(|e| panic!("{name}: {e}"));
         for (input, data) in &inputs {
-            cpu.write(plan, input, data).expect("an input");
+            backend.write(plan, input, data).expect("an input");
         }
-        cpu.run(plan, &mut |_| {}).expect("a run");
+        backend.run(plan).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut y = vec![f32::NAN; expected.len()];
-        cpu.read(plan, "y", &mut y).expect("an output");
+        backend.read(plan, "y", &mut y).unwrap_or_else(|e| panic!("{name}: {e}"));
         y
     };
+    let run = |threads: usize| run_on(&mut Cpu::new(Arc::new(Threads::new(threads))));
     let got = run(1);
     let error = relative_error(&got, &expected);
     assert!(error < ROUNDING, "{name} {shapes:?}: relative error {error:.1e}");
@@ -64,6 +69,10 @@ fn check_at(name: &str, shapes: &[&[usize]], point: Point, build: Build) {
         let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&run(threads)), bits(&got), "{name} {shapes:?} on {threads} threads");
     }
+    on_gpu(|gpu| {
+        let error = relative_error(&run_on(gpu), &expected);
+        assert!(error < GPU_ROUNDING, "{name} {shapes:?} on the GPU: relative error {error:.1e}");
+    });
 }
 
 /// Sizes around a chunk, a task, and nothing.
@@ -141,7 +150,7 @@ fn reductions_of_every_pattern() {
                 let mut cpu = Cpu::new(Arc::new(Threads::new(threads)));
                 let plan = cpu.load(Plan::compile(&graph).expect("a plan")).expect("loaded");
                 cpu.write(plan, "x", &data).expect("an input");
-                cpu.run(plan, &mut |_| {}).expect("a run");
+                cpu.run(plan).expect("a run");
                 let mut y = vec![f32::NAN; expected.len()];
                 cpu.read(plan, "y", &mut y).expect("an output");
                 let error = relative_error(&y, &expected);
@@ -149,6 +158,15 @@ fn reductions_of_every_pattern() {
                 bits.push(y.iter().map(|y| y.to_bits()).collect::<Vec<_>>());
             }
             assert!(bits.iter().all(|b| *b == bits[0]), "{shape:?} over {axes:?}");
+            on_gpu(|gpu| {
+                let plan = gpu.load(Plan::compile(&graph).expect("a plan")).expect("loaded");
+                gpu.write(plan, "x", &data).expect("an input");
+                gpu.run(plan).expect("a run");
+                let mut y = vec![f32::NAN; expected.len()];
+                gpu.read(plan, "y", &mut y).expect("an output");
+                let error = relative_error(&y, &expected);
+                assert!(error < GPU_ROUNDING, "{shape:?} over {axes:?} on the GPU: {error:.1e}");
+            });
         }
     }
     check("reduce_max", &[&[3, 700]], |g, x| g.reduce(Reduction::Max, x[0], &[1]));

@@ -57,7 +57,7 @@ fn run(
     for step in range {
         let hyper = sgld.hyper(step, rate, PRIOR_WEIGHT, NOISE);
         cpu.write(plan, Group::Backbone.hyper(), &hyper).expect("numbers");
-        cpu.run(plan, &mut |_| {}).expect("a step");
+        cpu.run(plan).expect("a step");
         look(step, cpu);
     }
 }
@@ -186,7 +186,7 @@ fn noise_repeats_for_a_seed_and_differs_between_seeds_steps_and_parameters() {
         let plan = cpu.load(Plan::compile(&step_graph).expect("a plan")).expect("a loaded plan");
         let hyper = sgld.hyper(step, 0.1, 0.1, Noise { seed, examples: 10 });
         cpu.write(plan, Group::Head.hyper(), &hyper).expect("numbers");
-        cpu.run(plan, &mut |_| {}).expect("a step");
+        cpu.run(plan).expect("a step");
         ["a", "b"].map(|name| cpu.get(&resident(LeafKind::Param, name)).expect("a weight"))
     };
     let first = draw(1, 0, 1);

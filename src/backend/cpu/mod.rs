@@ -136,7 +136,11 @@ impl Backend for Cpu {
         copy(self.port(plan, input, Direction::Input)?, data, input)
     }
 
-    fn run(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()> {
+    fn run(&mut self, plan: PlanId) -> Result<()> {
+        self.run_observed(plan, &mut |_| {})
+    }
+
+    fn run_observed(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()> {
         let loaded = &self.plans[plan.0];
         let memory = memory::Memory::new(&mut self.arena, &mut self.residents, &loaded.locations);
         for (index, dispatch) in loaded.plan.dispatches().iter().enumerate() {
@@ -156,7 +160,7 @@ impl Backend for Cpu {
         4 * (residents + self.arena.len() + self.scratch.len())
     }
 
-    fn bytes_with(&self, plans: &[&Plan]) -> usize {
+    fn bytes_with(&self, plans: &[&Plan]) -> Result<usize> {
         let workers = self.threads.count();
         let (mut arena, mut scratch) = (self.arena.len(), self.scratch.len());
         let mut residents: usize = self.residents.iter().map(|r| r.len()).sum();
@@ -167,14 +171,16 @@ impl Backend for Cpu {
             for buffer in plan.buffers() {
                 residents += match &buffer.place {
                     Place::Constant(_) => buffer.len,
-                    Place::Resident(leaf) if !self.by_leaf.contains_key(leaf) => {
-                        if new.insert(leaf) { buffer.len } else { 0 }
+                    Place::Resident(leaf)
+                        if !self.by_leaf.contains_key(leaf) && new.insert(leaf) =>
+                    {
+                        buffer.len
                     }
                     _ => 0,
                 };
             }
         }
-        4 * (residents + arena + scratch)
+        Ok(4 * (residents + arena + scratch))
     }
 }
 

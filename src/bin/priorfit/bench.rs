@@ -12,7 +12,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use priorfit::backend::Backend;
 use priorfit::error::Result;
 use priorfit::graph::Stage;
 use priorfit::kernel::Kernel;
@@ -104,16 +103,20 @@ struct KernelTime {
 impl Bench {
     /// Runs the command.
     pub fn run(&self, globals: &Globals, started: Instant) -> Result<ExitCode> {
-        let mut bencher = Bencher::new(self, globals.threads())?;
+        let mut bencher = Bencher::new(self, &globals.engine()?)?;
         let mut watch = Watch::new(bencher.plan());
-        bencher.step(&mut |_| {})?;
+        bencher.step()?;
         let first_step_ms = ms(started.elapsed());
         for _ in 1..WARM_UP {
-            bencher.step(&mut |_| {})?;
+            bencher.step()?;
         }
+        // Steps and their parts are timed in turns: a device is waited for after each part.
         for _ in 0..self.repeats {
+            let begun = Instant::now();
+            bencher.step()?;
+            watch.steps.push(ms(begun.elapsed()));
             watch.start();
-            bencher.step(&mut |dispatch| watch.lap(dispatch))?;
+            bencher.observed_step(&mut |dispatch| watch.lap(dispatch))?;
             watch.stop();
         }
         let (peak, plan) = (peak_rss_mb(), bencher.plan());
@@ -147,7 +150,6 @@ impl Bench {
 /// Takes the time between dispatches.
 struct Watch {
     stage_of: Vec<Stage>,
-    begun: Instant,
     last: Instant,
     current: [Duration; 3],
     /// Milliseconds of each step.
@@ -163,7 +165,6 @@ impl Watch {
         let now = Instant::now();
         Watch {
             stage_of: plan.dispatches().iter().map(|dispatch| dispatch.stage).collect(),
-            begun: now,
             last: now,
             current: [Duration::ZERO; 3],
             steps: Vec::new(),
@@ -173,8 +174,7 @@ impl Watch {
     }
 
     fn start(&mut self) {
-        self.begun = Instant::now();
-        self.last = self.begun;
+        self.last = Instant::now();
         self.current = [Duration::ZERO; 3];
     }
 
@@ -187,7 +187,6 @@ impl Watch {
     }
 
     fn stop(&mut self) {
-        self.steps.push(ms(self.begun.elapsed()));
         self.stages.iter_mut().zip(self.current).for_each(|(stage, took)| stage.push(ms(took)));
     }
 }

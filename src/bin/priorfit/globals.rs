@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
+use priorfit::backend::{Choice, Engine};
 use priorfit::error::{Error, Result};
 use priorfit::threads::Threads;
 use serde::Serialize;
@@ -26,6 +27,11 @@ pub struct Globals {
     #[arg(long, global = true, help_heading = GENERAL, value_name = "T")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// Where to compute: auto, gpu, cpu, or a part of a GPU's name. auto takes a hardware GPU if
+    /// there is one
+    #[arg(long, global = true, help_heading = GENERAL, value_name = "DEVICE")]
+    #[arg(default_value_t = Choice::Auto)]
+    device: Choice,
 }
 
 impl Globals {
@@ -35,6 +41,14 @@ impl Globals {
             Some(count) => Threads::new(usize::from(count)),
             None => Threads::available(),
         })
+    }
+
+    /// Where to compute.
+    ///
+    /// # Errors
+    /// When the device that is asked for is not there.
+    pub fn engine(&self) -> Result<Engine> {
+        Engine::choose(&self.device, self.threads())
     }
 
     /// Whether progress and notes may be printed.

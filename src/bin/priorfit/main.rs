@@ -8,6 +8,7 @@ mod adapt;
 mod backbone;
 mod bench;
 mod demo;
+mod devices;
 mod evaluate;
 mod globals;
 mod inspect;
@@ -57,6 +58,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Bench(bench::Bench),
     Demo(demo::Demo),
+    Devices(devices::Devices),
 }
 
 impl Command {
@@ -70,6 +72,7 @@ impl Command {
             Command::Evaluate(command) => command.run(globals),
             Command::Bench(command) => command.run(globals, started),
             Command::Demo(command) => command.run(globals, started),
+            Command::Devices(command) => command.run(globals),
         }
     }
 }

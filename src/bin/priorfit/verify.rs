@@ -79,7 +79,7 @@ impl Verify {
     }
 
     fn check(&self, globals: &Globals, report: &mut Report) -> Result<()> {
-        let threads = globals.threads();
+        let on = globals.engine()?;
         let model = Model::load(&self.model)?;
         report.params = model.weights().count();
         report.weights = model.weights().map(|(_, weight)| weight.len()).sum();
@@ -92,8 +92,7 @@ impl Verify {
         let graph = model.graph(&shape).map_err(in_file)?;
         report.importable = true;
         let input = tensor(&shape, normal(self.seed, 0, shape.iter().product()))?;
-        let mut engine =
-            Engine::new(&model, graph, &input, self.seed, &threads).map_err(in_file)?;
+        let mut engine = Engine::new(&model, graph, &input, self.seed, &on).map_err(in_file)?;
         let outputs = engine.outputs()?;
         let expected = model.reference(std::slice::from_ref(&input)).map_err(in_file)?;
         report.forward_rel_err = Some(forward_error(&outputs, &expected)?);

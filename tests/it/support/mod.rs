@@ -1,5 +1,6 @@
 //! What several tests need: golden files, random arrays, comparison with named tolerances.
 
+pub mod gpu;
 pub mod memory;
 pub mod networks;
 
@@ -19,6 +20,17 @@ pub const GRADIENT: f64 = 1e-3;
 /// A file of the repository.
 pub fn repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Names of the golden networks.
+pub fn golden_names() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(repository("models/golden"))
+        .expect("the golden folder")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|file| file.strip_suffix(".onnx").map(str::to_string))
+        .collect();
+    names.sort();
+    names
 }
 
 /// All tensors of a safetensors file.

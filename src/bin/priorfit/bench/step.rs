@@ -1,9 +1,6 @@
 //! The training step that is timed, and the numbers it starts from.
 
-use std::sync::Arc;
-
-use priorfit::backend::cpu::Cpu;
-use priorfit::backend::{Backend, PlanId};
+use priorfit::backend::{Backend, Engine, PlanId};
 use priorfit::error::{Error, Result};
 use priorfit::graph::{Graph, Leaf, LeafKind, PriorTerm};
 use priorfit::onnx::Model;
@@ -14,7 +11,6 @@ use priorfit::task::{
     HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, flat_features, linear_head,
 };
 use priorfit::tensor::contiguous;
-use priorfit::threads::Threads;
 use priorfit::update::{Noise, Optimizer};
 
 use super::Bench;
@@ -32,7 +28,7 @@ const NOISE_LEN: usize = 65_521;
 /// A loaded training step.
 pub struct Bencher {
     /// What runs it.
-    pub backend: Cpu,
+    pub backend: Box<dyn Backend>,
     /// The images' shape.
     pub input_shape: Vec<usize>,
     /// Number of trainable weights, the head's included.
@@ -43,7 +39,7 @@ pub struct Bencher {
 
 impl Bencher {
     /// Reads, imports, plans, and sets all weights and the prior.
-    pub fn new(args: &Bench, threads: Arc<Threads>) -> Result<Self> {
+    pub fn new(args: &Bench, engine: &Engine) -> Result<Self> {
         let model = backbone::load(&args.model, None)?;
         let mut input_shape = backbone::default_shape(&model)?;
         if let Some(batch) = input_shape.first_mut() {
@@ -60,9 +56,9 @@ impl Bencher {
         let inputs = inputs
             .map(|port| (port.name.clone(), input(&port.name, port.shape.len(), args, &noise)))
             .collect();
-        let mut backend = Cpu::new(threads);
+        let mut backend = engine.open()?;
         let plan = backend.load(plan)?;
-        let params = set_residents(&mut backend, plan, &model, &noise)?;
+        let params = set_residents(&mut *backend, plan, &model, &noise)?;
         Ok(Bencher { backend, input_shape, params, plan, inputs })
     }
 
@@ -71,12 +67,22 @@ impl Bencher {
         self.backend.plan(self.plan)
     }
 
+    /// Makes one step, to the loss on the host.
+    pub fn step(&mut self) -> Result<()> {
+        self.write()?;
+        self.backend.run(self.plan)?;
+        self.backend.read(self.plan, LOSS, &mut [0.0])
+    }
+
     /// Makes one step; `observe` is called after each dispatch.
-    pub fn step(&mut self, observe: &mut dyn FnMut(usize)) -> Result<()> {
-        for (name, value) in &self.inputs {
-            self.backend.write(self.plan, name, value)?;
-        }
-        self.backend.run(self.plan, observe)
+    pub fn observed_step(&mut self, observe: &mut dyn FnMut(usize)) -> Result<()> {
+        self.write()?;
+        self.backend.run_observed(self.plan, observe)
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let mut inputs = self.inputs.iter();
+        inputs.try_for_each(|(name, value)| self.backend.write(self.plan, name, value))
     }
 }
 
@@ -131,7 +137,12 @@ fn input(name: &str, len: usize, args: &Bench, noise: &[f32]) -> Vec<f32> {
 }
 
 /// Sets the weights and the prior; returns the number of trainable weights.
-fn set_residents(backend: &mut Cpu, plan: PlanId, model: &Model, noise: &[f32]) -> Result<usize> {
+fn set_residents(
+    backend: &mut dyn Backend,
+    plan: PlanId,
+    model: &Model,
+    noise: &[f32],
+) -> Result<usize> {
     let residents: Vec<(Leaf, usize)> = backend
         .plan(plan)
         .buffers()

@@ -1,10 +1,7 @@
 //! A network under test: its outputs and gradient from the engine that users train on, and its
 //! projected outputs at other weights from that engine or from the interpreter.
 
-use std::sync::Arc;
-
 use priorfit::autodiff::vjp;
-use priorfit::backend::cpu::Cpu;
 use priorfit::backend::{Backend, PlanId};
 use priorfit::error::{Error, Result};
 use priorfit::graph::eval::{self, Array, Env};
@@ -13,7 +10,6 @@ use priorfit::onnx::Model;
 use priorfit::plan::Plan;
 use priorfit::rng::{Key, Stream};
 use priorfit::tensor::{Tensor, contiguous, tensor};
-use priorfit::threads::Threads;
 
 /// Random numbers of one kind are this many lanes from those of the next.
 pub const LANES: u64 = 1 << 20;
@@ -52,7 +48,7 @@ pub type Moves = Vec<(usize, Vec<f32>)>;
 
 /// The network with an input and a projection of its outputs.
 pub struct Engine {
-    cpu: Cpu,
+    backend: Box<dyn Backend>,
     forward: PlanId,
     gradient: PlanId,
     input: (String, Vec<f32>),
@@ -79,7 +75,7 @@ impl Engine {
         graph: Graph,
         input: &Tensor,
         seed: u64,
-        threads: &Arc<Threads>,
+        on: &priorfit::backend::Engine,
     ) -> Result<Self> {
         let project = |(lane, (name, value)): (usize, &(String, ValueId))| {
             let len = graph.shape(*value).len();
@@ -93,15 +89,15 @@ impl Engine {
         };
         let in_use = |(name, _): &(&str, &Tensor)| graph.leaf(LeafKind::Param, name).is_some();
         let weights: Vec<Weight> = model.weights().filter(in_use).map(weight).collect();
-        let mut cpu = Cpu::new(Arc::clone(threads));
-        let gradient = cpu.load(Plan::compile(&differentiated(graph.clone(), &weights)?)?)?;
-        let forward = cpu.load(Plan::compile(&graph)?)?;
+        let mut backend = on.open()?;
+        let gradient = backend.load(Plan::compile(&differentiated(graph.clone(), &weights)?)?)?;
+        let forward = backend.load(Plan::compile(&graph)?)?;
         let port = model.inputs().first().map_or("", |port| port.name.as_str()).to_string();
         let mut env = Env::new();
         env.set(LeafKind::Input, &port, Array::from(input));
         let input = (port, contiguous(input).to_vec());
         let oracle = Oracle { graph, env, projections };
-        let mut engine = Engine { cpu, forward, gradient, input, oracle, weights };
+        let mut engine = Engine { backend, forward, gradient, input, oracle, weights };
         for index in 0..engine.weights.len() {
             let value = engine.weights[index].value.clone();
             engine.set(index, &contiguous(&value))?;
@@ -111,16 +107,16 @@ impl Engine {
 
     /// Multiply-adds of one forward pass, roughly.
     pub fn multiply_adds(&self) -> u64 {
-        self.cpu.plan(self.forward).flops() / 2
+        self.backend.plan(self.forward).flops() / 2
     }
 
     /// The outputs.
     pub fn outputs(&mut self) -> Result<Vec<Vec<f32>>> {
-        write_if_used(&mut self.cpu, self.forward, &self.input.0, &self.input.1)?;
-        self.cpu.run(self.forward, &mut |_| {})?;
+        write_if_used(&mut *self.backend, self.forward, &self.input.0, &self.input.1)?;
+        self.backend.run(self.forward)?;
         let read = |(name, cotangent): &Projection| {
             let mut output = vec![0.0; cotangent.len()];
-            self.cpu.read(self.forward, name, &mut output)?;
+            self.backend.read(self.forward, name, &mut output)?;
             Ok(output)
         };
         self.oracle.projections.iter().map(read).collect()
@@ -145,15 +141,15 @@ impl Engine {
 
     /// Fills in the gradients of the weights.
     pub fn differentiate(&mut self) -> Result<()> {
-        write_if_used(&mut self.cpu, self.gradient, &self.input.0, &self.input.1)?;
+        write_if_used(&mut *self.backend, self.gradient, &self.input.0, &self.input.1)?;
         for (name, cotangent) in &self.oracle.projections {
-            write_if_used(&mut self.cpu, self.gradient, &cotangent_port(name), cotangent)?;
+            write_if_used(&mut *self.backend, self.gradient, &cotangent_port(name), cotangent)?;
         }
-        self.cpu.run(self.gradient, &mut |_| {})?;
+        self.backend.run(self.gradient)?;
         for weight in &mut self.weights {
             let port = gradient_port(&weight.name);
-            if self.cpu.plan(self.gradient).outputs().iter().any(|p| p.name == port) {
-                self.cpu.read(self.gradient, &port, &mut weight.gradient)?;
+            if self.backend.plan(self.gradient).outputs().iter().any(|p| p.name == port) {
+                self.backend.read(self.gradient, &port, &mut weight.gradient)?;
             }
         }
         Ok(())
@@ -178,7 +174,7 @@ impl Engine {
 
     fn set(&mut self, index: usize, value: &[f32]) -> Result<()> {
         let name = self.weights[index].name.clone();
-        self.cpu.set(&Leaf { kind: LeafKind::Param, name }, value)
+        self.backend.set(&Leaf { kind: LeafKind::Param, name }, value)
     }
 }
 
@@ -236,9 +232,9 @@ fn gradient_port(name: &str) -> String {
 }
 
 /// Writes an input unless the plan has no use for it.
-fn write_if_used(cpu: &mut Cpu, plan: PlanId, port: &str, value: &[f32]) -> Result<()> {
-    match cpu.plan(plan).inputs().iter().any(|input| input.name == port) {
-        true => cpu.write(plan, port, value),
+fn write_if_used(backend: &mut dyn Backend, plan: PlanId, port: &str, value: &[f32]) -> Result<()> {
+    match backend.plan(plan).inputs().iter().any(|input| input.name == port) {
+        true => backend.write(plan, port, value),
         false => Ok(()),
     }
 }

@@ -1,0 +1,28 @@
+// concat: one operand's runs written to their places in the joined rows.
+
+//!include grid
+
+struct Params {
+    len: u32,
+    // Elements of the operand in a row, where they start, and the length of a joined row.
+    run: u32,
+    start: u32,
+    row_len: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = fold(group, grid) * WORKGROUP + lane;
+    if i >= params.len {
+        return;
+    }
+    out[i / params.run * params.row_len + params.start + i % params.run] = x[i];
+}

@@ -1,0 +1,32 @@
+// gather: given rows of one axis.
+
+//!include grid
+
+struct Params {
+    len: u32,
+    // Extent of the axis, rows taken, elements of a row.
+    extent: u32,
+    count: u32,
+    inner: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read> rows: array<u32>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = fold(group, grid) * WORKGROUP + lane;
+    if i >= params.len {
+        return;
+    }
+    let column = i % params.inner;
+    let row = i / params.inner;
+    let source = row / params.count * params.extent + rows[row % params.count];
+    out[i] = x[source * params.inner + column];
+}

@@ -1,0 +1,121 @@
+// reduce: sums or maxima over some axes of a tape's result.
+//
+// `lanes` threads share an output; a workgroup works on 256 / lanes of them. Each thread combines
+// every lanes-th element in order, with a compensated sum, and a tree combines the threads. Few
+// outputs are cut into segments, whose results a second launch combines: the order of all sums
+// depends on the geometry alone.
+
+//!include grid
+//!include space
+
+struct Params {
+    outputs: u32,
+    // Elements that one output combines, and those of a segment.
+    reduced: u32,
+    segment: u32,
+    // Binary logarithm of the threads that share an output.
+    lanes_log: u32,
+    // 1 when neighbours in memory belong to different outputs.
+    inner_kept: u32,
+    kept_rank: u32,
+    reduced_rank: u32,
+    spare: u32,
+    kept_extents: array<vec4<u32>, 2>,
+    kept_strides: array<vec4<u32>, 2>,
+    reduced_extents: array<vec4<u32>, 2>,
+    reduced_strides: array<vec4<u32>, 2>,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+
+override LARGEST: bool;
+
+//!tape
+
+var<workgroup> combined: array<f32, WORKGROUP>;
+
+fn kept(output: u32) -> u32 {
+    var rest = output;
+    var at = 0u;
+    for (var axis = params.kept_rank; axis > 0u; axis--) {
+        let a = axis - 1u;
+        let extent = params.kept_extents[a / 4u][a % 4u];
+        at += rest % extent * params.kept_strides[a / 4u][a % 4u];
+        rest /= extent;
+    }
+    return at;
+}
+
+fn reduced(index: u32) -> u32 {
+    var rest = index;
+    var at = 0u;
+    for (var axis = params.reduced_rank; axis > 1u; axis--) {
+        let a = axis - 1u;
+        let extent = params.reduced_extents[a / 4u][a % 4u];
+        at += rest % extent * params.reduced_strides[a / 4u][a % 4u];
+        rest /= extent;
+    }
+    return at + rest * params.reduced_strides[0].x;
+}
+
+fn join(a: f32, b: f32) -> f32 {
+    if LARGEST {
+        return tape_max(a, b);
+    }
+    return a + b;
+}
+
+// One thread's share of an output.
+fn share(output: u32, first: u32, end: u32, step: u32) -> f32 {
+    let base = kept(output);
+    var sum = select(0.0, bitcast<f32>(0xff800000u + params.spare), LARGEST);
+    var lost = 0.0;
+    for (var r = first; r < end; r += step) {
+        let element = value(base + reduced(r));
+        if LARGEST {
+            sum = tape_max(sum, element);
+        } else {
+            let corrected = element - lost;
+            let next = sum + corrected;
+            // An infinite sum has no rounding error to carry on.
+            lost = select(0.0, (next - sum) - corrected, abs(next) < 3.0e38);
+            sum = next;
+        }
+    }
+    return sum;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let lanes = 1u << params.lanes_log;
+    let outputs = WORKGROUP / lanes;
+    let blocks = (params.outputs + outputs - 1u) / outputs;
+    let block = fold(group, grid);
+    let segment = block / blocks;
+    let kept_lane = select(lane / lanes, lane % outputs, params.inner_kept != 0u);
+    let reduced_lane = select(lane % lanes, lane / outputs, params.inner_kept != 0u);
+    let stride = select(1u, outputs, params.inner_kept != 0u);
+    let output = block % blocks * outputs + kept_lane;
+    let start = segment * params.segment;
+    let end = min(params.reduced, start + params.segment);
+    var sum = 0.0;
+    if output < params.outputs {
+        sum = share(output, start + reduced_lane, end, lanes);
+    }
+    combined[lane] = sum;
+    workgroupBarrier();
+    for (var half = lanes / 2u; half > 0u; half /= 2u) {
+        if reduced_lane < half {
+            combined[lane] = join(combined[lane], combined[lane + half * stride]);
+        }
+        workgroupBarrier();
+    }
+    if reduced_lane == 0u && output < params.outputs {
+        out[segment * params.outputs + output] = combined[lane];
+    }
+}

@@ -1,0 +1,41 @@
+// scatter_add: rows added into a zero tensor. Each element of the result sums what belongs to it,
+// in the order of the rows, so no two threads meet.
+
+//!include grid
+
+struct Params {
+    len: u32,
+    // Extent of the axis, rows added, elements of a row.
+    extent: u32,
+    count: u32,
+    inner: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+// For each row of the result, where its sources start; then the sources.
+@group(0) @binding(4) var<storage, read> sources: array<u32>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = fold(group, grid) * WORKGROUP + lane;
+    if i >= params.len {
+        return;
+    }
+    let column = i % params.inner;
+    let row = i / params.inner;
+    let target_row = row % params.extent;
+    let outer = row / params.extent;
+    var sum = 0.0;
+    let end = sources[target_row + 1u];
+    for (var s = sources[target_row]; s < end; s++) {
+        let source = outer * params.count + sources[params.extent + 1u + s];
+        sum += x[source * params.inner + column];
+    }
+    out[i] = sum;
+}

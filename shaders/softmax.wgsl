@@ -1,0 +1,22 @@
+// softmax: exp(x) / Σ exp(x) along each row.
+
+//!include rows
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let lanes = 1u << params.lanes_log;
+    let row = fold(group, grid) * (WORKGROUP / lanes) + lane / lanes;
+    let max = largest(lane, row);
+    let scale = 1.0 / exponentials(lane, row, max);
+    if row >= params.rows {
+        return;
+    }
+    for (var c = lane % lanes; c < params.columns; c += lanes) {
+        let at = row * params.columns + c;
+        out[at] = exp(x[at] - max) * scale;
+    }
+}

@@ -1,0 +1,16 @@
+// transpose: the same elements with their axes permuted; the strides are the operand's, permuted.
+
+//!include strided
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = fold(group, grid) * WORKGROUP + lane;
+    if i >= params.len {
+        return;
+    }
+    out[i] = x[source(i)];
+}

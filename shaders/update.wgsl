@@ -1,0 +1,169 @@
+// update: a parameter's optimiser step with its Gaussian prior, in one pass over memory.
+//
+// Each thread takes four vectors of four elements. The K factor columns of a vector stay in
+// registers between their two uses, so each is read once. A workgroup leaves its K + 1 sums, which
+// a `reduce` adds in order. The variant sets METHOD, RANK, SUMS, and the accessors of what the
+// prior stores; formulas and names are those of the processor's kernel.
+
+//!include grid
+//!include philox
+
+struct Params {
+    // Elements of this launch, and its first in the parameter.
+    len: u32,
+    first: u32,
+    // The first block whose sums this launch writes.
+    first_block: u32,
+    // Vectors between the factor's columns.
+    pitch: u32,
+    // The parameter's number among those that are trained.
+    lane: u32,
+    spare0: u32,
+    spare1: u32,
+    spare2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+// The numbers of the optimiser, c, and s; see Hyper for their order.
+@group(0) @binding(1) var<uniform> hyper: array<vec4<f32>, 4>;
+@group(0) @binding(2) var<uniform> grad_scale: vec4<f32>;
+@group(0) @binding(4) var<storage, read_write> theta: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> grad: array<vec4<f32>>;
+
+const SGD: u32 = 0u;
+const NESTEROV: u32 = 1u;
+const ADAMW: u32 = 2u;
+const SGLD: u32 = 3u;
+
+// Vectors of a thread.
+const VECTORS: u32 = 4u;
+// Sums that are added at a time.
+const ROUND: u32 = 8u;
+
+//!variant
+
+var<workgroup> combined: array<f32, ROUND * WORKGROUP>;
+
+// r δ, and the rate η of the prior.
+struct Step {
+    delta: vec4<f32>,
+    eta: vec4<f32>,
+    // What is added beside: noise.
+    noise: vec4<f32>,
+}
+
+fn step(i: u32) -> Step {
+    let rate = hyper[0].x;
+    let beta1 = hyper[0].y;
+    let beta2 = hyper[0].z;
+    let g = grad_scale.x * grad[i];
+    if METHOD == ADAMW {
+        let m = beta1 * load_m(i) + (1.0 - beta1) * g;
+        let v = beta2 * load_v(i) + (1.0 - beta2) * g * g;
+        store_m(i, m);
+        store_v(i, v);
+        let eta = rate / (sqrt(v / hyper[1].w) + hyper[0].w);
+        return Step(eta * (m / hyper[1].z), eta, vec4(0.0));
+    }
+    if METHOD == SGLD {
+        return Step(rate * g, vec4(rate), noise(i));
+    }
+    let m = beta1 * load_m(i) + g;
+    store_m(i, m);
+    let direct = select(m, g + beta1 * m, METHOD == NESTEROV);
+    return Step(rate * direct, vec4(rate / (1.0 - beta1)), vec4(0.0));
+}
+
+// σ ξ of four elements; words of the key come as 16-bit integers.
+fn noise(i: u32) -> vec4<f32> {
+    let seed = vec2(
+        u32(hyper[2].y) | (u32(hyper[2].z) << 16u),
+        u32(hyper[2].w) | (u32(hyper[3].x) << 16u),
+    );
+    let step = u32(hyper[3].y) | (u32(hyper[3].z) << 16u);
+    let counter = vec4(params.first / 4u + i, params.lane, step, NOISE_STREAM);
+    return hyper[2].x * normals(philox(counter, seed));
+}
+
+// 1 for elements of the parameter, 0 for the padding behind its end.
+fn mask(i: u32) -> vec4<bool> {
+    return vec4(i * 4u) + vec4(0u, 1u, 2u, 3u) < vec4(params.len);
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let block = fold(group, grid);
+    let blocks = (params.len + 4u * VECTORS * WORKGROUP - 1u) / (4u * VECTORS * WORKGROUP);
+    if block >= blocks {
+        return;
+    }
+    var sums: array<f32, SUMS>;
+    for (var b = 0u; b < VECTORS; b++) {
+        let i = (block * VECTORS + b) * WORKGROUP + lane;
+        if i * 4u >= params.len {
+            continue;
+        }
+        let step = step(i);
+        var columns: array<vec4<f32>, COLUMNS>;
+        var low_rank = vec4(0.0);
+        for (var k = 0u; k < RANK; k++) {
+            columns[k] = load_column(k, i);
+            low_rank += columns[k] * coefficient(k);
+        }
+        let shrink = select(1.0, 1.0 - hyper[0].x * hyper[1].x, METHOD == ADAMW);
+        let mean = load_mean(i);
+        let d = load_precision(i);
+        let pull = step.eta * (WEIGHTED * hyper[1].y) * d;
+        let moved = theta[i] * shrink - mean - step.delta + pull * low_rank + step.noise;
+        let x = moved / (1.0 + pull);
+        theta[i] = mean + x;
+        let inside = mask(i);
+        let clean = select(vec4(0.0), x, inside);
+        let dx = select(vec4(0.0), d * x, inside);
+        for (var k = 0u; k < RANK; k++) {
+            sums[k] += dot(columns[k], dx);
+        }
+        sums[SUMS - 1u] += dot(clean, dx);
+    }
+    if !HAS_SUMS {
+        return;
+    }
+    for (var round = 0u; round < (SUMS + ROUND - 1u) / ROUND; round++) {
+        for (var j = 0u; j < ROUND; j++) {
+            let k = round * ROUND + j;
+            if k < SUMS {
+                combined[j * WORKGROUP + lane] = sums[k];
+            }
+        }
+        workgroupBarrier();
+        add_round(block, round, lane);
+    }
+}
+
+// Adds ROUND sums over the workgroup: 32 threads each.
+fn add_round(block: u32, round: u32, lane: u32) {
+    let j = lane / 32u;
+    let l = lane % 32u;
+    var sum = 0.0;
+    for (var q = 0u; q < WORKGROUP / 32u; q++) {
+        sum += combined[j * WORKGROUP + l + 32u * q];
+    }
+    workgroupBarrier();
+    combined[lane] = sum;
+    workgroupBarrier();
+    for (var half = 16u; half > 0u; half /= 2u) {
+        if l < half {
+            combined[lane] += combined[lane + half];
+        }
+        workgroupBarrier();
+    }
+    let k = round * ROUND + j;
+    if l == 0u && k < SUMS {
+        store_sum((params.first_block + block) * SUMS + k, combined[lane]);
+    }
+    workgroupBarrier();
+}

@@ -1,0 +1,89 @@
+//! Dispatches to launches: which shaders run for a kernel, on which parts of its operands.
+//!
+//! A device binds only so much of a buffer at a time; work on more is cut along an axis on which
+//! every operand's part is contiguous (images, rows, elements). Nothing here needs a device.
+
+mod layout;
+mod pool;
+mod product;
+mod reduce;
+mod rows;
+mod tapes;
+mod update;
+
+use std::ops::Range;
+
+pub(super) use self::update::factor_shards;
+use super::launch::Launch;
+use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+
+/// What a device can bind, and how the factor columns of a prior are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Most elements of a binding.
+    pub binding: usize,
+    /// Elements that a binding's start is a multiple of.
+    pub align: usize,
+    /// Whether factor columns are stored in half precision.
+    pub half_factor: bool,
+}
+
+/// The launches of a kernel, in order.
+///
+/// # Errors
+/// When an operand is larger than the device binds and cannot be cut; the error says what it needs.
+pub(super) fn lower(kernel: &Kernel, limits: &Limits) -> Result<Vec<Launch>> {
+    let (_, writes) = kernel.binding_lens();
+    if writes.first() == Some(&Some(0)) {
+        return Ok(Vec::new());
+    }
+    match kernel {
+        Kernel::Map(tape) => tapes::map(tape, limits),
+        Kernel::Reduce(geometry) => reduce::reduce(geometry),
+        Kernel::MatMul(g, fused) => product::matmul(g, fused.as_ref(), limits),
+        Kernel::Conv2d(g, fused) => product::conv2d(g, fused.as_ref(), limits),
+        Kernel::Conv2dInputGrad(g, fused) => product::input_grad(g, fused.as_ref(), limits),
+        Kernel::Conv2dFilterGrad(g) => product::filter_grad(g, limits),
+        Kernel::MaxPool(g) => pool::windows("max_pool", g, limits),
+        Kernel::MaxPoolGrad(g) => pool::max_pool_grad(g, limits),
+        Kernel::SumPool(g) => pool::windows("sum_pool", g, limits),
+        Kernel::SumPoolGrad(g) => pool::sum_pool_grad(g, limits),
+        Kernel::Softmax { rows, columns } => rows::rows("softmax", *rows, *columns, limits),
+        Kernel::LogSoftmax { rows, columns } => rows::rows("log_softmax", *rows, *columns, limits),
+        Kernel::Transpose { shape, perm } => Ok(layout::transpose(shape, perm)),
+        Kernel::Slice { shape, slice } => Ok(layout::slice(shape, slice)),
+        Kernel::Pad { shape, axes } => Ok(layout::pad(shape, axes)),
+        Kernel::Concat { shapes, axis } => Ok(layout::concat(shapes, *axis)),
+        Kernel::Gather { shape, indices } => Ok(layout::gather(shape, indices)),
+        Kernel::ScatterAdd { shape, indices } => Ok(layout::scatter_add(shape, indices)),
+        Kernel::Update { update, len, rank } => update::update(update, *len, *rank, limits),
+    }
+}
+
+/// Cuts `count` items into parts such that each operand, `lens` elements an item, can be bound.
+fn parts(limits: &Limits, count: usize, lens: &[usize]) -> Result<Vec<Range<usize>>> {
+    let widest = lens.iter().copied().max().unwrap_or(0).max(1);
+    if count <= limits.binding / widest {
+        return Ok(std::iter::once(0..count).collect());
+    }
+    let starts_aligned =
+        |step: usize| lens.iter().all(|len| (step * len).is_multiple_of(limits.align));
+    let most = limits.binding / widest;
+    // Starts repeat their alignment after `align` items at the latest.
+    let steps = (1..=most.min(limits.align)).map(|back| most + 1 - back);
+    let step = steps.into_iter().find(|&step| starts_aligned(step)).ok_or_else(|| {
+        let (needed, offered) = (4 * widest, 4 * limits.binding);
+        Error::unsupported(format!(
+            "the device binds at most {offered} bytes of a buffer at a time; a part that cannot be \
+             cut further has {needed} bytes"
+        ))
+        .hint("use smaller images or batches, or another device")
+    })?;
+    Ok((0..count).step_by(step).map(|start| start..count.min(start + step)).collect())
+}
+
+/// The window of a part, in elements; none if it is the whole.
+fn window(part: &Range<usize>, count: usize, len: usize) -> Option<(usize, usize)> {
+    (part.len() < count).then_some((part.start * len, part.len() * len))
+}

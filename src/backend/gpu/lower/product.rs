@@ -1,0 +1,294 @@
+//! Matrix products and convolutions: tiles, segments of long sums, parts of large batches.
+
+use std::ops::Range;
+
+use super::tapes::bind_tape;
+use super::{Limits, parts, reduce, window};
+use crate::backend::gpu::code::{self, Code};
+use crate::backend::gpu::launch::{Access, Bound, Builder, Launch};
+use crate::backend::gpu::params::{self, Tiling};
+use crate::error::Result;
+use crate::graph::Conv2d;
+use crate::kernel::Fused;
+use crate::kernel::matmul::Product;
+
+/// Binding of the first operand of an epilogue.
+const EPILOGUE: u32 = 5;
+/// Workgroups below which a long sum is cut into segments, and large tiles are not used.
+const WORKGROUPS_WANTED: usize = 128;
+/// Shortest segment of a sum.
+const SEGMENT_MIN: usize = 512;
+/// Rows and columns from which large tiles are worth their registers.
+const LARGE_MIN: usize = 96;
+
+/// The result's rows and columns, cut into tiles.
+struct Tiles {
+    side: usize,
+    tiling: Tiling,
+}
+
+impl Tiles {
+    /// Tiles of `z` matrices of `rows` by `columns`.
+    fn new(rows: usize, columns: usize, z: usize) -> Self {
+        let tiles = |side: usize| rows.div_ceil(side) * columns.div_ceil(side) * z;
+        let large = rows >= LARGE_MIN && columns >= LARGE_MIN && tiles(128) >= WORKGROUPS_WANTED;
+        let side = if large { 128 } else { 64 };
+        let tiling = Tiling {
+            rows: rows as u32,
+            columns: columns as u32,
+            row_tiles: rows.div_ceil(side) as u32,
+            column_tiles: columns.div_ceil(side) as u32,
+            tiles: tiles(side) as u32,
+            spare0: 0,
+            spare1: 0,
+            spare2: 0,
+        };
+        Tiles { side, tiling }
+    }
+
+    fn variant(&self) -> String {
+        format!("const TILE: u32 = {}u;\n", self.side)
+    }
+
+    fn count(&self) -> usize {
+        self.tiling.tiles as usize
+    }
+}
+
+/// How threads walk through the operands of a product.
+fn walks(a_along_sum: bool, b_along_sum: bool) -> [(&'static str, u32); 2] {
+    [("A_ALONG_SUM", u32::from(a_along_sum)), ("B_ALONG_SUM", u32::from(b_along_sum))]
+}
+
+/// Writes the result: through the tape that follows, if there is one. `out` is the result's window,
+/// whose first element has the number `base`.
+fn finish(
+    builder: Builder,
+    fused: Option<&(Code, &Fused)>,
+    base: usize,
+    out: Option<(usize, usize)>,
+) -> Builder {
+    let builder = builder.bind_window(4, Access::Write, Bound::Result(0), out);
+    let Some((code, fused)) = fused else {
+        return builder.variant(code::PLAIN);
+    };
+    // The tape's other operands follow the product's two.
+    let number = |operand: usize| 2 + operand - usize::from(operand > fused.own);
+    let builder = bind_tape(builder.variant(&code.text), code, base, out, number);
+    match fused.replaces {
+        Some(_) => builder,
+        None => builder.bind_window(code.next - 1, Access::Write, Bound::Result(1), out),
+    }
+}
+
+fn fused_code(fused: Option<&Fused>) -> Result<Option<(Code, &Fused)>> {
+    fused.map(|fused| Ok((code::epilogue(fused, EPILOGUE)?, fused))).transpose()
+}
+
+/// `a, b` to their batched product; parts are matrices of the batch, or rows of a single one.
+pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Result<Vec<Launch>> {
+    let code = fused_code(fused)?;
+    let Product { batch, m, n, k, how } = *g;
+    let by_rows = batch == 1 && !how.transpose_a;
+    let parts = match by_rows {
+        true => parts(limits, m, &[k, n])?,
+        false => parts(limits, batch, &[m * k, k * n, m * n])?,
+    };
+    let launch = |part: Range<usize>| {
+        let (rows, z) = if by_rows { (part.len(), 1) } else { (m, part.len()) };
+        let tiles = Tiles::new(rows, n, z);
+        let (a_step, a_row) = if how.transpose_a { (m, 1) } else { (1, k) };
+        let (b_step, b_column) = if how.transpose_b { (1, k) } else { (n, 1) };
+        let params = params::MatMul {
+            tiling: tiles.tiling,
+            depth: k as u32,
+            a_step: a_step as u32,
+            a_row: a_row as u32,
+            a_batch: (m * k) as u32,
+            b_step: b_step as u32,
+            b_column: b_column as u32,
+            b_batch: (k * n) as u32,
+            spare: 0,
+        };
+        let windowed = |len: usize| window(&part, if by_rows { m } else { batch }, len);
+        let (a, b, out) = match by_rows {
+            true => (windowed(k), None, windowed(n)),
+            false => (windowed(m * k), windowed(k * n), windowed(m * n)),
+        };
+        let builder = Builder::new("matmul", &params)
+            .variant(&tiles.variant())
+            .overrides(&walks(!how.transpose_a, how.transpose_b))
+            .bind_window(2, Access::Read, Bound::Operand(0), a)
+            .bind_window(3, Access::Read, Bound::Operand(1), b);
+        let base = part.start * if by_rows { n } else { m * n };
+        finish(builder, code.as_ref(), base, out).launch(tiles.count(), 0)
+    };
+    Ok(parts.into_iter().map(launch).collect())
+}
+
+/// Whether a convolution has kernels of its own: groups of one input channel.
+fn is_depthwise(g: &Conv2d) -> bool {
+    g.groups > 1 && g.groups == g.in_channels
+}
+
+fn geometry(g: &Conv2d, batch: usize) -> params::Geometry {
+    let pair = |values: [usize; 2]| values.map(|value| value as u32);
+    params::Geometry {
+        batch: batch as u32,
+        in_channels: (g.in_channels / g.groups) as u32,
+        out_channels: (g.out_channels / g.groups) as u32,
+        groups: g.groups as u32,
+        input: pair(g.input),
+        output: pair(g.output),
+        pad: pair(g.pad),
+        spare: [0; 2],
+    }
+}
+
+fn taps(g: &Conv2d) -> [(&'static str, u32); 6] {
+    [
+        ("KERNEL_H", g.kernel[0] as u32),
+        ("KERNEL_W", g.kernel[1] as u32),
+        ("STRIDE_H", g.stride[0] as u32),
+        ("STRIDE_W", g.stride[1] as u32),
+        ("DILATION_H", g.dilation[0] as u32),
+        ("DILATION_W", g.dilation[1] as u32),
+    ]
+}
+
+/// Elements of one image before and after.
+fn image_lens(g: &Conv2d) -> [usize; 2] {
+    [g.in_channels * g.input[0] * g.input[1], g.out_channels * g.output[0] * g.output[1]]
+}
+
+/// `x, w` to their convolution.
+pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Result<Vec<Launch>> {
+    let code = fused_code(fused)?;
+    let [before, after] = image_lens(g);
+    let launch = |part: Range<usize>| {
+        let geometry = geometry(g, part.len());
+        let columns = part.len() * g.output[0] * g.output[1];
+        let tiles = Tiles::new(g.out_channels / g.groups, columns, g.groups);
+        let (builder, workgroups) = match is_depthwise(g) {
+            true => depthwise("forward", geometry, part.len() * after),
+            false => {
+                let params = params::Convolution { tiling: tiles.tiling, geometry };
+                let builder = Builder::new("conv2d", &params).variant(&tiles.variant());
+                (builder.overrides(&walks(true, false)), tiles.count())
+            }
+        };
+        let builder = builder
+            .overrides(&taps(g))
+            .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, before))
+            .read(3, 1);
+        let out = window(&part, g.batch, after);
+        finish(builder, code.as_ref(), part.start * after, out).launch(workgroups, 0)
+    };
+    Ok(parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect())
+}
+
+/// `ct, w` to the cotangent of the input.
+pub(super) fn input_grad(
+    g: &Conv2d,
+    fused: Option<&Fused>,
+    limits: &Limits,
+) -> Result<Vec<Launch>> {
+    let code = fused_code(fused)?;
+    let [before, after] = image_lens(g);
+    // With a dilation, the taps of a phase do not follow each other by the stride.
+    let phases = [0, 1].map(|axis| if g.dilation[axis] == 1 { g.stride[axis] } else { 1 });
+    let across = [0, 1].map(|axis| g.input[axis].div_ceil(phases[axis]));
+    let launch = |part: Range<usize>| {
+        let geometry = geometry(g, part.len());
+        let columns = part.len() * across[0] * across[1];
+        let z = g.groups * phases[0] * phases[1];
+        let tiles = Tiles::new(g.in_channels / g.groups, columns, z);
+        let (builder, workgroups) = match is_depthwise(g) {
+            true => depthwise("input_grad", geometry, part.len() * before),
+            false => {
+                let params = params::Convolution { tiling: tiles.tiling, geometry };
+                let phases = phases.map(|phases| phases as u32);
+                let builder = Builder::new("conv2d_input_grad", &params)
+                    .variant(&tiles.variant())
+                    .overrides(&walks(false, false))
+                    .overrides(&[("PHASES_H", phases[0]), ("PHASES_W", phases[1])]);
+                (builder, tiles.count())
+            }
+        };
+        let builder = builder
+            .overrides(&taps(g))
+            .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, after))
+            .read(3, 1);
+        let out = window(&part, g.batch, before);
+        finish(builder, code.as_ref(), part.start * before, out).launch(workgroups, 0)
+    };
+    Ok(parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect())
+}
+
+fn depthwise(entry: &'static str, geometry: params::Geometry, len: usize) -> (Builder, usize) {
+    let params = params::Depthwise { geometry, len: len as u32, spare0: 0, spare1: 0, spare2: 0 };
+    let builder = Builder::new("depthwise", &params).entry(entry);
+    (builder, len.div_ceil(crate::backend::gpu::launch::WORKGROUP))
+}
+
+/// `x, ct` to the cotangent of the filter; long sums are cut, and added by a second launch.
+pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
+    if is_depthwise(g) {
+        return Ok(vec![depthwise_filter_grad(g)]);
+    }
+    let [before, after] = image_lens(g);
+    let parts = parts(limits, g.batch, &[before, after])?;
+    let rows = g.out_channels / g.groups;
+    let columns = g.in_channels / g.groups * g.kernel[0] * g.kernel[1];
+    let depth = parts[0].len() * g.output[0] * g.output[1];
+    let tiles = Tiles::new(rows, columns, g.groups).count();
+    let wanted = WORKGROUPS_WANTED.div_ceil(tiles.max(1));
+    let each = wanted.min(depth / SEGMENT_MIN).max(1);
+    let segments = each * parts.len();
+    let filter_len = g.filter_shape().len();
+    let (out, scratch_len) = match segments {
+        1 => (Bound::Result(0), 0),
+        _ => (Bound::Scratch, segments * filter_len),
+    };
+    let launch = |(number, part): (usize, &Range<usize>)| {
+        let tiles = Tiles::new(rows, columns, g.groups * each);
+        let params = params::FilterGrad {
+            tiling: tiles.tiling,
+            geometry: geometry(g, part.len()),
+            segments: each as u32,
+            segment: depth.div_ceil(each) as u32,
+            filter_len: filter_len as u32,
+            first_segment: (number * each) as u32,
+        };
+        Builder::new("conv2d_filter_grad", &params)
+            .variant(&tiles.variant())
+            .overrides(&walks(true, true))
+            .overrides(&taps(g))
+            .bind_window(2, Access::Read, Bound::Operand(0), window(part, g.batch, before))
+            .bind_window(3, Access::Read, Bound::Operand(1), window(part, g.batch, after))
+            .bind(4, Access::Write, out.clone())
+            .launch(tiles.count(), scratch_len)
+    };
+    let mut launches: Vec<Launch> = parts.iter().enumerate().map(launch).collect();
+    if segments > 1 {
+        launches.push(reduce::combine(segments, filter_len, false));
+    }
+    Ok(launches)
+}
+
+fn depthwise_filter_grad(g: &Conv2d) -> Launch {
+    let filters = g.filter_shape().len();
+    let params = params::Depthwise {
+        geometry: geometry(g, g.batch),
+        len: filters as u32,
+        spare0: 0,
+        spare1: 0,
+        spare2: 0,
+    };
+    Builder::new("depthwise_filter_grad", &params)
+        .overrides(&taps(g))
+        .read(2, 0)
+        .read(3, 1)
+        .write(4, 0)
+        .launch(filters, 0)
+}

@@ -1,0 +1,297 @@
+//! Running plans on any GPU, through wgpu.
+//!
+//! A dispatch of a plan becomes one or more launches of shaders in `shaders/` ([`lower`], which
+//! needs no device); weights and prior stay on the device; a step is one submission, or several
+//! where it would hold the device too long. Outputs are copied to where the host can read them and
+//! fetched when they are asked for, so a caller that has something to do in between does not wait.
+//!
+//! A host may lend its own device ([`Gpu::shared`]), told by [`requirements`] what to ask for when
+//! it makes one. [`wgpu`] is exported here because both must use the same version of it.
+
+mod code;
+mod context;
+mod launch;
+mod loaded;
+mod lower;
+mod memory;
+mod pace;
+mod params;
+mod pipelines;
+mod shader;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use wgpu;
+
+use self::context::Context;
+pub use self::context::{Adapter, adapters, requirements};
+use self::loaded::{Loaded, Needs};
+use self::lower::Limits;
+use self::memory::Memory;
+use self::pace::Pace;
+pub use self::pipelines::OnPipelines;
+use self::pipelines::Pipelines;
+use super::{Backend, PlanId};
+use crate::error::{Error, Result};
+use crate::graph::Leaf;
+use crate::plan::{Plan, Port};
+
+/// How long a device may take for a submission before it counts as lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How a device is used.
+#[derive(Clone)]
+pub struct Options {
+    /// About how long a submission may hold the device.
+    pub budget: Duration,
+    /// The share of the time that the device works for us, above 0 and at most 1.
+    pub duty: f64,
+    /// Whether the prior's factor columns are stored in half precision: half the memory and
+    /// traffic of the largest tensors, for a relative error of 2⁻¹¹ in each of their elements.
+    pub half_factor: bool,
+    /// Most bytes of a buffer that are bound at a time; what the device allows if none.
+    pub binding_limit: Option<u64>,
+    /// Is told of the pipelines that are built.
+    pub on_pipelines: Option<OnPipelines>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            budget: Duration::from_millis(50),
+            duty: 1.0,
+            half_factor: false,
+            binding_limit: None,
+            on_pipelines: None,
+        }
+    }
+}
+
+impl Options {
+    fn check(&self) -> Result<()> {
+        if !(self.duty > 0.0 && self.duty <= 1.0) {
+            let message = format!("duty cycle {}; expected above 0 and at most 1", self.duty);
+            return Err(Error::invalid(message));
+        }
+        Ok(())
+    }
+}
+
+/// The GPU backend.
+pub struct Gpu {
+    context: Arc<Context>,
+    limits: Limits,
+    pipelines: Pipelines,
+    memory: Memory,
+    plans: Vec<Loaded>,
+    pace: Pace,
+}
+
+impl Gpu {
+    /// A backend on a device of our own.
+    ///
+    /// # Errors
+    /// When the adapter lacks a needed limit or gives no device.
+    pub fn open(adapter: &Adapter, options: Options) -> Result<Self> {
+        Self::on(Context::open(&adapter.inner)?, options)
+    }
+
+    /// A backend on a host's device. Its error callbacks are left alone, and it stays usable for
+    /// everything else; [`Options::budget`] says how long it is held at a time.
+    ///
+    /// # Errors
+    /// When the device was made with less than a needed limit.
+    pub fn shared(device: wgpu::Device, queue: wgpu::Queue, options: Options) -> Result<Self> {
+        Self::on(Context::shared(device, queue)?, options)
+    }
+
+    fn on(context: Arc<Context>, options: Options) -> Result<Self> {
+        options.check()?;
+        let device = &context.limits;
+        let binding = device.max_storage_buffer_binding_size.min(device.max_buffer_size);
+        let binding = options.binding_limit.map_or(binding, |limit| binding.min(limit));
+        let limits = Limits {
+            binding: (binding / 4) as usize,
+            align: (device.min_storage_buffer_offset_alignment / 4).max(1) as usize,
+            half_factor: options.half_factor,
+        };
+        Ok(Gpu {
+            limits,
+            pipelines: Pipelines::new(Arc::clone(&context), options.on_pipelines.clone()),
+            memory: Memory::new(Arc::clone(&context)),
+            plans: Vec::new(),
+            pace: Pace::new(options.budget, options.duty),
+            context,
+        })
+    }
+
+    /// Waits until the device has done all it was given.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn finish(&mut self) -> Result<()> {
+        self.pace.finish(&self.context)
+    }
+
+    /// Destroys the device, as a driver's reset or an unplugged GPU would: every later call fails.
+    /// For tests of what happens then.
+    pub fn destroy(&self) {
+        self.context.device.destroy();
+    }
+
+    fn loaded(&self, plan: PlanId) -> &Loaded {
+        &self.plans[plan.0]
+    }
+
+    /// Submits a plan's launches, cut to the budget. With an observer every stage is waited for
+    /// before it is told of the stage's dispatches.
+    fn submit(&mut self, plan: PlanId, mut observe: Option<&mut dyn FnMut(usize)>) -> Result<()> {
+        let Gpu { context, plans, memory, pipelines, .. } = self;
+        plans[plan.0].prepare(context, memory, pipelines)?;
+        let count = self.loaded(plan).len();
+        let (mut start, mut observed) = (0, 0);
+        loop {
+            let (end, work) = self.next_submission(plan, start, observe.is_some());
+            let is_last = end == count;
+            let index = self.submit_part(plan, start..end, is_last)?;
+            self.pace.submitted(&self.context, index.clone(), work)?;
+            if is_last {
+                self.plans[plan.0].expect_outputs(&self.context, index);
+            }
+            if let Some(observe) = &mut observe
+                && (is_last || self.loaded(plan).about(end).1 != self.loaded(plan).about(start).1)
+            {
+                self.pace.finish(&self.context)?;
+                let dispatches = self.loaded(plan).dispatches(observed..end);
+                dispatches.for_each(&mut *observe);
+                observed = end;
+            }
+            if is_last {
+                return Ok(());
+            }
+            start = end;
+        }
+    }
+
+    /// The end of the submission that begins with launch `start`, and its work; `by_stage` ends it
+    /// with its stage at the latest.
+    fn next_submission(&self, plan: PlanId, start: usize, by_stage: bool) -> (usize, f64) {
+        let loaded = self.loaded(plan);
+        let (mut end, mut held) = (start, 0.0);
+        while end < loaded.len() {
+            let (_, stage, work) = loaded.about(end);
+            let cut = by_stage && stage != loaded.about(start).1;
+            if cut || !self.pace.fits(held, work) {
+                break;
+            }
+            held += work;
+            end += 1;
+        }
+        (end, held)
+    }
+
+    fn submit_part(
+        &mut self,
+        plan: PlanId,
+        launches: std::ops::Range<usize>,
+        with_outputs: bool,
+    ) -> Result<wgpu::SubmissionIndex> {
+        let Gpu { context, plans, memory, .. } = self;
+        let loaded = &mut plans[plan.0];
+        let context = &**context;
+        context.scoped("running a step", || {
+            let mut encoder = context.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                loaded.record(&mut pass, launches, &context.limits);
+            }
+            if with_outputs {
+                loaded.record_outputs(memory, &mut encoder);
+            }
+            context.queue.submit([encoder.finish()])
+        })
+    }
+}
+
+fn port<'a>(ports: &'a [Port], name: &str, len: usize) -> Result<&'a Port> {
+    let port = ports.iter().find(|port| port.name == name);
+    let port = port.ok_or_else(|| Error::internal(format!("the plan has no port '{name}'")))?;
+    if port.shape.len() != len {
+        let message = format!("'{name}': {len} elements for {}", port.shape.len());
+        return Err(Error::mismatch(message));
+    }
+    Ok(port)
+}
+
+impl Backend for Gpu {
+    fn name(&self) -> String {
+        let info = &self.context.info;
+        format!("{} ({:?})", info.name, info.backend)
+    }
+
+    fn load(&mut self, plan: Plan) -> Result<PlanId> {
+        let needs = Needs::of(&plan, &self.limits)?;
+        let loaded = Loaded::new(plan, needs, &self.context, &mut self.memory, &self.pipelines)?;
+        self.plans.push(loaded);
+        Ok(PlanId(self.plans.len() - 1))
+    }
+
+    fn plan(&self, id: PlanId) -> &Plan {
+        &self.loaded(id).plan
+    }
+
+    fn set(&mut self, leaf: &Leaf, data: &[f32]) -> Result<()> {
+        self.memory.set(leaf, data)
+    }
+
+    fn get(&self, leaf: &Leaf) -> Result<Vec<f32>> {
+        self.memory.get(leaf)
+    }
+
+    fn write(&mut self, plan: PlanId, input: &str, data: &[f32]) -> Result<()> {
+        let loaded = &self.plans[plan.0];
+        let port = port(loaded.plan.inputs(), input, data.len())?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let buffer = loaded.port(&self.memory, port)?;
+        self.context.scoped("writing an input", || {
+            self.context.queue.write_buffer(buffer, 0, bytemuck::cast_slice(data));
+        })
+    }
+
+    fn run(&mut self, plan: PlanId) -> Result<()> {
+        self.submit(plan, None)
+    }
+
+    fn run_observed(&mut self, plan: PlanId, observe: &mut dyn FnMut(usize)) -> Result<()> {
+        self.submit(plan, Some(observe))
+    }
+
+    fn read(&mut self, plan: PlanId, output: &str, data: &mut [f32]) -> Result<()> {
+        let loaded = &mut self.plans[plan.0];
+        port(loaded.plan.outputs(), output, data.len())?;
+        let bytes = loaded.output(&self.context, output)?;
+        for (target, source) in data.iter_mut().zip(bytes.chunks_exact(4)) {
+            *target = f32::from_le_bytes([source[0], source[1], source[2], source[3]]);
+        }
+        self.pace.settled();
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.memory.bytes() + self.plans.iter().map(Loaded::bytes).sum::<usize>()
+    }
+
+    fn bytes_with(&self, plans: &[&Plan]) -> Result<usize> {
+        let mut total = self.memory.total();
+        for plan in plans {
+            Needs::of(plan, &self.limits)?.add_to(&mut total, plan, &self.memory);
+        }
+        Ok(total.bytes() + self.plans.iter().map(Loaded::bytes).sum::<usize>())
+    }
+}

@@ -1,0 +1,380 @@
+//! What only a GPU has: bindings and grids with limits, a device that is shared, and one that is
+//! lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use priorfit::Result;
+use priorfit::backend::gpu::{Gpu, Options, requirements, wgpu};
+use priorfit::backend::{Backend, Engine, PlanId};
+use priorfit::error::Kind;
+use priorfit::graph::eval::{self, Env};
+use priorfit::graph::{
+    Conv2d, Graph, Hyper, LeafKind, MatMul, Method, Pool2d, PriorTerm, Reduction, Unary, Update,
+    ValueId,
+};
+use priorfit::plan::Plan;
+use priorfit::tensor::Shape;
+use priorfit::threads::Threads;
+
+use crate::support::gpu::adapter;
+use crate::support::{array, leaves, normal, relative_error};
+
+/// Relative error of short sums in single precision.
+const ROUNDING: f64 = 2e-5;
+
+fn open(options: Options) -> Option<Gpu> {
+    adapter().map(|adapter| Gpu::open(&adapter, options).expect("a device"))
+}
+
+/// A graph, its inputs, and what the interpreter makes of them.
+struct Case {
+    graph: Graph,
+    inputs: Vec<(String, Vec<f32>)>,
+    expected: Vec<(String, Vec<f64>)>,
+}
+
+impl Case {
+    fn new(shapes: &[Shape], build: impl Fn(&mut Graph, &[ValueId]) -> Result<ValueId>) -> Self {
+        let mut graph = Graph::new();
+        let inputs = shapes.iter().enumerate();
+        let operands: Vec<ValueId> = inputs
+            .map(|(i, shape)| graph.input(&format!("x{i}"), shape).expect("a leaf"))
+            .collect();
+        let y = build(&mut graph, &operands).expect("a graph");
+        graph.set_output("y", y);
+        Self::of(graph)
+    }
+
+    fn of(graph: Graph) -> Self {
+        let (mut env, mut inputs) = (Env::new(), Vec::new());
+        for (lane, (leaf, shape)) in leaves(&graph).into_iter().enumerate() {
+            let data = normal(&shape, lane as u64);
+            env.set(leaf.kind, &leaf.name, array(&shape, &data));
+            inputs.push((leaf.name, data));
+        }
+        let outputs = eval::outputs(&graph, &env).expect("the oracle");
+        let expected = outputs.into_iter().map(|(name, y)| (name, y.iter().copied().collect()));
+        let expected = expected.collect();
+        Case { graph, inputs, expected }
+    }
+
+    fn load(&self, gpu: &mut Gpu) -> PlanId {
+        gpu.load(Plan::compile(&self.graph).expect("a plan")).expect("a loaded plan")
+    }
+
+    fn run(&self, gpu: &mut Gpu, plan: PlanId) -> Result<Vec<Vec<f32>>> {
+        for (name, data) in &self.inputs {
+            gpu.write(plan, name, data)?;
+        }
+        gpu.run(plan)?;
+        let read = |(name, expected): &(String, Vec<f64>)| {
+            let mut y = vec![f32::NAN; expected.len()];
+            gpu.read(plan, name, &mut y)?;
+            Ok(y)
+        };
+        self.expected.iter().map(read).collect()
+    }
+
+    fn check(&self, gpu: &mut Gpu, scene: &str) {
+        let plan = self.load(gpu);
+        let got = self.run(gpu, plan).unwrap_or_else(|e| panic!("{scene}: {e}"));
+        for (got, (name, expected)) in got.iter().zip(&self.expected) {
+            let error = relative_error(got, expected);
+            assert!(error < ROUNDING, "{scene}: {name} is off by {error:.1e}");
+        }
+    }
+}
+
+#[test]
+fn more_workgroups_than_a_dimension_has_and_more_bytes_than_a_binding() {
+    // 35 million elements are 136 718 workgroups and 140 MB; a binding has 128 MiB by default.
+    const LEN: usize = 35_000_003;
+    let options = Options { binding_limit: Some(128 << 20), ..Options::default() };
+    let Some(mut gpu) = open(options) else { return };
+    let mut graph = Graph::new();
+    let x = graph.input("x", &[LEN].into()).expect("a leaf");
+    let doubled = graph.add(x, x).expect("a node");
+    graph.set_output("y", doubled);
+    let plan = gpu.load(Plan::compile(&graph).expect("a plan")).expect("a loaded plan");
+    let data: Vec<f32> = (0..LEN).map(|i| (i % 8191) as f32).collect();
+    gpu.write(plan, "x", &data).expect("an input");
+    gpu.run(plan).expect("a run");
+    let mut y = vec![f32::NAN; LEN];
+    gpu.read(plan, "y", &mut y).expect("an output");
+    assert!(y.iter().zip(&data).all(|(y, x)| *y == 2.0 * x), "every element is doubled");
+}
+
+#[test]
+fn kernels_on_operands_beyond_a_binding_are_cut_and_agree() {
+    // A binding of 16 KiB cuts all of these.
+    let options = Options { binding_limit: Some(16 << 10), ..Options::default() };
+    let Some(mut gpu) = open(options) else { return };
+    let conv = Conv2d {
+        batch: 8,
+        in_channels: 4,
+        out_channels: 8,
+        groups: 2,
+        input: [16, 16],
+        output: [16, 16],
+        kernel: [3, 3],
+        stride: [1, 1],
+        pad: [1, 1],
+        dilation: [1, 1],
+    };
+    let depthwise = Conv2d { groups: 4, ..conv };
+    let (x, y) = (conv.input_shape(), conv.output_shape());
+    for conv in [conv, depthwise] {
+        let w = conv.filter_shape();
+        let bias: Shape = [1, 8, 1, 1].into();
+        let case = Case::new(&[x.clone(), w.clone(), bias, y.clone()], |g, x| {
+            let y = g.conv2d(x[0], x[1], conv)?;
+            let bias = g.broadcast(x[2], &conv.output_shape())?;
+            let y = g.add(y, bias)?;
+            let y = g.mul(y, x[3])?;
+            g.unary(Unary::Relu, y)
+        });
+        case.check(&mut gpu, "conv2d with an epilogue");
+        let case = Case::new(&[y.clone(), w], |g, x| g.conv2d_input_grad(x[0], x[1], conv));
+        case.check(&mut gpu, "conv2d_input_grad");
+    }
+    let case = Case::new(&[x.clone(), y], |g, x| g.conv2d_filter_grad(x[0], x[1], conv));
+    case.check(&mut gpu, "conv2d_filter_grad");
+    let pool = Pool2d {
+        batch: 8,
+        channels: 4,
+        input: [16, 16],
+        output: [8, 8],
+        kernel: [2, 2],
+        stride: [2, 2],
+        pad: [0, 0],
+        dilation: [1, 1],
+    };
+    let pooled = pool.output_shape();
+    Case::new(&[x.clone()], |g, x| g.max_pool(x[0], pool)).check(&mut gpu, "max_pool");
+    let case = Case::new(&[x, pooled.clone()], |g, x| g.max_pool_grad(x[0], x[1], pool));
+    case.check(&mut gpu, "max_pool_grad");
+    let case = Case::new(&[pooled], |g, x| g.sum_pool_grad(x[0], pool));
+    case.check(&mut gpu, "sum_pool_grad");
+    let case = Case::new(&[[100, 64].into()], |g, x| g.log_softmax(x[0]));
+    case.check(&mut gpu, "log_softmax");
+    let shapes = [[8, 32, 16].into(), [8, 16, 64].into()];
+    let case = Case::new(&shapes, |g, x| g.matmul(x[0], x[1], MatMul::default()));
+    case.check(&mut gpu, "matmul by the batch");
+    let shapes = [[300, 16].into(), [16, 64].into()];
+    let case = Case::new(&shapes, |g, x| g.matmul(x[0], x[1], MatMul::default()));
+    case.check(&mut gpu, "matmul by rows");
+    let case = Case::new(&[[10_007].into(), [1].into()], |g, x| {
+        let wide = g.broadcast(x[1], &[10_007].into())?;
+        g.mul(x[0], wide)
+    });
+    case.check(&mut gpu, "map");
+}
+
+#[test]
+fn an_operand_that_cannot_be_cut_is_refused_with_the_bytes_it_needs() {
+    let options = Options { binding_limit: Some(16 << 10), ..Options::default() };
+    let Some(mut gpu) = open(options) else { return };
+    let case = Case::new(&[[3, 5000].into()], |g, x| g.reduce(Reduction::Sum, x[0], &[0]));
+    let plan = Plan::compile(&case.graph).expect("a plan");
+    let error = gpu.load(plan).expect_err("a row of 20 000 bytes").to_string();
+    assert!(error.contains("20000 bytes") && error.contains("16384"), "{error}");
+}
+
+/// One update of a parameter of `len` elements.
+fn update_graph(len: usize, method: Method, rank: usize) -> Graph {
+    let mut graph = Graph::new();
+    let update = Update { method, prior: PriorTerm::LowRank { rank } };
+    let shape: Shape = [len].into();
+    let build = |g: &mut Graph| -> Result<()> {
+        let theta = g.param("theta", &shape)?;
+        let grad = g.input("grad", &shape)?;
+        let hyper = g.input("hyper", &[Hyper::COUNT].into())?;
+        let scale = g.input("scale", &[1].into())?;
+        let mut operands = vec![theta, grad, hyper, scale];
+        let mut leaves = vec![theta];
+        for moment in method.moments() {
+            let state = g.state(moment, &shape)?;
+            operands.push(state);
+            leaves.push(state);
+        }
+        operands.push(g.state("mean", &shape)?);
+        operands.push(g.state("precision", &shape)?);
+        operands.push(g.state("factor", &[rank, len].into())?);
+        operands.push(g.input("solution", &[rank].into())?);
+        leaves.push(g.state("sums", &[rank + 1].into())?);
+        let results = g.update(update, &operands)?;
+        leaves.into_iter().zip(results).for_each(|(leaf, next)| g.set_next(leaf, next));
+        Ok(())
+    };
+    build(&mut graph).expect("a graph");
+    graph
+}
+
+/// Relative error that factor columns in half precision cost: 2⁻¹¹ in each of their elements, of
+/// which a sum sees less.
+const HALF: f64 = 1e-3;
+
+#[test]
+fn updates_in_shards_and_in_half_precision_follow_the_interpreter() {
+    // Three shards of a factor of rank 5 in bindings of 96 KiB, the last of them partial.
+    for (half_factor, tolerance) in [(false, ROUNDING), (true, HALF)] {
+        let binding_limit = Some(96 << 10);
+        let options = Options { half_factor, binding_limit, ..Options::default() };
+        for method in [Method::Sgd { nesterov: true }, Method::AdamW, Method::Sgld { lane: 2 }] {
+            let Some(mut gpu) = open(options.clone()) else { return };
+            check_update(&mut gpu, &update_graph(10_001, method, 5), tolerance);
+        }
+    }
+}
+
+fn check_update(gpu: &mut Gpu, graph: &Graph, tolerance: f64) {
+    let plan = gpu.load(Plan::compile(graph).expect("a plan")).expect("a loaded plan");
+    let mut env = Env::new();
+    for (lane, (leaf, shape)) in leaves(graph).into_iter().enumerate() {
+        let noise = normal(&shape, lane as u64);
+        let positive = matches!(leaf.name.as_str(), "precision" | "v");
+        let data: Vec<f32> = match leaf.name.as_str() {
+            "hyper" => {
+                vec![
+                    0.1, 0.9, 0.99, 0.01, 0.1, 0.3, 0.2, 0.05, 0.5, 7.0, 60_000.0, 3.0, 0.0, 9.0,
+                    1.0, 0.0,
+                ]
+            }
+            "scale" => vec![0.7],
+            _ if positive => noise.iter().map(|x| x.abs() + 0.5).collect(),
+            _ => noise,
+        };
+        env.set(leaf.kind, &leaf.name, array(&shape, &data));
+        match leaf.kind {
+            LeafKind::Input => gpu.write(plan, &leaf.name, &data).expect("an input"),
+            _ => gpu.set(&leaf, &data).expect("a resident"),
+        }
+    }
+    eval::step(graph, &mut env).expect("the oracle's step");
+    gpu.run(plan).expect("a step");
+    for (leaf, _) in leaves(graph).into_iter().filter(|(l, _)| l.kind != LeafKind::Input) {
+        let expected = env.get(leaf.kind, &leaf.name).expect("the oracle's");
+        let error = relative_error(&gpu.get(&leaf).expect("a resident"), expected);
+        assert!(error < tolerance, "{}: {error:.1e}", leaf.name);
+    }
+}
+
+/// A chain that takes many launches.
+fn long_case() -> Case {
+    let shape: Shape = [40, 50].into();
+    Case::new(&[shape.clone(), [50, 50].into()], |g, x| {
+        let mut y = x[0];
+        for _ in 0..20 {
+            let product = g.matmul(y, x[1], MatMul::default())?;
+            let scaled = g.scale(product, 0.1)?;
+            y = g.softmax(scaled)?;
+        }
+        Ok(y)
+    })
+}
+
+#[test]
+fn cut_submissions_and_pauses_change_nothing_and_runs_repeat_bit_for_bit() {
+    let Some(mut gpu) = open(Options::default()) else { return };
+    let case = long_case();
+    case.check(&mut gpu, "whole");
+    let bits = |gpu: &mut Gpu| {
+        let plan = case.load(gpu);
+        let outputs = case.run(gpu, plan).expect("a run");
+        outputs.concat().iter().map(|y| y.to_bits()).collect::<Vec<_>>()
+    };
+    let whole = bits(&mut gpu);
+    assert_eq!(bits(&mut gpu), whole, "a second plan in the same memory");
+    let options = Options { budget: Duration::from_nanos(1), duty: 0.5, ..Options::default() };
+    let Some(mut cut) = open(options) else { return };
+    assert_eq!(bits(&mut cut), whole, "one launch a submission, with pauses");
+}
+
+#[test]
+fn observers_hear_of_every_dispatch_once_and_in_order() {
+    let Some(mut gpu) = open(Options::default()) else { return };
+    let case = long_case();
+    let plan = case.load(&mut gpu);
+    for (name, data) in &case.inputs {
+        gpu.write(plan, name, data).expect("an input");
+    }
+    let mut seen = Vec::new();
+    gpu.run_observed(plan, &mut |dispatch| seen.push(dispatch)).expect("a run");
+    assert_eq!(seen, (0..gpu.plan(plan).dispatches().len()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_the_engine_has_somewhere_to_go() {
+    let Some(adapter) = adapter() else { return };
+    let mut gpu = Gpu::open(&adapter, Options::default()).expect("a device");
+    let case = long_case();
+    let plan = case.load(&mut gpu);
+    case.run(&mut gpu, plan).expect("a run");
+    gpu.destroy();
+    let error = case.run(&mut gpu, plan).expect_err("the device is gone");
+    assert_eq!(error.kind(), Kind::Device, "{error}");
+    let threads = Arc::new(Threads::new(1));
+    let engine = Engine::gpu(adapter, Options::default(), threads);
+    let anew = engine.after(error).expect("a new device");
+    assert!(anew.can_fail() && anew.open().is_ok());
+    let lost = || priorfit::Error::new(Kind::Device, "lost again");
+    let cpu = anew.after(lost()).expect("the processor");
+    assert!(!cpu.can_fail());
+    assert!(cpu.after(lost()).is_err(), "after the processor there is nothing");
+    let bug = priorfit::Error::internal("not the device's");
+    assert!(engine.after(bug).is_err(), "only a device's error is a reason to go");
+}
+
+#[test]
+fn more_memory_than_there_is_is_an_error() {
+    let Some(mut gpu) = open(Options::default()) else { return };
+    let mut graph = Graph::new();
+    // 64 GiB
+    let theta = graph.param("theta", &[1 << 34].into());
+    let Ok(theta) = theta else { return };
+    let doubled = graph.add(theta, theta).expect("a node");
+    let sum = graph.sum_all(doubled).expect("a node");
+    graph.set_output("y", sum);
+    let plan = Plan::compile(&graph).expect("a plan");
+    let error = gpu.load(plan).expect_err("more than the device has");
+    assert!(matches!(error.kind(), Kind::Device | Kind::Unsupported), "{error:?}");
+}
+
+#[test]
+fn a_host_shares_its_device_and_keeps_its_error_handler() {
+    let Some(adapter) = adapter() else { return };
+    let info = adapter.info();
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let own = adapters.into_iter().find(|a| a.get_info().name == info.name).expect("it again");
+    let (required_features, required_limits) = requirements(&own);
+    let descriptor =
+        wgpu::DeviceDescriptor { required_features, required_limits, ..Default::default() };
+    let (device, queue) = pollster::block_on(own.request_device(&descriptor)).expect("a device");
+    let heard = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&heard);
+    device.on_uncaptured_error(Arc::new(move |_: wgpu::Error| {
+        count.fetch_add(1, Ordering::Relaxed);
+    }));
+    let mut gpu = Gpu::shared(device.clone(), queue.clone(), Options::default()).expect("shared");
+    long_case().check(&mut gpu, "on a shared device");
+    // An error of ours is ours.
+    let mut graph = Graph::new();
+    let x = graph.param("x", &[3 << 28].into()).expect("a leaf");
+    let y = graph.unary(Unary::Neg, x).expect("a node");
+    let y = graph.sum_all(y).expect("a node");
+    graph.set_output("y", y);
+    let refused = gpu.load(Plan::compile(&graph).expect("a plan"));
+    assert!(refused.is_err(), "3 GiB in one buffer");
+    assert_eq!(heard.load(Ordering::Relaxed), 0, "the host hears nothing of it");
+    // The host goes on, and its handler is still its own.
+    let _ = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: u64::MAX / 2,
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    });
+    assert_eq!(heard.load(Ordering::Relaxed), 1, "an error of the host's is the host's");
+}
