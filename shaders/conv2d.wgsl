@@ -12,6 +12,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 //!include tiles
+//!include quads
 //!include convolution
 //!include space
 //!epilogue

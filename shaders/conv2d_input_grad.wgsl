@@ -17,6 +17,7 @@ override PHASES_H: u32;
 override PHASES_W: u32;
 
 //!include tiles
+//!include quads
 //!include convolution
 //!include space
 //!epilogue

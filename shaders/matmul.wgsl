@@ -1,4 +1,6 @@
-// matmul: batched products out[z] = A[z] B[z], either operand stored transposed.
+// matmul: batched products out[z] = A[z] B[z], either operand stored transposed. The variant
+// declares the operands and load_a and load_b, which bring four elements at a given distance, of
+// which `count` are inside: as one vector where they are neighbours and vectors line up.
 
 struct Params {
     tiling: Tiling,
@@ -14,43 +16,43 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> a: array<f32>;
-@group(0) @binding(3) var<storage, read> b: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 //!include tiles
 //!include space
 //!epilogue
 
-struct Row {
+// Four neighbouring rows or columns: where the first begins, and how many are inside.
+struct Rows {
     start: u32,
+    count: u32,
 }
 
-struct Column {
+struct Columns {
     start: u32,
+    count: u32,
 }
 
-fn row_of(z: u32, row: u32) -> Row {
-    return Row(select(OUTSIDE, z * params.a_batch + row * params.a_row, row < params.tiling.rows));
+fn inside(first: u32, end: u32) -> u32 {
+    return select(0u, min(4u, end - first), first < end);
 }
 
-fn column_of(z: u32, column: u32) -> Column {
+fn rows_of(z: u32, row: u32) -> Rows {
+    let start = z * params.a_batch + row * params.a_row;
+    return Rows(start, inside(row, params.tiling.rows));
+}
+
+fn columns_of(z: u32, column: u32) -> Columns {
     let start = z * params.b_batch + column * params.b_column;
-    return Column(select(OUTSIDE, start, column < params.tiling.columns));
+    return Columns(start, inside(column, params.tiling.columns));
 }
 
-fn load_a(row: Row, k: u32) -> f32 {
-    if row.start == OUTSIDE {
-        return 0.0;
-    }
-    return a[row.start + k * params.a_step];
+fn quad_a(rows: Rows, k: u32) -> vec4<f32> {
+    return load_a(rows.start + k * params.a_step, params.a_row, rows.count);
 }
 
-fn load_b(column: Column, k: u32) -> f32 {
-    if column.start == OUTSIDE {
-        return 0.0;
-    }
-    return b[column.start + k * params.b_step];
+fn quad_b(columns: Columns, k: u32) -> vec4<f32> {
+    return load_b(columns.start + k * params.b_step, params.b_column, columns.count);
 }
 
 fn sum_range(z: u32) -> vec2<u32> {

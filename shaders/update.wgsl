@@ -2,8 +2,8 @@
 //
 // Each thread takes four vectors of four elements. The K factor columns of a vector stay in
 // registers between their two uses, so each is read once. A workgroup leaves its K + 1 sums, which
-// a `reduce` adds in order. The variant sets METHOD, RANK, SUMS, and the accessors of what the
-// prior stores; formulas and names are those of the processor's kernel.
+// a `reduce` adds in order. The variant sets METHOD, RANK, SUMS, the accessors of what the prior
+// stores, and how sums are added up; formulas and names are those of the processor's kernel.
 
 //!include grid
 //!include philox
@@ -37,12 +37,8 @@ const SGLD: u32 = 3u;
 
 // Vectors of a thread.
 const VECTORS: u32 = 4u;
-// Sums that are added at a time.
-const ROUND: u32 = 8u;
 
 //!variant
-
-var<workgroup> combined: array<f32, ROUND * WORKGROUP>;
 
 // r δ, and the rate η of the prior.
 struct Step {
@@ -90,13 +86,8 @@ fn mask(i: u32) -> vec4<bool> {
     return vec4(i * 4u) + vec4(0u, 1u, 2u, 3u) < vec4(params.len);
 }
 
-@compute @workgroup_size(WORKGROUP)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) grid: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let block = fold(group, grid);
+// What a workgroup does; the entry point is in the part that adds the sums up.
+fn update(block: u32, lane: u32) {
     let blocks = (params.len + 4u * VECTORS * WORKGROUP - 1u) / (4u * VECTORS * WORKGROUP);
     if block >= blocks {
         return;
@@ -132,38 +123,5 @@ fn main(
     if !HAS_SUMS {
         return;
     }
-    for (var round = 0u; round < (SUMS + ROUND - 1u) / ROUND; round++) {
-        for (var j = 0u; j < ROUND; j++) {
-            let k = round * ROUND + j;
-            if k < SUMS {
-                combined[j * WORKGROUP + lane] = sums[k];
-            }
-        }
-        workgroupBarrier();
-        add_round(block, round, lane);
-    }
-}
-
-// Adds ROUND sums over the workgroup: 32 threads each.
-fn add_round(block: u32, round: u32, lane: u32) {
-    let j = lane / 32u;
-    let l = lane % 32u;
-    var sum = 0.0;
-    for (var q = 0u; q < WORKGROUP / 32u; q++) {
-        sum += combined[j * WORKGROUP + l + 32u * q];
-    }
-    workgroupBarrier();
-    combined[lane] = sum;
-    workgroupBarrier();
-    for (var half = 16u; half > 0u; half /= 2u) {
-        if l < half {
-            combined[lane] += combined[lane + half];
-        }
-        workgroupBarrier();
-    }
-    let k = round * ROUND + j;
-    if l == 0u && k < SUMS {
-        store_sum((params.first_block + block) * SUMS + k, combined[lane]);
-    }
-    workgroupBarrier();
+    add_up(block, lane, &sums);
 }

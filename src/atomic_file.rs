@@ -20,24 +20,65 @@ const ATTEMPTS: usize = 100;
 /// When the sibling cannot be created, `content` fails, or the operating system refuses to store
 /// or rename it; the error names `path`.
 pub fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    replace(path, content).map_err(|source| {
-        let error = Error::io("cannot write", path, source);
-        error.hint("what was there before is unchanged; check the folder, its permissions and room")
-    })
+    Staged::new(path, content)?.commit()
 }
 
-fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let (sibling, file) = Sibling::create(&target)?;
+/// Puts each file's bytes at its path, in this order. All are safe on the disk before the first
+/// takes its place, so that a full disk replaces none of them.
+///
+/// # Errors
+/// As for [`write`]; the error names the file that could not be written.
+pub fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
+    let staged = files
+        .iter()
+        .map(|&(path, bytes)| Staged::new(path, |file| file.write_all(bytes)))
+        .collect::<Result<Vec<_>>>()?;
+    staged.into_iter().try_for_each(Staged::commit)
+}
+
+/// New content on the disk that has not taken its place yet.
+struct Staged<'a> {
+    path: &'a Path,
+    /// What `path` stands for when it is a link.
+    target: PathBuf,
+    sibling: Sibling,
+}
+
+impl<'a> Staged<'a> {
+    fn new(path: &'a Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Self> {
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let sibling = store(&target, content).map_err(|source| refused(path, source))?;
+        Ok(Staged { path, target, sibling })
+    }
+
+    fn commit(self) -> Result<()> {
+        fs::rename(&self.sibling.0, &self.target).map_err(|source| refused(self.path, source))?;
+        std::mem::forget(self.sibling);
+        sync_folder(&self.target);
+        Ok(())
+    }
+}
+
+/// Stores what `content` writes beside `target`, forced to the disk.
+fn store(
+    target: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<Sibling> {
+    if target.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a folder is in the way"));
+    }
+    let (sibling, file) = Sibling::create(target)?;
     let mut writer = BufWriter::new(file);
     content(&mut writer)?;
     let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
-    drop(file);
-    fs::rename(&sibling.0, &target)?;
-    std::mem::forget(sibling);
-    sync_folder(&target);
-    Ok(())
+    Ok(sibling)
+}
+
+#[cold]
+fn refused(path: &Path, source: io::Error) -> Error {
+    let error = Error::io("cannot write", path, source);
+    error.hint("what was there before is unchanged; check the folder, its permissions and room")
 }
 
 /// A temporary file that disappears unless it is renamed and forgotten.

@@ -6,9 +6,9 @@
 // way threads walk through memory (along the sum, or across rows or columns) is chosen so that
 // neighbours read neighbours. The includer defines:
 //
-//   Row, Column                  what finds a row's or column's elements
-//   row_of(z, row), column_of(z, column)
-//   load_a(Row, k), load_b(Column, k)       0 outside
+//   Rows, Columns                what finds the elements of four neighbouring rows or columns
+//   rows_of(z, row), columns_of(z, column)
+//   quad_a(Rows, k), quad_b(Columns, k)     one element of each, 0 outside
 //   sum_range(z)                 first and end of the sum
 //   place_row(z, row), place_column(z, column)   their sum is the element's index in the result;
 //                                OUTSIDE where there is none
@@ -62,14 +62,8 @@ fn main(
     let b_step = select(lane / QUADS, lane % DEPTH, B_ALONG_SUM);
     let row = row0 + a_quad * 4u;
     let column = column0 + b_quad * 4u;
-    let row_a = row_of(z, row);
-    let row_b = row_of(z, row + 1u);
-    let row_c = row_of(z, row + 2u);
-    let row_d = row_of(z, row + 3u);
-    let column_a = column_of(z, column);
-    let column_b = column_of(z, column + 1u);
-    let column_c = column_of(z, column + 2u);
-    let column_d = column_of(z, column + 3u);
+    let rows = rows_of(z, row);
+    let columns = columns_of(z, column);
 
     // What this thread computes.
     let tx = lane % 16u;
@@ -82,15 +76,10 @@ fn main(
         let ka = k0 + a_step;
         let kb = k0 + b_step;
         if ka < range.y {
-            a = vec4(load_a(row_a, ka), load_a(row_b, ka), load_a(row_c, ka), load_a(row_d, ka));
+            a = quad_a(rows, ka);
         }
         if kb < range.y {
-            b = vec4(
-                load_b(column_a, kb),
-                load_b(column_b, kb),
-                load_b(column_c, kb),
-                load_b(column_d, kb),
-            );
+            b = quad_b(columns, kb);
         }
         tile_a[a_step * PITCH + a_quad] = a;
         tile_b[b_step * PITCH + b_quad] = b;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::settings::Settings;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::graph::Graph;
 use crate::plan::Plan;
 use crate::posterior::{FORWARD_BATCH, Network};
@@ -66,11 +66,19 @@ pub(super) fn choose(network: &mut Network, job: &Job<'_>) -> Result<Steps> {
     let mut forward = Forward::default();
     let mut best: Option<(u64, Steps)> = None;
     let (mut micro, mut smallest) = (job.largest_batch(), usize::MAX);
+    let mut refused = None;
     loop {
         let mut as_it_is = false;
         for recomputes in [false, true] {
             let mut steps = compile(network, job, micro, recomputes)?;
-            let least = forward.fit(network, job, &mut steps, cap)?;
+            let least = match forward.fit(network, job, &mut steps, cap) {
+                // A device that cannot bind an activation of many images may bind one of fewer.
+                Err(error) if error.kind() == Kind::Unsupported => {
+                    refused = Some(error);
+                    continue;
+                }
+                other => other?,
+            };
             smallest = smallest.min(least);
             if least > cap {
                 continue;
@@ -89,14 +97,18 @@ pub(super) fn choose(network: &mut Network, job: &Job<'_>) -> Result<Steps> {
         }
         micro = micro.div_ceil(2);
     }
-    let (_, steps) = best.ok_or_else(|| too_small(cap, smallest))?;
+    let (_, steps) = best.ok_or_else(|| match refused {
+        Some(error) if smallest == usize::MAX => error,
+        _ => too_small(cap, smallest),
+    })?;
     log::info!("the run takes {:?}", steps.footprint);
     Ok(steps)
 }
 
 fn too_small(cap: usize, smallest: usize) -> Error {
     let message = format!(
-        "the memory cap is {cap} bytes; with all that saves memory the run takes {smallest}"
+        "the memory cap is {cap} bytes; with everything done to save memory the run takes \
+         {smallest}"
     );
     let mebibytes = smallest.div_ceil(1 << 20);
     Error::invalid(message).hint(format!(
@@ -211,8 +223,8 @@ impl Forward {
         let sizes: BTreeSet<usize> =
             [job.train, job.validation].iter().flat_map(|&n| batch_sizes(n, batch)).collect();
         for &size in &sizes {
-            if let Entry::Vacant(place) = self.0.entry(size) {
-                place.insert(Plan::compile(&network.graph(size)?)?);
+            if let Entry::Vacant(entry) = self.0.entry(size) {
+                entry.insert(Plan::compile(&network.graph(size)?)?);
             }
         }
         let forward = sizes.iter().filter_map(|size| self.0.get(size));

@@ -8,7 +8,8 @@
 //!
 //! The façade adds no behaviour: all it does can be written with the lower levels' public calls. It
 //! reads no clock and prints nothing; [`Observer`] is told of every step and may stop the run,
-//! which then ends in its last good state.
+//! which then ends in its last good state. A device that fails costs the steps since the last
+//! shadow of the weights: they are made again on a new device or on the processor.
 
 mod glob;
 mod memory;
@@ -28,15 +29,14 @@ pub use self::memory::Footprint;
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
 pub use self::source::{SourceSettings, fit_prior};
 use self::trainer::Trainer;
+use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
-use crate::error::{Error, Result};
+use crate::error::{Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::metrics::{Report, Scored};
 use crate::posterior::{Description, Network, Posterior, VERSION, softmax};
 use crate::prior::{Prior, Weights};
-use crate::task::{HEAD_BIAS, HEAD_WEIGHT};
 use crate::tensor::tensor;
-use crate::threads::Threads;
 
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -130,6 +130,8 @@ pub struct Adapted {
     pub history: Vec<Epoch>,
     /// How it ended.
     pub ending: Ending,
+    /// What the last step ran on.
+    pub ran_on: String,
     /// The memory it took.
     pub memory: Footprint,
 }
@@ -140,13 +142,17 @@ pub struct Adapter {
     prior: Option<Prior>,
     preprocess: Preprocess,
     settings: Settings,
-    threads: Arc<Threads>,
+    engine: Engine,
 }
 
 impl Adapter {
     /// An adapter of `model`, which ends in features, with default settings and no stored prior.
-    pub fn new(model: Arc<Model>, preprocess: Preprocess, threads: Arc<Threads>) -> Self {
-        Adapter { model, prior: None, preprocess, settings: Settings::default(), threads }
+    ///
+    /// It runs on `engine`: threads of the processor, or a device, which another takes the place of
+    /// when it fails.
+    pub fn new(model: Arc<Model>, preprocess: Preprocess, engine: impl Into<Engine>) -> Self {
+        let (prior, settings, engine) = (None, Settings::default(), engine.into());
+        Adapter { model, prior, preprocess, settings, engine }
     }
 
     /// The same with a stored prior.
@@ -183,34 +189,49 @@ impl Adapter {
         observe: Observer<'_>,
     ) -> Result<Adapted> {
         self.settings.check(self.prior.is_some())?;
-        check_labels(train)?;
+        train.check_trainable()?;
+        validation.map_or(Ok(()), Dataset::check_labelled)?;
         let classes = train.classes().len();
         let preprocess = self.preprocess.clone();
-        let threads = Arc::clone(&self.threads);
         let mut network =
-            Network::new(Arc::clone(&self.model), preprocess, Some(classes), threads)?;
+            Network::new(Arc::clone(&self.model), preprocess, Some(classes), &self.engine)?;
         let prior = state::choose(&self.settings, self.prior.as_ref(), &self.model)?;
-        if let Some(prior) = &prior {
-            network.set_weights(&state::means(prior)?)?;
-        }
+        let means = prior.as_ref().map_or(Ok(Weights::new()), state::means)?;
+        network.set_weights(&means)?;
         let examples = [train.len(), validation.map_or(0, Dataset::len)];
         let mut trainer = Trainer::new(network, self.settings.clone(), prior, examples)?;
         let memory = trainer.footprint();
-        let head = self.probe(trainer.network_mut(), train, observe)?;
-        trainer.network_mut().set_weights(&head)?;
-        let start = self.draw(trainer.network())?;
+        let start = loop {
+            match self.start(&mut trainer, train, observe) {
+                Err(error) if error.kind() == Kind::Device => {
+                    trainer.network_mut().fall_back(error, &means)?;
+                }
+                other => break other?,
+            }
+        };
         let mut history = Vec::new();
-        let ending = trainer.run(train, validation, &mut history, observe)?;
-        let end = self.draw(trainer.network())?;
+        let (ending, end) = trainer.run(train, validation, &start, &mut history, observe)?;
+        let posterior = self.posterior(train, end, &history)?;
         Ok(Adapted {
-            posterior: self
-                .posterior(train, end, &history)?
-                .with_forward_batch(memory.forward_batch),
+            posterior: posterior.with_forward_batch(memory.forward_batch),
             probe: self.posterior(train, start, &[])?.with_forward_batch(memory.forward_batch),
+            memory,
             history,
             ending,
-            memory,
+            ran_on: trainer.network_mut().backend().name(),
         })
+    }
+
+    /// Where training of all weights starts: the probe's head on the present backbone.
+    fn start(
+        &self,
+        trainer: &mut Trainer,
+        train: &Dataset,
+        observe: Observer<'_>,
+    ) -> Result<Weights> {
+        let head = self.probe(trainer.network_mut(), train, observe)?;
+        trainer.network_mut().set_weights(&head)?;
+        trainer.weights()
     }
 
     /// The head, trained on features that do not change.
@@ -236,12 +257,7 @@ impl Adapter {
             head_variance: self.settings.head_variance,
             steps: self.settings.probe_steps,
         };
-        probe::fit(&features, &labels, settings, &self.threads, observe)
-    }
-
-    fn draw(&self, network: &Network) -> Result<Weights> {
-        let names = self.model.weights().map(|(name, _)| name);
-        network.weights(names.chain([HEAD_WEIGHT, HEAD_BIAS]))
+        probe::fit(&features, &labels, settings, self.engine.threads(), observe)
     }
 
     fn posterior(&self, train: &Dataset, draw: Weights, history: &[Epoch]) -> Result<Posterior> {
@@ -260,20 +276,6 @@ impl Adapter {
         };
         Posterior::new(description, Arc::clone(&self.model), vec![draw])
     }
-}
-
-fn check_labels(train: &Dataset) -> Result<()> {
-    let classes = train.classes().len();
-    if train.label(0).is_none() {
-        return Err(Error::invalid("the training data have no labels").hint(
-            "give a folder with one subfolder of images for each class, or an .npz with x and y",
-        ));
-    }
-    if classes < 2 {
-        return Err(Error::invalid(format!("the training data have {classes} class"))
-            .hint("a classifier needs at least two"));
-    }
-    Ok(())
 }
 
 /// Metrics of predicted logits against labels.

@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use super::settings::{PriorKind, Settings};
 use super::trainer::Trainer;
-use super::{Adapter, Ending, Observer, check_labels};
+use super::{Adapter, Ending, Observer};
+use crate::backend::Engine;
 use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::Network;
 use crate::prior::{Header, Learned, Moments, Prior};
-use crate::threads::Threads;
 use crate::update::{Optimizer, Schedule};
 
 /// Settings of a prior fit.
@@ -67,29 +67,74 @@ impl Default for SourceSettings {
     }
 }
 
+impl SourceSettings {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// Names the one that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        let positive = |name: &str, value: f32| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("{name} is {value}; expected a positive number"))),
+        };
+        let at_least = |name: &str, value: usize, least: usize| match value >= least {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("{name} is {value}; expected at least {least}"))),
+        };
+        at_least("the number of epochs", self.epochs, 1)?;
+        at_least("the number of snapshots", self.snapshots, 2)?;
+        at_least("batch size", self.batch_size, 1)?;
+        positive("learning rate", self.learning_rate)?;
+        self.clip.map_or(Ok(()), |clip| positive("clip", clip))?;
+        Optimizer::Sgd { momentum: self.momentum }.check()?;
+        if !self.epsilon.is_finite() || self.epsilon < 0.0 {
+            let message = format!("epsilon is {}; expected a number of at least 0", self.epsilon);
+            return Err(Error::invalid(message));
+        }
+        match self.schedule {
+            Schedule::Cyclical { cycles } if !(1..=self.snapshots).contains(&cycles) => {
+                let message = format!("the number of cycles is {cycles}");
+                let expected = format!("expected 1 to the number of snapshots, {}", self.snapshots);
+                Err(Error::invalid(message).hint(expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Steps before the first snapshot, and in all, of passes of `per_epoch` steps.
+    fn steps(&self, per_epoch: usize) -> Result<(usize, usize)> {
+        let steps = |epochs: usize| epochs.checked_mul(per_epoch);
+        let all = self.burn_in.checked_add(self.epochs).and_then(steps);
+        let within = |all: &usize| all.checked_mul(self.snapshots).is_some();
+        steps(self.burn_in).zip(all.filter(within)).ok_or_else(|| {
+            Error::invalid("there are more steps than can be counted").hint("lower the epochs")
+        })
+    }
+}
+
 /// Learns the prior of `model` (which ends in features) on labelled source data.
 ///
 /// # Errors
-/// When the data cannot be read, the model cannot be trained, training diverges, or the observer
-/// stops before two snapshots are taken.
+/// When a setting is out of its range, the data cannot be read, the model cannot be trained,
+/// training diverges, or the observer stops before two snapshots are taken.
 pub fn fit_prior(
     model: &Arc<Model>,
     data: &Dataset,
     preprocess: &Preprocess,
     settings: &SourceSettings,
-    threads: &Arc<Threads>,
+    engine: impl Into<Engine>,
     observe: Observer<'_>,
 ) -> Result<Prior> {
-    check_labels(data)?;
+    settings.check()?;
+    data.check_trainable()?;
+    let per_epoch = data.len().div_ceil(settings.batch_size);
+    let (burn_in, steps) = settings.steps(per_epoch)?;
     let mut moments = Moments::new(settings.rank)?;
     let classes = data.classes().len();
-    let network =
-        Network::new(Arc::clone(model), preprocess.clone(), Some(classes), Arc::clone(threads))?;
-    let per_epoch = data.len().div_ceil(settings.batch_size.max(1));
-    let burn_in = settings.burn_in * per_epoch;
-    let steps = burn_in + settings.epochs * per_epoch;
+    let engine = engine.into();
+    let network = Network::new(Arc::clone(model), preprocess.clone(), Some(classes), &engine)?;
     let mut trainer = Trainer::new(network, training(settings, steps), None, [data.len(), 0])?;
-    let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), Arc::clone(threads));
+    let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
     let head = adapter.probe(trainer.network_mut(), data, observe)?;
     trainer.network_mut().set_weights(&head)?;
     let names: Vec<String> = model.weights().map(|(name, _)| name.to_string()).collect();

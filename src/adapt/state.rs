@@ -3,10 +3,10 @@
 use super::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
 use crate::backend::Backend;
 use crate::error::{Context, Error, Result};
-use crate::graph::{Leaf, LeafKind, PriorTerm};
+use crate::graph::{Leaf, LeafKind, Method, PriorTerm};
 use crate::onnx::Model;
 use crate::prior::{Prior, Weights};
-use crate::step::{CAPACITANCE_INVERSE, Group, PriorState, Trainable, prior_state};
+use crate::step::{CAPACITANCE_INVERSE, Group, PriorState, Trainable, moment_state, prior_state};
 use crate::tensor::{Tensor, contiguous};
 
 /// The prior of a run.
@@ -19,7 +19,8 @@ pub(super) struct ActivePrior {
     pub(super) scale: f64,
 }
 
-/// The prior that the settings ask for; none for [`PriorKind::None`].
+/// The prior that the settings ask for; none for [`PriorKind::None`], or when the backbone has no
+/// weights it could cover.
 pub(super) fn choose(
     settings: &Settings,
     stored: Option<&Prior>,
@@ -29,6 +30,7 @@ pub(super) fn choose(
         || stored.ok_or_else(|| Error::internal("settings are checked to have their prior"));
     let prior = match settings.prior {
         PriorKind::None => return Ok(None),
+        PriorKind::Isotropic if model.weights().next().is_none() => return Ok(None),
         PriorKind::Learned => stored_prior()?.clone(),
         PriorKind::Diagonal => stored_prior()?.diagonal()?,
         PriorKind::Isotropic => return isotropic(settings, stored, model).map(Some),
@@ -81,6 +83,19 @@ pub(super) fn trainable(
         .chain(head)
         .map(|(name, group, prior)| Trainable { name: name.to_string(), group, prior })
         .collect()
+}
+
+/// The leaves that steps change: weights, moments, and the prior's sums.
+pub(super) fn changing(trainable: &[Trainable], method: Method) -> Vec<Leaf> {
+    let mut leaves = Vec::new();
+    for t in trainable {
+        leaves.push(Leaf { kind: LeafKind::Param, name: t.name.clone() });
+        let moments = method.moments().iter().map(|moment| moment_state(moment, &t.name));
+        let sums = (t.prior != PriorTerm::None).then(|| prior_state(PriorState::Sums, &t.name));
+        let states = moments.chain(sums);
+        leaves.extend(states.map(|name| Leaf { kind: LeafKind::State, name }));
+    }
+    leaves
 }
 
 /// Puts the prior's tensors, and its sums at the present weights, where the step expects them.

@@ -9,7 +9,9 @@ use super::{Control, Ending, Epoch, Observer, Phase, Progress, Summary, name_mat
 use crate::backend::{Backend, PlanId};
 use crate::data::{Batches, Dataset, one_hot};
 use crate::error::{Error, Kind, Result};
+use crate::graph::Leaf;
 use crate::posterior::Network;
+use crate::prior::Weights;
 use crate::step::{CLIP, Group, PENALTY, Recipe, SHARE, Trainable};
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS};
 use crate::update::Noise;
@@ -28,7 +30,23 @@ pub(super) struct Trainer {
     apply: Option<PlanId>,
     images: Vec<f32>,
     targets: Vec<f32>,
+    /// The step whose batch images and targets hold.
+    filled: Option<usize>,
+    shadow: Shadow,
 }
+
+/// A copy of everything that steps change, as it was before step `done`, which begins an epoch.
+#[derive(Default)]
+struct Shadow {
+    done: usize,
+    /// Epochs that were complete.
+    epochs: usize,
+    /// Empty before the first: then the run starts again.
+    values: Vec<(Leaf, Vec<f32>)>,
+}
+
+/// Steps between shadows at least: a shadow reads all weights and moments from the device.
+const SHADOW_STEPS: usize = 50;
 
 /// Called after each step with its number.
 type AfterStep<'a> = &'a mut dyn FnMut(usize, &mut Network) -> Result<()>;
@@ -74,15 +92,12 @@ impl Trainer {
             apply: None,
             images: Vec::new(),
             targets: Vec::new(),
+            filled: None,
+            shadow: Shadow::default(),
         })
     }
 
-    /// The network in its present state.
-    pub(super) fn network(&self) -> &Network {
-        &self.network
-    }
-
-    /// The same, to change it before the first step.
+    /// The network, to change it before the first step.
     pub(super) fn network_mut(&mut self) -> &mut Network {
         &mut self.network
     }
@@ -92,32 +107,99 @@ impl Trainer {
         self.steps.footprint
     }
 
-    /// Makes all steps, epoch after epoch; predicts `validation` after each.
+    /// All weights of the network in their present state.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn weights(&self) -> Result<Weights> {
+        let backbone = self.network.model().weights().map(|(name, _)| name);
+        self.network.weights(backbone.chain([HEAD_WEIGHT, HEAD_BIAS]))
+    }
+
+    /// Makes all steps, epoch after epoch, from the weights `start`; predicts `validation` after
+    /// each epoch. Returns how it ended, and the weights then.
     pub(super) fn run(
         &mut self,
         train: &Dataset,
         validation: Option<&Dataset>,
+        start: &Weights,
         history: &mut Vec<Epoch>,
         observe: Observer<'_>,
-    ) -> Result<Ending> {
-        let per_epoch = train.len().div_ceil(self.settings.batch_size);
+    ) -> Result<(Ending, Weights)> {
         let mut done = 0;
-        while done < self.settings.steps {
-            let epoch = done / per_epoch.max(1);
-            let count = per_epoch.min(self.settings.steps - done);
-            let (mut record, ending) =
-                self.epoch(train, epoch, done..done + count, observe, &mut |_, _| Ok(()))?;
-            done += count;
-            if ending == Ending::Stopped {
-                history.push(record);
-                return Ok(ending);
+        loop {
+            match self.run_from(&mut done, train, validation, history, observe) {
+                Err(error) if error.kind() == Kind::Device => {
+                    done = self.recover(error, start, history)?;
+                }
+                other => return other,
             }
-            if let Some(validation) = validation {
+        }
+    }
+
+    /// Makes all steps from step `done` on, which begins an epoch.
+    fn run_from(
+        &mut self,
+        done: &mut usize,
+        train: &Dataset,
+        validation: Option<&Dataset>,
+        history: &mut Vec<Epoch>,
+        observe: Observer<'_>,
+    ) -> Result<(Ending, Weights)> {
+        let per_epoch = train.len().div_ceil(self.settings.batch_size).max(1);
+        while *done < self.settings.steps {
+            self.take_shadow(*done, history.len())?;
+            let epoch = *done / per_epoch;
+            let count = per_epoch.min(self.settings.steps - *done);
+            let range = *done..*done + count;
+            let (mut record, ending) =
+                self.epoch(train, epoch, range, observe, &mut |_, _| Ok(()))?;
+            if let (Ending::Completed, Some(validation)) = (ending, validation) {
                 record.validation = self.validate(validation, observe)?;
             }
+            *done += count;
             history.push(record);
+            if ending == Ending::Stopped {
+                return Ok((ending, self.weights()?));
+            }
         }
-        Ok(Ending::Completed)
+        Ok((Ending::Completed, self.weights()?))
+    }
+
+    /// Keeps a copy of everything that steps change, if the device can fail and the last is old.
+    fn take_shadow(&mut self, done: usize, epochs: usize) -> Result<()> {
+        let is_old = done >= self.shadow.done + SHADOW_STEPS;
+        if self.network.engine().can_fail() && is_old && !self.plans.is_empty() {
+            let leaves = state::changing(&self.trainable, self.settings.optimizer.method());
+            let backend = self.network.backend();
+            let copy = |leaf: Leaf| Ok((leaf.clone(), backend.get(&leaf)?));
+            let values = leaves.into_iter().map(copy).collect::<Result<_>>()?;
+            self.shadow = Shadow { done, epochs, values };
+        }
+        Ok(())
+    }
+
+    /// Goes on elsewhere after `error`, from the last shadow, or from the start without one; what
+    /// is made again is the same, since batches and noise depend on the step's number alone.
+    /// Returns the number of the next step.
+    fn recover(
+        &mut self,
+        error: Error,
+        start: &Weights,
+        history: &mut Vec<Epoch>,
+    ) -> Result<usize> {
+        let backend = self.network.backend();
+        for (size, plan) in self.plans.drain() {
+            self.steps.plans.insert(size, backend.plan(plan).clone());
+        }
+        if let Some(plan) = self.apply.take() {
+            self.steps.apply = Some(backend.plan(plan).clone());
+        }
+        self.network.fall_back(error, start)?;
+        self.filled = None;
+        history.truncate(self.shadow.epochs);
+        log::warn!("going on from step {} on {}", self.shadow.done, self.network.backend().name());
+        Ok(self.shadow.done)
     }
 
     /// The steps `range` of one epoch.
@@ -134,8 +216,10 @@ impl Trainer {
         let mut record = Epoch { epoch: epoch + 1, loss: 0.0, penalty: 0.0, validation: None };
         let (mut sum, mut examples) = (0.0, 0);
         let mut ending = Ending::Completed;
-        for (step, batch) in range.zip(batches.iter()) {
-            let (loss, penalty) = self.step(train, batch, step)?;
+        let mut upcoming = batches.iter().skip(1);
+        for (step, batch) in range.clone().zip(batches.iter()) {
+            let next = upcoming.next().filter(|_| step + 1 < range.end);
+            let (loss, penalty) = self.step(train, batch, next, step)?;
             after(step, &mut self.network)?;
             sum += f64::from(loss) * batch.len() as f64;
             examples += batch.len();
@@ -156,10 +240,37 @@ impl Trainer {
         Ok((record, ending))
     }
 
-    /// One step; the loss of its batch and the penalty, both before the update.
-    fn step(&mut self, train: &Dataset, batch: &[usize], step: usize) -> Result<(f32, f32)> {
+    /// One step; the loss of its batch and the penalty, both before the update. While a device
+    /// works on it, the `next` batch of the epoch is made ready.
+    fn step(
+        &mut self,
+        train: &Dataset,
+        batch: &[usize],
+        next: Option<&[usize]>,
+        step: usize,
+    ) -> Result<(f32, f32)> {
         self.load(batch.len())?;
-        self.fill(train, batch, step)?;
+        if self.filled != Some(step) {
+            self.fill(train, batch, step)?;
+        }
+        let last = self.launch(train, batch.len(), step)?;
+        if let Some(next) = next {
+            self.fill(train, next, step + 1)?;
+        }
+        let backend = self.network.backend();
+        let (mut loss, mut penalty) = ([0.0], [0.0]);
+        backend.read(last, LOSS, &mut loss)?;
+        backend.read(last, PENALTY, &mut penalty)?;
+        if !(loss[0] + penalty[0]).is_finite() {
+            let message = format!("step {}: loss {}, penalty {}", step + 1, loss[0], penalty[0]);
+            return Err(Error::new(Kind::Diverged, message)
+                .hint("lower --lr, or clip the gradient with --clip"));
+        }
+        Ok((loss[0], penalty[0]))
+    }
+
+    /// Hands a filled batch of `batch` examples to the backend; the plan that ends the step.
+    fn launch(&mut self, train: &Dataset, batch: usize, step: usize) -> Result<PlanId> {
         let numbers = self.numbers(train.len(), step);
         let micro = self.footprint().micro_batch;
         let image_len = self.network.preprocess().image_len();
@@ -173,7 +284,7 @@ impl Trainer {
             let plan = self.plans[&size];
             backend.write(plan, &input, images)?;
             backend.write(plan, TARGETS, targets)?;
-            write_known(backend, plan, SHARE, &[size as f32 / batch.len() as f32])?;
+            write_known(backend, plan, SHARE, &[size as f32 / batch as f32])?;
             for (name, value) in &numbers {
                 write_known(backend, plan, name, value)?;
             }
@@ -187,19 +298,12 @@ impl Trainer {
             }
             backend.run(last)?;
         }
-        let (mut loss, mut penalty) = ([0.0], [0.0]);
-        backend.read(last, LOSS, &mut loss)?;
-        backend.read(last, PENALTY, &mut penalty)?;
-        if !(loss[0] + penalty[0]).is_finite() {
-            let message = format!("step {}: loss {}, penalty {}", step + 1, loss[0], penalty[0]);
-            return Err(Error::new(Kind::Diverged, message)
-                .hint("lower --lr, or clip the gradient with --clip"));
-        }
-        Ok((loss[0], penalty[0]))
+        Ok(last)
     }
 
     /// Fills images and targets of a batch.
     fn fill(&mut self, train: &Dataset, batch: &[usize], step: usize) -> Result<()> {
+        self.filled = None;
         let preprocess = self.network.preprocess();
         self.images.resize(batch.len() * preprocess.image_len(), 0.0);
         let augmentation = self.settings.augment.at(self.settings.seed, step as u64);
@@ -207,7 +311,9 @@ impl Trainer {
         train.fill(batch, preprocess, Some(&augmentation), &mut self.images, threads)?;
         let classes = train.classes().len();
         self.targets.resize(batch.len() * classes, 0.0);
-        one_hot(&train.labels(batch)?, classes, &mut self.targets)
+        one_hot(&train.labels(batch)?, classes, &mut self.targets)?;
+        self.filled = Some(step);
+        Ok(())
     }
 
     /// The numbers that a step on one of `examples` reads, by the names of their inputs.
@@ -250,7 +356,9 @@ impl Trainer {
         let names = self.trainable.iter().map(|t| t.name.as_str());
         let weights = self.network.weights(names)?;
         let backend = self.network.backend();
-        state::install(backend, &self.trainable, self.prior.as_ref(), &weights)
+        state::install(backend, &self.trainable, self.prior.as_ref(), &weights)?;
+        let mut shadow = self.shadow.values.iter();
+        shadow.try_for_each(|(leaf, value)| backend.set(leaf, value))
     }
 
     fn validate(&mut self, data: &Dataset, observe: Observer<'_>) -> Result<Option<Summary>> {

@@ -78,6 +78,6 @@ pub trait Backend: Send {
     /// share count once, working memory as the largest needs it.
     ///
     /// # Errors
-    /// When the device cannot run one of them, whatever its memory.
+    /// When a plan needs something that the backend does not offer at any amount of memory.
     fn bytes_with(&self, plans: &[&Plan]) -> Result<usize>;
 }

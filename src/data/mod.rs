@@ -251,6 +251,34 @@ impl Dataset {
         counts
     }
 
+    /// Checks that the examples have labels.
+    ///
+    /// # Errors
+    /// When they have none.
+    pub fn check_labelled(&self) -> Result<()> {
+        self.labels.as_ref().map(|_| ()).ok_or_else(unlabelled)
+    }
+
+    /// Checks that a classifier can be trained: labels, two classes or more, examples of each.
+    ///
+    /// # Errors
+    /// Names the class without examples, if there is one.
+    pub fn check_trainable(&self) -> Result<()> {
+        self.check_labelled()?;
+        let classes = self.classes();
+        if classes.len() < 2 {
+            let message = format!("the examples are of {} class", classes.len());
+            return Err(Error::invalid(message).hint("a classifier needs at least two"));
+        }
+        match self.class_counts().into_iter().position(|count| count == 0) {
+            None => Ok(()),
+            Some(empty) => {
+                Err(Error::invalid(format!("class {:?} has no examples", classes[empty]))
+                    .hint("add some, or leave the class out and number the others without gaps"))
+            }
+        }
+    }
+
     /// The file of example `index`, when it comes from one of its own.
     pub fn path(&self, index: usize) -> Option<&Path> {
         match &*self.images {

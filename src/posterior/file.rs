@@ -5,8 +5,8 @@
 //! - `draws.safetensors`: tensors `<draw>/<parameter>`, draws numbered from 0; every draw MUST hold
 //!   the same parameters with the same shapes, all finite.
 //!
-//! Each file is written whole or not at all, the description last: a folder without it is no
-//! posterior, and a folder that had one keeps it until the new one is complete.
+//! All three are on the disk before the first takes its place, the description last: a folder
+//! without it is no posterior, and a folder that had one keeps it until the new one is complete.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,15 +34,21 @@ impl Posterior {
     /// # Errors
     /// Names the file that cannot be written; what was there before is still there.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make", folder, e))?;
         let backbone = self.model.to_bytes()?;
         let draws = self.draw_bytes()?;
         let json = serde_json::to_vec_pretty(&self.description)
             .map_err(|e| Error::internal("a description is always JSON").caused_by(e))?;
-        for (name, bytes) in [(BACKBONE, backbone), (DRAWS, draws), (DESCRIPTION, json)] {
-            atomic_file::write(&folder.join(name), |file| file.write_all(&bytes))?;
+        let is_new = !folder.exists();
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make", folder, e))?;
+        let paths = [BACKBONE, DRAWS, DESCRIPTION].map(|name| folder.join(name));
+        let [first, second, last] = &paths;
+        let written =
+            atomic_file::write_all(&[(first, &backbone), (second, &draws), (last, &json)]);
+        if written.is_err() && is_new {
+            // It is empty; the failure that led here is what the caller needs to hear about.
+            let _ = std::fs::remove_dir(folder);
         }
-        Ok(())
+        written
     }
 
     /// Reads a posterior.
@@ -60,7 +66,13 @@ impl Posterior {
             let message = format!("{} has version {}", path.display(), description.version);
             return Err(Error::unsupported(message).hint(format!("expected version {VERSION}")));
         }
-        let model = Model::load(&folder.join(BACKBONE))?;
+        let backbone = folder.join(BACKBONE);
+        let model = Model::load(&backbone)?;
+        if model.fingerprint() != description.backbone {
+            let message = format!("{} is not the backbone that was adapted", backbone.display());
+            return Err(Error::mismatch(message)
+                .hint(format!("its weights do not have the fingerprint in {}", path.display())));
+        }
         let path = folder.join(DRAWS);
         let draws = parse_draws(&read(&path)?).context(|| path.display().to_string())?;
         let classes = description.classes.len();

@@ -14,11 +14,11 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 pub use self::network::{FORWARD_BATCH, Network, Progress};
+use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::prior::Weights;
-use crate::threads::Threads;
 
 /// The version of the folder's format that this crate reads and writes.
 pub const VERSION: u32 = 1;
@@ -51,12 +51,13 @@ impl Posterior {
     /// A posterior of these draws; each holds the trainable weights of the backbone and the head.
     ///
     /// # Errors
-    /// When there is no draw.
+    /// When there is no draw, or a weight is not finite.
     pub fn new(description: Description, model: Arc<Model>, draws: Vec<Weights>) -> Result<Self> {
         if draws.is_empty() {
             return Err(Error::invalid("a posterior has at least one draw"));
         }
         description.preprocess.check()?;
+        draws.iter().try_for_each(check_finite)?;
         Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH })
     }
 
@@ -77,32 +78,56 @@ impl Posterior {
     }
 
     /// The predictive distribution `[N, classes]` for every example: the mean over draws of the
-    /// softmax of the logits. `observe` is told of progress and may stop.
+    /// softmax of the logits. `observe` is told of progress and may stop; where the device fails,
+    /// the draw at hand is predicted again elsewhere.
     ///
     /// # Errors
     /// When an image cannot be read, the network cannot run, or `observe` stops.
     pub fn predict(
         &self,
         data: &Dataset,
-        threads: &Arc<Threads>,
+        engine: impl Into<Engine>,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Array2<f64>> {
         let classes = self.description.classes.len();
+        if data.is_empty() {
+            return Ok(Array2::zeros((0, classes)));
+        }
         let mut network = Network::new(
             Arc::clone(&self.model),
             self.description.preprocess.clone(),
             Some(classes),
-            Arc::clone(threads),
+            engine,
         )?;
         network.set_forward_batch(self.forward_batch);
         let mut mean = Array2::zeros((data.len(), classes));
         for draw in &self.draws {
             network.set_weights(draw)?;
-            mean += &softmax(&network.logits(data, observe)?);
+            let logits = loop {
+                match network.logits(data, observe) {
+                    Err(error) if error.kind() == Kind::Device => {
+                        network.fall_back(error, draw)?;
+                    }
+                    other => break other?,
+                }
+            };
+            mean += &softmax(&logits);
         }
         mean /= self.draws.len() as f64;
         Ok(mean)
     }
+}
+
+/// The last step of a run can leave the numbers without any loss being computed from them.
+fn check_finite(draw: &Weights) -> Result<()> {
+    for (name, weight) in draw {
+        if let Some(x) = weight.iter().find(|x| !x.is_finite()) {
+            let message = format!("parameter '{name}' holds {x}; expected finite numbers");
+            return Err(Error::new(Kind::Diverged, message)
+                .hint("lower --lr, or clip the gradient with --clip"));
+        }
+    }
+    Ok(())
 }
 
 /// Softmax of each row, in `f64`.

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use ndarray::Array2;
 
-use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, PlanId};
+use crate::backend::{Backend, Engine, PlanId};
 use crate::data::{Batches, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Graph, Leaf, LeafKind};
@@ -35,7 +34,7 @@ pub struct Network {
     model: Arc<Model>,
     preprocess: Preprocess,
     classes: Option<usize>,
-    threads: Arc<Threads>,
+    engine: Engine,
     backend: Box<dyn Backend>,
     forward: HashMap<usize, PlanId>,
     forward_batch: usize,
@@ -44,7 +43,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network on the processor with the model's own weights; its head, if it has one, is zero.
+    /// A network on `engine` with the model's own weights; its head, if it has one, is zero. Where
+    /// the engine's device cannot be had, it is the next that takes its place.
     ///
     /// # Errors
     /// When the preprocessing does not fit the model's input.
@@ -52,16 +52,16 @@ impl Network {
         model: Arc<Model>,
         preprocess: Preprocess,
         classes: Option<usize>,
-        threads: Arc<Threads>,
+        engine: impl Into<Engine>,
     ) -> Result<Self> {
         preprocess.check()?;
-        let pending = model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect();
-        let backend = Box::new(Cpu::new(Arc::clone(&threads)));
+        let pending = own_weights(&model);
+        let (engine, backend) = open(engine.into())?;
         Ok(Network {
             model,
             preprocess,
             classes,
-            threads,
+            engine,
             backend,
             forward: HashMap::new(),
             forward_batch: FORWARD_BATCH,
@@ -84,9 +84,27 @@ impl Network {
         &mut *self.backend
     }
 
-    /// The threads it runs on.
+    /// Where it runs.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The threads of its engine.
     pub fn threads(&self) -> &Arc<Threads> {
-        &self.threads
+        self.engine.threads()
+    }
+
+    /// Goes on elsewhere after `error`, with `weights`, and the model's own where those name none.
+    /// Loaded plans are gone; so is everything else that was on the device.
+    ///
+    /// # Errors
+    /// `error` itself, when it is not the device's or there is nowhere to go.
+    pub fn fall_back(&mut self, error: Error, weights: &Weights) -> Result<()> {
+        (self.engine, self.backend) = open(self.engine.after(error)?)?;
+        self.forward.clear();
+        self.pending = own_weights(&self.model);
+        self.pending.extend(weights.iter().map(|(name, w)| (name.clone(), w.clone())));
+        Ok(())
     }
 
     /// How examples become its input.
@@ -234,7 +252,7 @@ impl Network {
         for batch in &Batches::in_order(total, self.forward_batch)? {
             let plan = self.forward(batch.len())?;
             let images = &mut images[..batch.len() * self.preprocess.image_len()];
-            data.fill(batch, &self.preprocess, None, images, &self.threads)?;
+            data.fill(batch, &self.preprocess, None, images, self.engine.threads())?;
             self.backend.write(plan, &input, images)?;
             self.backend.run(plan)?;
             let width = self.output_width(plan, output)?;
@@ -256,5 +274,19 @@ impl Network {
         let port = ports.iter().find(|port| port.name == output);
         let port = port.ok_or_else(|| Error::internal(format!("no output '{output}'")))?;
         Ok(port.shape.last().copied().unwrap_or(1))
+    }
+}
+
+fn own_weights(model: &Model) -> Weights {
+    model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect()
+}
+
+/// A backend of `engine`, or of the next that there is.
+fn open(mut engine: Engine) -> Result<(Engine, Box<dyn Backend>)> {
+    loop {
+        match engine.open() {
+            Ok(backend) => return Ok((engine, backend)),
+            Err(error) => engine = engine.after(error)?,
+        }
     }
 }

@@ -63,7 +63,7 @@ impl Prior {
             backbone.len(),
             complaints.join("; ")
         );
-        Err(Error::mismatch(message).hint("restrict the prior to the parameters that are trained"))
+        Err(Error::mismatch(message).hint("use the backbone that came with the prior"))
     }
 }
 

@@ -243,8 +243,8 @@ fn one_error_lists_what_both_sides_lack() {
         error.to_string(),
         "the prior's 3 parameters are not the backbone's 8: 6 only in the backbone: 'new.0', \
          'new.1', 'new.2', 'new.3' and 2 more; 1 only in the prior: 'b'; 1 of different shapes: \
-         'layer/1.weight' [2,1,3] in the prior, [2,3] in the backbone; restrict the prior to the \
-         parameters that are trained"
+         'layer/1.weight' [2,1,3] in the prior, [2,3] in the backbone; use the backbone that came \
+         with the prior"
     );
 }
 

@@ -13,6 +13,14 @@ use priorfit::prior::{Prior, Weights};
 use priorfit::tensor::contiguous;
 use priorfit::threads::Threads;
 
+use prost::Message;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
+use tract_onnx::pb::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, type_proto,
+};
+
 use crate::support::repository;
 
 struct Fixture {
@@ -248,6 +256,53 @@ fn a_learned_prior_is_fitted_saved_and_used() {
         assert!(accuracy > 0.7, "{kind:?}: {accuracy}");
         assert!(adapted.history.iter().all(|e| e.penalty >= 0.0), "{kind:?}: penalties");
     }
+}
+
+/// A network without weights: it flattens the image.
+fn weightless() -> Model {
+    let extents = [1, 1, 16, 16].map(|extent| Dimension {
+        value: Some(dimension::Value::DimValue(extent)),
+        ..Dimension::default()
+    });
+    let tensor = type_proto::Tensor {
+        elem_type: DataType::Float as i32,
+        shape: Some(TensorShapeProto { dim: extents.to_vec() }),
+    };
+    let kind =
+        TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    let port = |name: &str, kind| ValueInfoProto {
+        name: name.to_string(),
+        r#type: kind,
+        ..ValueInfoProto::default()
+    };
+    let node = NodeProto {
+        op_type: "Flatten".to_string(),
+        input: vec!["image".to_string()],
+        output: vec!["features".to_string()],
+        ..NodeProto::default()
+    };
+    let graph = GraphProto {
+        input: vec![port("image", Some(kind))],
+        output: vec![port("features", None)],
+        node: vec![node],
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto { version: 17, ..OperatorSetIdProto::default() };
+    let proto = ModelProto {
+        ir_version: 8,
+        graph: Some(graph),
+        opset_import: vec![opset],
+        ..ModelProto::default()
+    };
+    Model::from_bytes(&proto.encode_to_vec(), None).expect("a sound file")
+}
+
+#[test]
+fn a_backbone_without_weights_trains_a_head_alone() {
+    let fixture = Fixture { model: Arc::new(weightless()), ..fixture() };
+    let (train, rest) = fixture.few(5);
+    let adapted = fixture.fit(&train, isotropic(5));
+    assert!(fixture.accuracy(&adapted.posterior, &rest) > 0.5, "pixels alone tell digits apart");
 }
 
 #[test]

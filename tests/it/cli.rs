@@ -76,13 +76,18 @@ fn npy(dtype: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
 
 /// Dark and bright 32x32 images in two classes.
 fn examples(path: &Path) {
+    let y: Vec<u8> = (0..EXAMPLES).map(|i| (i % 2) as u8).collect();
+    labelled(path, Some(&y));
+}
+
+/// The same images with other labels, or none.
+fn labelled(path: &Path, y: Option<&[u8]>) {
     let pixel = |i: usize| (i / (32 * 32 * 3) % 2 * 120 + i * 31 % 97) as u8;
     let x: Vec<u8> = (0..EXAMPLES * 32 * 32 * 3).map(pixel).collect();
-    let y: Vec<u8> = (0..EXAMPLES).map(|i| (i % 2) as u8).collect();
+    let x = ("x.npy", npy("|u1", &[EXAMPLES, 32, 32, 3], &x));
+    let y = y.map(|y| ("y.npy", npy("|u1", &[EXAMPLES], y)));
     let mut archive = zip::ZipWriter::new(fs::File::create(path).expect("a new file"));
-    for (name, bytes) in
-        [("x.npy", npy("|u1", &[EXAMPLES, 32, 32, 3], &x)), ("y.npy", npy("|u1", &[EXAMPLES], &y))]
-    {
+    for (name, bytes) in [Some(x), y].into_iter().flatten() {
         let options = zip::write::SimpleFileOptions::default();
         archive.start_file(name, options).expect("an entry");
         archive.write_all(&bytes).expect("its content");
@@ -266,6 +271,7 @@ fn bad_input_is_one_error_that_names_the_file_and_nothing_is_written() {
     adapt(&["--backbone", &backbone, "--prior", text(&prior)], &["junk.safetensors"]);
     adapt(&["--backbone", &backbone, "--prior", "learned"], &["learned prior", "--prior"]);
     adapt(&["--backbone", &backbone, "--val", junk], &["junk.onnx"]);
+    adapt(&["--backbone", &backbone, "--image-size", "31"], &["mobilenetv2", "31"]);
     adapt(&["--backbone", &backbone, "--lr", "0"], &["learning rate is 0"]);
     adapt(&["--backbone", &backbone, "--freeze", "nothing*"], &["nothing*"]);
     adapt(&["--backbone", &backbone, "--features", "nowhere"], &["nowhere", "mobilenetv2"]);
@@ -276,6 +282,56 @@ fn bad_input_is_one_error_that_names_the_file_and_nothing_is_written() {
     let posterior = ["--posterior", text(folder.path())];
     fails(&[&["predict"][..], &posterior, &[train]].concat(), &["posterior.json"]);
     fails(&[&["evaluate"][..], &posterior, &["--data", train]].concat(), &["posterior.json"]);
+}
+
+#[test]
+fn examples_that_cannot_train_a_classifier_are_named_before_the_work() {
+    let (folder, train) = workplace();
+    let at = |name: &str| folder.path().join(name);
+    let (bare, gap, same) = (at("bare.npz"), at("gap.npz"), at("same.npz"));
+    labelled(&bare, None);
+    labelled(&gap, Some(&[0, 2].repeat(EXAMPLES / 2)));
+    labelled(&same, Some(&[0; EXAMPLES]));
+    let (backbone, out, new) = (file(BACKBONE), at("out"), at("new.safetensors"));
+    for (data, says) in [(&bare, "no labels"), (&gap, "\"1\""), (&same, "1 class")] {
+        let name = data.file_name().and_then(|name| name.to_str()).expect("a name");
+        let adapt = ["adapt", "--backbone", &backbone, "--out", text(&out), "--train"];
+        fails(&[&adapt[..], &[text(data)]].concat(), &[name, says]);
+        let fit = ["prior", "fit", "--backbone", &backbone, "--out", text(&new), "--data"];
+        fails(&[&fit[..], &[text(data)]].concat(), &[name, says]);
+    }
+    let adapt = ["adapt", "--backbone", &backbone, "--out", text(&out), "--train", text(&train)];
+    fails(&[&adapt[..], &["--val", text(&bare)]].concat(), &["bare.npz", "no labels"]);
+    let diverging = ["--steps", "1", "--lr", "1e38", "--clip", "none", "--prior", "none"];
+    fails(&[&adapt[..], &diverging].concat(), &["lower --lr"]);
+    assert!(!out.exists() && !new.exists());
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    let model = file(BACKBONE);
+    let wrong = [["--batch", "0"], ["--classes", "0"], ["--classes", "9999999999"]];
+    for option in wrong.into_iter().chain([["--prior-rank", "99999999"]]) {
+        let output = priorfit(&[&["bench", &model][..], &option].concat());
+        assert_eq!(output.status.code(), Some(2), "{option:?}");
+    }
+    let (folder, train) = workplace();
+    let out = folder.path().join("new.safetensors");
+    let fit = ["prior", "fit", "--backbone", &model, "--data", text(&train), "--out", text(&out)];
+    for (option, says) in [
+        (["--epochs", "0"], "epochs is 0"),
+        (["--epochs", "9999999999999999999"], "lower the epochs"),
+        (["--snapshots", "1"], "snapshots is 1"),
+        (["--cycles", "0"], "cycles is 0"),
+        (["--cycles", "21"], "cycles is 21"),
+        (["--lr", "nan"], "learning rate is NaN"),
+        (["--epsilon", "inf"], "epsilon is inf"),
+        (["--momentum", "1"], "momentum is 1"),
+        (["--batch", "0"], "batch size is 0"),
+    ] {
+        fails(&[&fit[..], &option].concat(), &[says]);
+    }
+    fails(&["demo", "--shots", "2000", "--seeds", "1", "--steps", "1"], &["2000", "--shots"]);
 }
 
 #[test]

@@ -219,6 +219,14 @@ const CONV: Conv2d = Conv2d {
 #[test]
 fn products_and_convolutions() {
     check("matmul", &[&[2, 13, 37], &[2, 37, 19]], |g, x| g.matmul(x[0], x[1], MatMul::default()));
+    for (m, n) in [(12, 20), (13, 20), (64, 100), (130, 132)] {
+        check("matmul, a stored transposed", &[&[2, 37, m], &[2, 37, n]], |g, x| {
+            g.matmul(x[0], x[1], MatMul { transpose_a: true, transpose_b: false })
+        });
+        check("matmul, b stored transposed", &[&[2, m, 37], &[2, n, 37]], |g, x| {
+            g.matmul(x[0], x[1], MatMul { transpose_a: false, transpose_b: true })
+        });
+    }
     let (x, w, y) = (CONV.input_shape(), CONV.filter_shape(), CONV.output_shape());
     check("conv2d", &[&x, &w], |g, x| g.conv2d(x[0], x[1], CONV));
     check("conv2d_input_grad", &[&y, &w], |g, x| g.conv2d_input_grad(x[0], x[1], CONV));

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use priorfit::data::Preprocess;
+use priorfit::data::{Dataset, Preprocess};
+use priorfit::error::Kind;
 use priorfit::onnx::Model;
 use priorfit::posterior::{Description, Posterior, VERSION};
 use priorfit::prior::Weights;
 use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT};
 use priorfit::tensor::tensor;
+use priorfit::threads::Threads;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::support::repository;
@@ -114,4 +116,50 @@ fn a_head_of_another_number_of_classes_is_refused() {
         });
     });
     assert!(error.contains("2 classes"), "{error}");
+}
+
+#[test]
+fn a_save_that_fails_midway_leaves_every_file_of_the_old_posterior() {
+    let folder = tempfile::tempdir().expect("a folder");
+    posterior().save(folder.path()).expect("saved");
+    // A folder in the way of the second file stands for a disk that is full by then.
+    let (backbone, draws) =
+        (folder.path().join("backbone.onnx"), folder.path().join("draws.safetensors"));
+    std::fs::remove_file(&draws).expect("gone");
+    std::fs::create_dir(&draws).expect("in the way");
+    std::fs::write(&backbone, b"precious").expect("written");
+    let error = posterior().save(folder.path()).expect_err("no room").to_string();
+    assert!(error.contains("draws.safetensors"), "{error}");
+    assert_eq!(std::fs::read(&backbone).expect("still there"), b"precious");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 3, "no leftovers");
+}
+
+#[test]
+fn a_backbone_of_another_posterior_is_refused() {
+    let error = error_after("backbone.onnx", |path| {
+        let other = repository("models/golden/mobilenetv2_folded.onnx");
+        std::fs::copy(other, path).expect("copied");
+    });
+    assert!(error.contains("not the backbone that was adapted"), "{error}");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_no_posterior() {
+    let sound = posterior();
+    let mut draw = sound.draws()[0].clone();
+    draw.insert(HEAD_BIAS.to_string(), tensor(&[2], vec![0.0, f32::NAN]).expect("a tensor"));
+    let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
+    let outcome = Posterior::new(sound.description().clone(), Arc::new(model), vec![draw]);
+    let error = outcome.err().expect("refused");
+    assert_eq!(error.kind(), Kind::Diverged);
+    assert!(error.to_string().contains(HEAD_BIAS), "{error}");
+}
+
+#[test]
+fn no_examples_give_no_predictions() {
+    let digits = Dataset::open(&repository("models/demo/digits.npz")).expect("the digits");
+    let none = digits.subset(&[]).expect("an empty subset");
+    let threads = Arc::new(Threads::new(1));
+    let p = posterior().predict(&none, &threads, &mut |_| true).expect("no predictions");
+    assert_eq!(p.dim(), (0, 2));
 }

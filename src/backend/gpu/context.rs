@@ -162,9 +162,14 @@ impl Adapter {
         self.inner.limits()
     }
 
-    /// Its features.
-    pub fn features(&self) -> Features {
-        self.inner.features()
+    /// Whether it adds up within subgroups.
+    pub fn has_subgroups(&self) -> bool {
+        self.inner.features().contains(Features::SUBGROUP)
+    }
+
+    /// Whether it multiplies small matrices by itself.
+    pub fn has_cooperative_matrix(&self) -> bool {
+        self.inner.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
     }
 
     /// Whether it is hardware, and not a program that plays a GPU on the processor.

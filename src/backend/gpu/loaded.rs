@@ -1,6 +1,5 @@
 //! A plan on a device: its launches, where their bindings are, and how its outputs come back.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
 use super::context::Context;
@@ -10,7 +9,8 @@ use super::memory::{Answer, Form, Memory};
 use super::pipelines::{Pipeline, Pipelines};
 use super::slots::{Slots, padded};
 use crate::error::{Context as _, Error, Result};
-use crate::graph::{Leaf, PriorTerm, Stage, Update};
+use crate::graph::Leaf;
+use crate::graph::{PriorTerm, Stage, Update};
 use crate::kernel::Kernel;
 use crate::plan::{BufferId, Dispatch, Place, Plan, Port};
 use crate::tensor::contiguous;
@@ -97,61 +97,41 @@ impl Needs {
         Ok(())
     }
 
-    /// Adds to `total` what the plan takes on the device: what [`Loaded::new`] will make.
-    pub(super) fn add_to(&self, total: &mut Total, plan: &Plan, memory: &Memory) {
-        for (slot, &len) in self.slots.lens.iter().enumerate() {
-            match total.slots.get_mut(slot) {
-                Some(known) => *known = len.max(*known),
-                None => total.slots.push(len),
-            }
-        }
-        if self.scratch > total.scratch {
-            total.scratch = padded(self.scratch);
-        }
-        for (buffer, form) in plan.buffers().iter().zip(&self.forms) {
-            let is_new = match &buffer.place {
-                Place::Arena(_) => false,
-                Place::Constant(_) => true,
-                Place::Resident(leaf) => {
-                    memory.index(leaf).is_err() && total.leaves.insert(leaf.clone())
-                }
-            };
-            if is_new {
-                total.others += form.lens(buffer.len).iter().sum::<usize>();
-            }
-        }
-        let tables = self.steps.iter().flat_map(|step| &step.launch.bindings).map(table_len);
-        let outputs = plan.outputs().iter().map(|port| port.shape.len());
-        total.others += tables.chain(outputs).sum::<usize>();
-        total.others += self.params_len().max(UNIFORM_ALIGN) / 4;
+    /// Bytes of working memory in each slot, and of scratch.
+    pub(super) fn working(&self) -> (Vec<usize>, usize) {
+        let slots = self.slots.lens.iter().map(|len| 4 * len).collect();
+        let scratch = if self.scratch > 0 { 4 * padded(self.scratch) } else { 0 };
+        (slots, scratch)
+    }
+
+    /// Bytes that this plan alone takes: constants, tables, uniforms, and outputs on their way.
+    pub(super) fn own_bytes(&self, plan: &Plan) -> usize {
+        let buffers = plan.buffers().iter();
+        let constants = buffers.filter(|buffer| matches!(buffer.place, Place::Constant(_)));
+        let constants: usize = constants.map(|buffer| padded(buffer.len)).sum();
+        let tables: usize = self.steps.iter().flat_map(|s| &s.launch.bindings).map(table_len).sum();
+        let outputs: usize = plan.outputs().iter().map(|port| port.shape.len()).sum();
+        4 * (constants + tables + outputs) + self.params_len()
+    }
+
+    /// The plan's residents with their bytes.
+    pub(super) fn residents<'a>(
+        &'a self,
+        plan: &'a Plan,
+    ) -> impl Iterator<Item = (&'a Leaf, usize)> {
+        plan.buffers().iter().zip(&self.forms).filter_map(|(buffer, form)| match &buffer.place {
+            Place::Resident(leaf) => Some((leaf, 4 * form.lens(buffer.len).iter().sum::<usize>())),
+            _ => None,
+        })
     }
 
     fn params_len(&self) -> usize {
         let bindings = self.steps.iter().flat_map(|step| &step.launch.bindings);
-        bindings
-            .map(|binding| match &binding.bound {
-                Bound::Params(bytes) => bytes.len().next_multiple_of(UNIFORM_ALIGN),
-                _ => 0,
-            })
-            .sum()
-    }
-}
-
-/// Elements of all that some plans take together.
-#[derive(Default)]
-pub(super) struct Total {
-    /// Of each slot.
-    pub slots: Vec<usize>,
-    pub scratch: usize,
-    /// New residents.
-    pub leaves: HashSet<Leaf>,
-    /// Of everything but slots and scratch.
-    pub others: usize,
-}
-
-impl Total {
-    pub(super) fn bytes(&self) -> usize {
-        4 * (self.slots.iter().sum::<usize>() + self.scratch + self.others)
+        let len = |binding: &Binding| match &binding.bound {
+            Bound::Params(bytes) => bytes.len().next_multiple_of(UNIFORM_ALIGN),
+            _ => 0,
+        };
+        bindings.map(len).sum::<usize>().max(UNIFORM_ALIGN)
     }
 }
 

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::{Arc, mpsc};
 
 use super::context::Context;
-use super::loaded::Total;
 use super::lower::{Limits, factor_shards};
 use super::slots::padded;
 use crate::error::{Error, Result};
@@ -213,25 +212,22 @@ impl Memory {
         }
     }
 
+    /// Whether there is a resident of this leaf.
+    pub(super) fn knows(&self, leaf: &Leaf) -> bool {
+        self.by_leaf.contains_key(leaf)
+    }
+
+    /// Bytes of the slots and the scratch.
+    pub(super) fn working(&self) -> (Vec<usize>, usize) {
+        let size = |buffer: &wgpu::Buffer| buffer.size() as usize;
+        (self.slots.iter().map(size).collect(), self.scratch.as_ref().map_or(0, size))
+    }
+
     /// Bytes of all buffers.
     pub(super) fn bytes(&self) -> usize {
         let residents = self.residents.iter().flat_map(|resident| &resident.buffers);
         let all = residents.chain(&self.slots).chain(&self.scratch);
         all.map(|buffer| buffer.size() as usize).sum()
-    }
-}
-
-impl Memory {
-    /// What is there.
-    pub(super) fn total(&self) -> Total {
-        let len = |buffer: &wgpu::Buffer| buffer.size() as usize / 4;
-        let residents = self.residents.iter().flat_map(|resident| &resident.buffers);
-        Total {
-            slots: self.slots.iter().map(len).collect(),
-            scratch: self.scratch.as_ref().map_or(0, len),
-            others: residents.map(len).sum(),
-            ..Total::default()
-        }
     }
 }
 

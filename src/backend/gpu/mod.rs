@@ -17,11 +17,13 @@ mod memory;
 mod pace;
 mod params;
 mod pipelines;
+mod qualify;
 mod shader;
 mod slots;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +37,7 @@ use self::memory::Memory;
 use self::pace::Pace;
 pub use self::pipelines::OnPipelines;
 use self::pipelines::Pipelines;
+pub use self::qualify::Variant;
 use super::{Backend, PlanId};
 use crate::error::{Error, Result};
 use crate::graph::Leaf;
@@ -57,7 +60,12 @@ pub struct Options {
     pub binding_limit: Option<u64>,
     /// Is told of the pipelines that are built.
     pub on_pipelines: Option<OnPipelines>,
+    /// Is given every device of our own when it is opened, for a host's labels and tools.
+    pub on_device: Option<OnDevice>,
 }
+
+/// Is given a device when it is opened.
+pub type OnDevice = Arc<dyn Fn(&wgpu::Device) + Send + Sync>;
 
 impl Default for Options {
     fn default() -> Self {
@@ -67,6 +75,7 @@ impl Default for Options {
             half_factor: false,
             binding_limit: None,
             on_pipelines: None,
+            on_device: None,
         }
     }
 }
@@ -85,6 +94,7 @@ impl Options {
 pub struct Gpu {
     context: Arc<Context>,
     limits: Limits,
+    variants: Vec<Variant>,
     pipelines: Pipelines,
     memory: Memory,
     plans: Vec<Loaded>,
@@ -97,7 +107,11 @@ impl Gpu {
     /// # Errors
     /// When the adapter lacks a needed limit or gives no device.
     pub fn open(adapter: &Adapter, options: Options) -> Result<Self> {
-        Self::on(Context::open(&adapter.inner)?, options)
+        let context = Context::open(&adapter.inner)?;
+        if let Some(on_device) = &options.on_device {
+            on_device(&context.device);
+        }
+        Self::on(context, options)
     }
 
     /// A backend on a host's device. Its error callbacks are left alone, and it stays usable for
@@ -118,15 +132,28 @@ impl Gpu {
             binding: (binding / 4) as usize,
             align: (device.min_storage_buffer_offset_alignment / 4).max(1) as usize,
             half_factor: options.half_factor,
+            subgroups: false,
         };
-        Ok(Gpu {
+        let (limits, variants) = qualify::variants(&context, limits);
+        Ok(Gpu { variants, ..Self::bare(context, limits, options) })
+    }
+
+    /// A backend whose kernels `limits` choose.
+    fn bare(context: Arc<Context>, limits: Limits, options: Options) -> Self {
+        Gpu {
             limits,
-            pipelines: Pipelines::new(Arc::clone(&context), options.on_pipelines.clone()),
+            variants: Vec::new(),
+            pipelines: Pipelines::new(Arc::clone(&context), options.on_pipelines),
             memory: Memory::new(Arc::clone(&context)),
             plans: Vec::new(),
             pace: Pace::new(options.budget, options.duty),
             context,
-        })
+        }
+    }
+
+    /// The variants of kernels that depend on the device, and whether they are used.
+    pub fn variants(&self) -> &[Variant] {
+        &self.variants
     }
 
     /// Waits until the device has done all it was given.
@@ -135,12 +162,6 @@ impl Gpu {
     /// When the device is lost.
     pub fn finish(&mut self) -> Result<()> {
         self.pace.finish(&self.context)
-    }
-
-    /// Destroys the device, as a driver's reset or an unplugged GPU would: every later call fails.
-    /// For tests of what happens then.
-    pub fn destroy(&self) {
-        self.context.device.destroy();
     }
 
     fn loaded(&self, plan: PlanId) -> &Loaded {
@@ -283,15 +304,30 @@ impl Backend for Gpu {
         Ok(())
     }
 
-    fn bytes(&self) -> usize {
-        self.memory.bytes() + self.plans.iter().map(Loaded::bytes).sum::<usize>()
+    fn bytes_with(&self, plans: &[&Plan]) -> Result<usize> {
+        let (mut slots, mut scratch) = self.memory.working();
+        let mut more = 0;
+        let mut new: HashSet<&Leaf> = HashSet::new();
+        let needs: Vec<Needs> =
+            plans.iter().map(|plan| Needs::of(plan, &self.limits)).collect::<Result<_>>()?;
+        for (plan, needs) in plans.iter().zip(&needs) {
+            let (wanted, wanted_scratch) = needs.working();
+            slots.resize(slots.len().max(wanted.len()), 0);
+            slots.iter_mut().zip(wanted).for_each(|(slot, wanted)| *slot = wanted.max(*slot));
+            scratch = scratch.max(wanted_scratch);
+            more += needs.own_bytes(plan);
+        }
+        for (leaf, bytes) in plans.iter().zip(&needs).flat_map(|(plan, n)| n.residents(plan)) {
+            if !self.memory.knows(leaf) && new.insert(leaf) {
+                more += bytes;
+            }
+        }
+        let (old_slots, old_scratch) = self.memory.working();
+        let old = old_slots.iter().sum::<usize>() + old_scratch;
+        Ok(self.bytes() - old + slots.iter().sum::<usize>() + scratch + more)
     }
 
-    fn bytes_with(&self, plans: &[&Plan]) -> Result<usize> {
-        let mut total = self.memory.total();
-        for plan in plans {
-            Needs::of(plan, &self.limits)?.add_to(&mut total, plan, &self.memory);
-        }
-        Ok(total.bytes() + self.plans.iter().map(Loaded::bytes).sum::<usize>())
+    fn bytes(&self) -> usize {
+        self.memory.bytes() + self.plans.iter().map(Loaded::bytes).sum::<usize>()
     }
 }

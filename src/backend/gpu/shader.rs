@@ -20,8 +20,9 @@ pub(super) const SHADERS: [Source; 21] = sources!(
 );
 
 /// What several shaders include.
-const SHARED: [Source; 8] = sources!(
-    "shared/": "convolution", "grid", "philox", "rows", "space", "strided", "tiles", "window",
+const SHARED: [Source; 11] = sources!(
+    "shared/": "add_up", "add_up_subgroups", "convolution", "grid", "philox", "quads", "rows",
+    "space", "strided", "tiles", "window",
 );
 
 /// Where a shader takes in the text of its variant.
@@ -55,7 +56,7 @@ fn append(source: &str, variant: &str, text: &mut String) -> Result<()> {
         if let Some(include) = line.strip_prefix("//!include ") {
             append(find(&SHARED, include)?, "", text)?;
         } else if INSERTIONS.contains(&line) {
-            text.push_str(variant);
+            append(variant, "", text)?;
         } else {
             text.push_str(line);
         }

@@ -1,5 +1,7 @@
 //! Tests of what needs no device: shaders, uniforms, bindings, slots.
 
+mod device;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -18,7 +20,8 @@ use crate::kernel::matmul::Product;
 use crate::plan::{Place, Plan};
 
 /// What every device offers.
-const LIMITS: Limits = Limits { binding: 32 << 20, align: 64, half_factor: false };
+const LIMITS: Limits =
+    Limits { binding: 32 << 20, align: 64, half_factor: false, subgroups: false };
 
 const CONV: Conv2d = Conv2d {
     batch: 3,
@@ -81,6 +84,16 @@ fn kernels() -> Vec<Kernel> {
     let mut kernels = vec![
         product(false, false),
         product(true, true),
+        Kernel::MatMul(
+            Product {
+                batch: 2,
+                m: 12,
+                n: 20,
+                k: 37,
+                how: MatMul { transpose_a: true, transpose_b: false },
+            },
+            None,
+        ),
         Kernel::MaxPool(POOL),
         Kernel::MaxPoolGrad(POOL),
         Kernel::SumPool(POOL),
@@ -164,7 +177,7 @@ fn launches(limits: &Limits) -> Vec<Launch> {
 }
 
 fn programs() -> HashSet<Arc<Program>> {
-    let half = Limits { half_factor: true, ..LIMITS };
+    let half = Limits { half_factor: true, subgroups: true, ..LIMITS };
     let launches = launches(&LIMITS).into_iter().chain(launches(&half));
     launches.map(|launch| launch.program).collect()
 }
@@ -179,8 +192,10 @@ fn validated_text(name: &str, text: &str) -> (Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
     // Halves in words, which all but the oldest OpenGL devices unpack.
-    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+    validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
     let info = validator
         .validate(&module)
         .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));

@@ -11,11 +11,11 @@ use clap::{Args, ValueEnum};
 use priorfit::adapt::{
     Adapted, Adapter, Ending, Epoch, Footprint, PriorKind, Settings, Summary, score,
 };
+use priorfit::backend::Engine;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Error, Result};
 use priorfit::posterior::Posterior;
 use priorfit::prior::Prior;
-use priorfit::threads::Threads;
 use priorfit::update::Optimizer;
 use serde::Serialize;
 
@@ -200,6 +200,8 @@ struct Report {
     settings: Settings,
     notes: Vec<String>,
     memory: Footprint,
+    /// What the last step ran on.
+    ran_on: String,
     /// The linear probe and the adapted network on the held-out examples.
     probe: Option<Summary>,
     adapted: Option<Summary>,
@@ -213,15 +215,17 @@ impl Adapt {
     pub fn run(&self, globals: &Globals, started: Instant) -> Result<ExitCode> {
         check_destination(&self.out, Destination::Folder)?;
         let (prior, kind) = self.prior()?;
-        let threads = globals.threads();
+        let engine = globals.engine()?;
         let model = backbone::load(&self.backbone, self.features.as_deref())?;
         model.notes().iter().for_each(|note| globals.note(note));
         let train = Dataset::open(&self.train)?;
+        train.check_trainable().context(|| self.train.display().to_string())?;
         let validation = self.validation(&train)?;
         let settings = self.settings(kind, train.len());
-        let preprocess = self.preprocess.resolve(&model, &train, &threads)?;
+        let preprocess = self.preprocess.resolve(&model, &train, engine.threads())?;
+        backbone::check_import(&self.backbone, &model, &preprocess)?;
         let notes = model.notes().to_vec();
-        let mut adapter = Adapter::new(model, preprocess, threads.clone());
+        let mut adapter = Adapter::new(model, preprocess, &engine);
         if let Some((prior, path)) = prior {
             adapter = adapter.with_prior(prior).context(|| path.display().to_string())?;
         }
@@ -229,10 +233,10 @@ impl Adapt {
         let mut monitor = Monitor::new(globals)?;
         let adapted = adapter.fit(&train, validation.as_ref(), &mut |p| monitor.observe(p));
         monitor.finish();
-        let Adapted { posterior, probe, history, ending, memory } = adapted?;
+        let Adapted { posterior, probe, history, ending, memory, ran_on } = adapted?;
         posterior.save(&self.out)?;
         let measured = |posterior: &Posterior| match (&validation, ending) {
-            (Some(data), Ending::Completed) => measure(posterior, data, &threads).map(Some),
+            (Some(data), Ending::Completed) => measure(posterior, data, &engine).map(Some),
             _ => Ok(None),
         };
         globals.print(&Report {
@@ -245,6 +249,7 @@ impl Adapt {
             settings,
             notes,
             memory,
+            ran_on,
             history,
             seconds: started.elapsed().as_secs_f64(),
             peak_rss_mb: peak_rss_mb(),
@@ -276,7 +281,8 @@ impl Adapt {
     /// The held-out examples, labelled in the order of the training classes.
     fn validation(&self, train: &Dataset) -> Result<Option<Dataset>> {
         let open = |path: &PathBuf| {
-            let labelled = Dataset::open(path)?.with_classes(train.classes());
+            let data = Dataset::open(path)?;
+            let labelled = data.check_labelled().and_then(|()| data.with_classes(train.classes()));
             labelled.context(|| path.display().to_string())
         };
         self.val.as_ref().map(open).transpose()
@@ -318,12 +324,8 @@ impl Adapt {
 }
 
 /// Headline metrics of a posterior on labelled examples.
-fn measure(
-    posterior: &Posterior,
-    data: &Dataset,
-    threads: &std::sync::Arc<Threads>,
-) -> Result<Summary> {
-    let predicted = posterior.predict(data, threads, &mut |_| true)?;
+fn measure(posterior: &Posterior, data: &Dataset, engine: &Engine) -> Result<Summary> {
+    let predicted = posterior.predict(data, engine, &mut |_| true)?;
     let labels = data.labels(&(0..data.len()).collect::<Vec<_>>())?;
     Ok(Summary::from(&score(&predicted, &labels)?))
 }
@@ -351,6 +353,7 @@ impl fmt::Display for Report {
         if let Some(last) = self.history.last() {
             writeln!(f, "training  loss {:.4}, penalty {:.4}", last.loss, last.penalty)?;
         }
+        writeln!(f, "ran on    {}", self.ran_on)?;
         writeln!(f, "memory    {}", memory_text(&self.memory))?;
         writeln!(f, "took      {:.1} s, {}", self.seconds, peak_rss_text(self.peak_rss_mb))?;
         if let (Some(probe), Some(adapted)) = (&self.probe, &self.adapted) {

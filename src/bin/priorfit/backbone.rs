@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use priorfit::data::Preprocess;
 use priorfit::error::{Context, Error, Result};
 use priorfit::onnx::{Dim, Model};
 
@@ -20,6 +21,15 @@ const SIDE: usize = 224;
 pub fn load(path: &Path, features: Option<&str>) -> Result<Arc<Model>> {
     let model = Model::load(path)?.cut_at_features(features);
     Ok(Arc::new(model.context(|| path.display().to_string())?))
+}
+
+/// Checks that the model can be imported for such images, before any work on them.
+///
+/// # Errors
+/// Those of [`Model::graph`], with the file's name.
+pub fn check_import(path: &Path, model: &Model, input: &Preprocess) -> Result<()> {
+    let graph = model.graph(&[1, input.channels, input.height, input.width]);
+    graph.map(|_| ()).context(|| path.display().to_string())
 }
 
 /// A shape for the model's input: what the file fixes, and defaults where it leaves them open.

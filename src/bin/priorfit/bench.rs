@@ -7,15 +7,18 @@ mod step;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeBounds;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use priorfit::error::Result;
 use priorfit::graph::Stage;
 use priorfit::kernel::Kernel;
 use priorfit::plan::Plan;
+use priorfit::prior::MAX_RANK;
 use serde::Serialize;
 
 use self::step::Bencher;
@@ -36,16 +39,17 @@ pub struct Bench {
     /// The ONNX file
     model: PathBuf,
     /// Examples of a step
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = number(1..))]
     batch: usize,
     /// Size of the input: S or HxW; needed only where the file leaves it open
     #[arg(long, value_name = "S")]
     image_size: Option<ImageSize>,
     /// Classes of the head
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = number(1..=CLASSES_MAX))]
     classes: usize,
     /// Deviations of the synthetic prior; 0 for a diagonal one
     #[arg(long, value_name = "K", default_value_t = 5)]
+    #[arg(value_parser = number(..=MAX_RANK as u64))]
     prior_rank: usize,
     /// Train without a prior
     #[arg(long, conflicts_with = "prior_rank")]
@@ -59,6 +63,13 @@ pub struct Bench {
     /// List the time of each kind of kernel
     #[arg(long)]
     profile: bool,
+}
+
+/// The most classes; more than any data set has.
+const CLASSES_MAX: u64 = 65_536;
+
+fn number(range: impl RangeBounds<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
 }
 
 /// Steps before the timed ones.

@@ -15,12 +15,12 @@ use clap::Args;
 use priorfit::adapt::{
     Adapted, Adapter, Control, Ending, PriorKind, Settings, Summary, TYPICAL_VARIANCE, score,
 };
+use priorfit::backend::Engine;
 use priorfit::data::{Dataset, Preprocess, Resize, Statistics};
 use priorfit::error::{Error, Kind, Result};
 use priorfit::onnx::Model;
 use priorfit::posterior::Posterior;
 use priorfit::prior::Prior;
-use priorfit::threads::Threads;
 use serde::{Deserialize, Serialize};
 
 use crate::globals::Globals;
@@ -124,7 +124,7 @@ struct Report {
 impl Demo {
     /// Runs the command.
     pub fn run(&self, globals: &Globals, started: Instant) -> Result<ExitCode> {
-        let material = Material::unpack(globals.threads())?;
+        let material = Material::unpack(globals.engine()?)?;
         let settings = Settings { steps: self.steps, ..Settings::default() };
         let mut monitor = Monitor::new(globals)?;
         let total = self.shots.len() * self.seeds as usize;
@@ -135,6 +135,10 @@ impl Demo {
                 let done = number * self.seeds as usize + seed as usize;
                 monitor.runs(done, total);
                 let (train, rest) = material.digits.few(seed, shots)?;
+                if rest.is_empty() {
+                    let message = format!("{shots} digits of each class leave none to measure on");
+                    return Err(Error::invalid(message).hint("lower --shots"));
+                }
                 let results =
                     material.compare(&settings, self.variance, &train, &rest, &monitor)?;
                 runs.iter_mut().zip(results).for_each(|(runs, result)| runs.push(result));
@@ -179,7 +183,7 @@ struct Material {
     prior: Prior,
     digits: Dataset,
     preprocess: Preprocess,
-    threads: Arc<Threads>,
+    engine: Engine,
 }
 
 /// The preprocessing's file.
@@ -193,7 +197,7 @@ struct PreprocessFile {
 }
 
 impl Material {
-    fn unpack(threads: Arc<Threads>) -> Result<Self> {
+    fn unpack(engine: Engine) -> Result<Self> {
         let model = Model::from_bytes(BACKBONE, None)?.cut_at_features(None)?;
         let file: PreprocessFile = serde_json::from_slice(PREPROCESS)
             .map_err(|e| Error::internal("the demo's preprocessing is JSON").caused_by(e))?;
@@ -205,7 +209,7 @@ impl Material {
             digits: Dataset::from_npz(Cursor::new(DIGITS))?,
             preprocess: Preprocess { resize: Resize::Stretch, ..plain }
                 .normalised(Statistics { mean, std }),
-            threads,
+            engine,
         })
     }
 
@@ -292,8 +296,8 @@ impl Material {
         train: &Dataset,
         monitor: &Monitor,
     ) -> Result<Adapted> {
-        let (model, threads) = (Arc::clone(&self.model), Arc::clone(&self.threads));
-        let mut adapter = Adapter::new(model, self.preprocess.clone(), threads);
+        let model = Arc::clone(&self.model);
+        let mut adapter = Adapter::new(model, self.preprocess.clone(), &self.engine);
         let kind = match method {
             Method::LinearProbe | Method::NoPrior => PriorKind::None,
             Method::Isotropic => PriorKind::Isotropic,
@@ -316,7 +320,7 @@ impl Material {
 
     fn measure(&self, posterior: &Posterior, rest: &Dataset, monitor: &Monitor) -> Result<Summary> {
         let predicted =
-            posterior.predict(rest, &self.threads, &mut |_| !monitor.is_interrupted())?;
+            posterior.predict(rest, &self.engine, &mut |_| !monitor.is_interrupted())?;
         let labels = rest.labels(&(0..rest.len()).collect::<Vec<_>>())?;
         Ok(Summary::from(&score(&predicted, &labels)?))
     }

@@ -19,11 +19,11 @@ pub struct Devices {}
 #[derive(Serialize)]
 struct Report {
     threads: usize,
-    gpus: Vec<Gpu>,
+    gpus: Vec<Row>,
 }
 
 #[derive(Serialize)]
-struct Gpu {
+struct Row {
     name: String,
     backend: String,
     kind: String,
@@ -31,6 +31,10 @@ struct Gpu {
     hardware: bool,
     /// What it lacks, or nothing.
     lacks: Option<String>,
+    /// Kernels that were compared with the plain ones and are used.
+    variants: Vec<String>,
+    /// Kernels that are not, and why.
+    dropped: Vec<String>,
     max_buffer_mb: u64,
     max_binding_mb: u64,
     storage_buffers: u32,
@@ -48,22 +52,33 @@ impl Devices {
 }
 
 #[cfg(feature = "gpu")]
-fn gpus() -> Vec<Gpu> {
-    use priorfit::backend::gpu::{adapters, wgpu::Features};
+fn gpus() -> Vec<Row> {
+    use priorfit::backend::gpu::{Gpu, Options, adapters};
     let describe = |adapter: priorfit::backend::gpu::Adapter| {
-        let (info, limits, features) = (adapter.info(), adapter.limits(), adapter.features());
-        Gpu {
+        let opened = adapter.qualifies().and_then(|()| Gpu::open(&adapter, Options::default()));
+        let (lacks, variants) = match opened {
+            Ok(gpu) => (None, gpu.variants().to_vec()),
+            Err(error) => (Some(error.to_string()), Vec::new()),
+        };
+        let (used, dropped): (Vec<_>, Vec<_>) = variants.into_iter().partition(|v| v.used);
+        let (info, limits) = (adapter.info(), adapter.limits());
+        Row {
             backend: format!("{:?}", info.backend),
             kind: format!("{:?}", info.device_type),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
             hardware: adapter.is_hardware(),
-            lacks: adapter.qualifies().err().map(|error| error.to_string()),
+            lacks,
+            variants: used.into_iter().map(|v| v.name.to_string()).collect(),
+            dropped: dropped
+                .into_iter()
+                .map(|v| format!("{}: {}", v.name, v.reason.unwrap_or_default()))
+                .collect(),
             max_buffer_mb: limits.max_buffer_size >> 20,
             max_binding_mb: limits.max_storage_buffer_binding_size >> 20,
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             workgroup_memory: limits.max_compute_workgroup_storage_size,
-            subgroups: features.contains(Features::SUBGROUP),
-            cooperative_matrix: features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+            subgroups: adapter.has_subgroups(),
+            cooperative_matrix: adapter.has_cooperative_matrix(),
             name: info.name,
         }
     };
@@ -71,7 +86,7 @@ fn gpus() -> Vec<Gpu> {
 }
 
 #[cfg(not(feature = "gpu"))]
-fn gpus() -> Vec<Gpu> {
+fn gpus() -> Vec<Row> {
     Vec::new()
 }
 
@@ -94,7 +109,11 @@ impl fmt::Display for Report {
                 has("cooperative matrices", gpu.cooperative_matrix)
             )?;
             match &gpu.lacks {
-                None => writeln!(f, "  qualifies: all kernels run on it")?,
+                None => {
+                    let kernels = [&["plain".to_string()], &gpu.variants[..]].concat().join(", ");
+                    writeln!(f, "  qualifies; kernels: {kernels}")?;
+                    gpu.dropped.iter().try_for_each(|text| writeln!(f, "  without {text}"))?;
+                }
                 Some(lacks) => writeln!(f, "  does not qualify: {lacks}")?,
             }
         }

@@ -49,8 +49,7 @@ impl Evaluate {
         let data = Dataset::open(&self.data)?.with_classes(&names).context(in_data)?;
         let labels = data.labels(&(0..data.len()).collect::<Vec<_>>()).context(in_data)?;
         let mut monitor = Monitor::new(globals)?;
-        let predicted =
-            posterior.predict(&data, &globals.threads(), &mut |p| monitor.predicting(p));
+        let predicted = posterior.predict(&data, globals.engine()?, &mut |p| monitor.predicting(p));
         monitor.finish();
         let metrics = score(&predicted.context(in_data)?, &labels)?;
         globals.print(&Report { names, metrics })?;

@@ -51,14 +51,14 @@ impl Globals {
         Engine::choose(&self.device, self.threads())
     }
 
-    /// Whether progress and notes may be printed.
-    pub fn is_chatty(&self) -> bool {
-        !self.json && !self.quiet
+    /// Whether progress may be printed.
+    pub fn shows_progress(&self) -> bool {
+        !self.quiet
     }
 
-    /// Prints a remark to standard error.
+    /// Prints a remark to standard error, unless the result's JSON has it.
     pub fn note(&self, note: impl Display) {
-        if self.is_chatty() {
+        if !self.json && !self.quiet {
             eprintln!("note: {note}");
         }
     }

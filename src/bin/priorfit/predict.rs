@@ -57,11 +57,11 @@ impl Predict {
     pub fn run(&self, globals: &Globals) -> Result<ExitCode> {
         let posterior = Posterior::load(&self.posterior)?;
         let classes = posterior.description().classes.clone();
-        let threads = globals.threads();
+        let engine = globals.engine()?;
         let mut monitor = Monitor::new(globals)?;
         let mut predictions = Vec::new();
         for (source, data) in self.sources()? {
-            let predicted = posterior.predict(&data, &threads, &mut |p| monitor.predicting(p));
+            let predicted = posterior.predict(&data, &engine, &mut |p| monitor.predicting(p));
             let in_source = || source.map(|path| path.display().to_string()).unwrap_or_default();
             let predicted = match source {
                 Some(_) => predicted.context(in_source)?,

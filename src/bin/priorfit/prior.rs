@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 use priorfit::adapt::{Control, SourceSettings, fit_prior};
 use priorfit::data::Dataset;
-use priorfit::error::Result;
+use priorfit::error::{Context, Result};
 use priorfit::prior::{Header, Prior, Spread, Stats};
 use priorfit::tensor::Shape;
 use priorfit::update::Schedule;
@@ -112,15 +112,17 @@ impl Fit {
     fn run(&self, globals: &Globals) -> Result<ExitCode> {
         let started = Instant::now();
         check_destination(&self.out, Destination::File)?;
-        let threads = globals.threads();
+        let engine = globals.engine()?;
         let model = backbone::load(&self.backbone, self.features.as_deref())?;
         model.notes().iter().for_each(|note| globals.note(note));
         let data = Dataset::open(&self.data)?;
-        let preprocess = self.preprocess.resolve(&model, &data, &threads)?;
+        data.check_trainable().context(|| self.data.display().to_string())?;
+        let preprocess = self.preprocess.resolve(&model, &data, engine.threads())?;
+        backbone::check_import(&self.backbone, &model, &preprocess)?;
         let mut monitor = Monitor::new(globals)?;
         let mut interrupted = false;
         let prior =
-            fit_prior(&model, &data, &preprocess, &self.settings(), &threads, &mut |progress| {
+            fit_prior(&model, &data, &preprocess, &self.settings(), &engine, &mut |progress| {
                 let control = monitor.observe(progress);
                 interrupted |= control == Control::Stop;
                 control

@@ -18,7 +18,8 @@ use super::launch::Launch;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 
-/// What a device can bind, and how the factor columns of a prior are stored.
+/// What a device can bind, how the factor columns of a prior are stored, and which variants of
+/// kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     /// Most elements of a binding.
@@ -27,6 +28,8 @@ pub(super) struct Limits {
     pub align: usize,
     /// Whether factor columns are stored in half precision.
     pub half_factor: bool,
+    /// Whether sums within a workgroup go through subgroups first.
+    pub subgroups: bool,
 }
 
 /// The launches of a kernel, in order.

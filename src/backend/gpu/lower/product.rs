@@ -55,6 +55,24 @@ impl Tiles {
     }
 }
 
+/// An operand of a matrix product at a binding: elements one by one, or as vectors of four.
+fn operand(name: &str, at: u32, vectors: bool) -> String {
+    let head = format!("fn load_{name}(start: u32, step: u32, count: u32) -> vec4<f32> {{\n");
+    match vectors {
+        true => format!(
+            "@group(0) @binding({at}) var<storage, read> {name}: array<vec4<f32>>;\n{head}    \
+             if count == 0u {{\n        return vec4(0.0);\n    }}\n    \
+             return {name}[start / 4u];\n}}\n"
+        ),
+        false => format!(
+            "@group(0) @binding({at}) var<storage, read> {name}: array<f32>;\n{head}    \
+             var quad = vec4(0.0);\n    \
+             for (var i = 0u; i < count; i++) {{\n        \
+             quad[i] = {name}[start + i * step];\n    }}\n    return quad;\n}}\n"
+        ),
+    }
+}
+
 /// How threads walk through the operands of a product.
 fn walks(a_along_sum: bool, b_along_sum: bool) -> [(&'static str, u32); 2] {
     [("A_ALONG_SUM", u32::from(a_along_sum)), ("B_ALONG_SUM", u32::from(b_along_sum))]
@@ -120,6 +138,11 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
             .overrides(&walks(!how.transpose_a, how.transpose_b))
             .bind_window(2, Access::Read, Bound::Operand(0), a)
             .bind_window(3, Access::Read, Bound::Operand(1), b);
+        // Neighbouring rows or columns that are neighbours in memory, in whole vectors.
+        let a_vectors = how.transpose_a && m.is_multiple_of(4);
+        let b_vectors = !how.transpose_b && n.is_multiple_of(4);
+        let builder =
+            builder.variant(&operand("a", 2, a_vectors)).variant(&operand("b", 3, b_vectors));
         let base = part.start * if by_rows { n } else { m * n };
         finish(builder, code.as_ref(), base, out).launch(tiles.count(), 0)
     };

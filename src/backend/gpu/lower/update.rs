@@ -14,6 +14,8 @@ use crate::rng::Stream;
 const BLOCK: usize = 16 * WORKGROUP;
 /// Most factor columns: what the smallest uniform binding holds with room to spare.
 const RANK_MAX: usize = 256;
+/// Most sums that are added up by subgroups.
+const SUBGROUP_SUMS_MAX: usize = 64;
 
 /// The shards of a parameter of `len` elements whose `rank` columns are bound together.
 pub(in crate::backend::gpu) fn factor_shards(
@@ -49,7 +51,7 @@ pub(super) fn update(
     let sums = update.prior.sums();
     let blocks = len.div_ceil(BLOCK);
     let result = 1 + moments;
-    let variant = variant(update, limits.half_factor);
+    let variant = variant(update, limits);
     let shards = factor_shards(len, rank, limits);
     let direct = blocks == 1;
     let mut launches: Vec<Launch> = shards
@@ -124,7 +126,7 @@ fn bind(
 }
 
 /// The numbers and accessors of a kind of update.
-fn variant(update: &Update, half_factor: bool) -> String {
+fn variant(update: &Update, limits: &Limits) -> String {
     let method = match update.method {
         Method::Sgd { nesterov: false } => "SGD",
         Method::Sgd { nesterov: true } => "NESTEROV",
@@ -156,14 +158,21 @@ fn variant(update: &Update, half_factor: bool) -> String {
     };
     stored(&mut text, "mean", 8, has_mean, "vec4(0.0)");
     stored(&mut text, "precision", 9, has_precision, "vec4(1.0)");
-    factor(&mut text, rank > 0, half_factor);
+    factor(&mut text, rank > 0, limits.half_factor);
     match sums {
-        0 => text.push_str("fn store_sum(at: u32, sum: f32) {}\n"),
+        0 => text.push_str("fn store_sum(block: u32, k: u32, sum: f32) {}\n"),
         _ => text.push_str(
             "@group(0) @binding(11) var<storage, read_write> partial: array<f32>;\n\
-             fn store_sum(at: u32, sum: f32) {\n    partial[at] = sum;\n}\n",
+             fn store_sum(block: u32, k: u32, sum: f32) {\n    \
+             partial[(params.first_block + block) * SUMS + k] = sum;\n}\n",
         ),
     }
+    // A few subgroups of each sum must fit the memory of a workgroup.
+    let by_subgroups = limits.subgroups && (1..=SUBGROUP_SUMS_MAX).contains(&sums);
+    text.push_str(match by_subgroups {
+        true => "//!include add_up_subgroups\n",
+        false => "//!include add_up\n",
+    });
     text
 }
 
