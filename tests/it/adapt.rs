@@ -343,3 +343,47 @@ fn unusable_data_and_settings_are_named() {
     let error = fit(isotropic(1), &unlabelled).expect_err("no labels").to_string();
     assert!(error.contains("no labels"), "{error}");
 }
+
+/// Under any cap a run makes the same updates within it, or says what the least is.
+#[test]
+fn a_memory_cap_is_kept_or_refused_with_what_is_needed() {
+    // Gradients summed in another order, through a few steps.
+    const ANOTHER_ORDER: f32 = 1e-3;
+    let fixture = fixture();
+    let (train, rest) = fixture.few(3);
+    let run = |memory_cap| {
+        let settings = Settings { batch_size: 16, memory_cap, ..isotropic(4) };
+        let adapter = fixture.adapter(settings);
+        adapter.fit(&train, Some(&rest), &mut |_| Control::Continue)
+    };
+    let free = run(None).expect("a run");
+    assert_eq!((free.memory.micro_batch, free.memory.recomputes), (16, false));
+    let (mut bytes, mut ways) = (free.memory.bytes, Vec::new());
+    let error = loop {
+        match run(Some(bytes as u64 - 1)) {
+            Err(error) => break error,
+            Ok(adapted) => {
+                assert!(adapted.memory.bytes < bytes, "{:?}", adapted.memory);
+                bytes = adapted.memory.bytes;
+                ways.push((adapted.memory.micro_batch, adapted.memory.recomputes));
+                let draw = &adapted.posterior.draws()[0];
+                for (name, weight) in &free.posterior.draws()[0] {
+                    let off = weight.iter().zip(&draw[name]).map(|(a, b)| (a - b).abs());
+                    let off = off.fold(0.0, f32::max);
+                    assert!(off < ANOTHER_ORDER, "{:?}: {name} is off by {off}", adapted.memory);
+                }
+                let [a, b] = [&free, &adapted].map(|run| run.history[1].loss);
+                assert!((a - b).abs() < ANOTHER_ORDER * a, "loss {b}, not {a}");
+            }
+        }
+    };
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("{} bytes", bytes - 1)) && text.contains("--memory-cap"),
+        "{text}"
+    );
+    assert!(text.contains(&format!("takes {bytes}")), "{text}: the least is {bytes}");
+    assert!(ways.iter().any(|&(micro, _)| micro < 16), "{ways:?}");
+    assert!(run(Some(bytes as u64)).is_ok(), "the number in the message is enough");
+}

@@ -190,6 +190,23 @@ fn a_prior_is_fitted_adapted_under_evaluated_and_predicts() {
 }
 
 #[test]
+fn a_run_keeps_within_its_memory_cap_or_does_not_start() {
+    let (folder, train) = workplace();
+    let (backbone, out) = (file(BACKBONE), folder.path().join("out"));
+    let adapt = ["adapt", "--backbone", &backbone, "--train", text(&train), "--out", text(&out)];
+    let few = ["--steps", "2", "--optimizer", "sgld", "--temperature", "0.1"];
+    let adapt = [&adapt[..], &few].concat();
+    let free = succeeds(&adapt, &["memory"]);
+    assert_eq!(free["memory"]["micro_batch"], EXAMPLES);
+    let bytes = free["memory"]["bytes"].as_u64().expect("a number");
+    let cap = format!("{}K", bytes / 1024 / 2);
+    let capped = succeeds(&[&adapt[..], &["--memory-cap", &cap]].concat(), &["memory"]);
+    assert!(capped["memory"]["bytes"].as_u64().expect("a number") <= bytes / 2, "{capped}");
+    fails(&[&adapt[..], &["--memory-cap", "9K"]].concat(), &["the memory cap is 9216 bytes"]);
+    fails(&[&adapt[..], &["--clip", "1"]].concat(), &["SGLD with clipping"]);
+}
+
+#[test]
 fn folders_work_and_a_classifier_is_cut_off_with_a_note() {
     let (temporary, _) = workplace();
     let (images, out) = (temporary.path().join("images"), temporary.path().join("out"));

@@ -279,7 +279,17 @@ fn micro_batches_make_the_step_of_the_batch() {
 
 #[test]
 fn what_plans_will_take_is_known_before_they_are_loaded() {
-    let mut cpu = cpu();
+    check_bytes(&mut cpu());
+    #[cfg(feature = "gpu")]
+    for half_factor in [false, true] {
+        use priorfit::backend::gpu::{Gpu, Options};
+        let Some(adapter) = crate::support::gpu::adapter() else { return };
+        let options = Options { half_factor, ..Options::default() };
+        check_bytes(&mut Gpu::open(&adapter, options).expect("a device"));
+    }
+}
+
+fn check_bytes(backend: &mut dyn Backend) {
     let plans = |batch: usize| {
         let (graph, _, trainable) = classifier("resnet_basic_bn", batch, LOW_RANK);
         let recipe = recipe(trainable, ADAMW, true);
@@ -289,10 +299,10 @@ fn what_plans_will_take_is_known_before_they_are_loaded() {
     };
     for batch in [3, 1, 4] {
         let plans = plans(batch);
-        let bytes = cpu.bytes_with(&plans.each_ref()).expect("bytes");
+        let bytes = backend.bytes_with(&plans.each_ref()).expect("a number");
         for plan in plans {
-            cpu.load(plan).expect("a loaded plan");
+            backend.load(plan).expect("a loaded plan");
         }
-        assert_eq!(cpu.bytes(), bytes, "batches of {batch}");
+        assert_eq!(backend.bytes(), bytes, "{}: batches of {batch}", backend.name());
     }
 }
