@@ -72,6 +72,9 @@ fn step(i: u32) -> Step {
 
 // σ ξ of four elements; words of the key come as 16-bit integers.
 fn noise(i: u32) -> vec4<f32> {
+    if hyper[2].x == 0.0 {
+        return vec4(0.0);
+    }
     let seed = vec2(
         u32(hyper[2].y) | (u32(hyper[2].z) << 16u),
         u32(hyper[2].w) | (u32(hyper[3].x) << 16u),

@@ -29,14 +29,25 @@ def joined(network):
 def gaussian_prior(network, rank):
     """A prior of plausible scale centred on the current weights."""
     mean = joined(network).detach().clone()
-    columns = torch.randn(len(mean), rank) * 1e-2
+    columns = torch.randn(len(mean), rank, device=mean.device) * 1e-2
     return LowRankMultivariateNormal(mean, columns, torch.full_like(mean, 0.1))
 
 
-def timed(work):
+def timed(work, device):
     start = time.perf_counter()
     work()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1e3
+
+
+def copy_gb_per_s(repeats):
+    """Bytes read and written a second by a copy within the device."""
+    source = torch.empty(64 << 20, device="cuda")
+    target = torch.empty_like(source)
+    target.copy_(source)
+    ms = statistics.median(timed(lambda: target.copy_(source), "cuda") for _ in range(repeats))
+    return 2 * source.numel() * 4 / ms / 1e6
 
 
 def peak_rss_mb():
@@ -47,13 +58,18 @@ def measure(arguments):
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     rss_before = peak_rss_mb()
-    network = backbone(arguments.model, arguments.size)
-    model = nn.Sequential(network, nn.Linear(network.num_features, arguments.classes))
+    device = arguments.device
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = arguments.tf32
+        torch.backends.cudnn.allow_tf32 = arguments.tf32
+        torch.backends.cudnn.benchmark = True
+    network = backbone(arguments.model, arguments.size).to(device)
+    model = nn.Sequential(network, nn.Linear(network.num_features, arguments.classes)).to(device)
     model.train(arguments.batch_norm == "train")
     prior = gaussian_prior(network, arguments.prior_rank) if arguments.prior_rank else None
     optimiser = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, nesterov=True)
-    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size)
-    labels = torch.randint(arguments.classes, (arguments.batch,))
+    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
+    labels = torch.randint(arguments.classes, (arguments.batch,), device=device)
 
     def step():
         optimiser.zero_grad()
@@ -68,19 +84,21 @@ def measure(arguments):
         with torch.no_grad():
             model(images)
 
-    first_step_ms = timed(step)
+    first_step_ms = timed(step, device)
     for _ in range(WARM_UP):
         step()
-    step_ms = statistics.median(timed(step) for _ in range(arguments.repeats))
+    step_ms = statistics.median(timed(step, device) for _ in range(arguments.repeats))
     peak = peak_rss_mb()
     forward()
-    forward_ms = statistics.median(timed(forward) for _ in range(arguments.repeats))
+    forward_ms = statistics.median(timed(forward, device) for _ in range(arguments.repeats))
     return {
         "model": arguments.model, "torch": torch.__version__, "threads": arguments.threads,
         "batch_norm": arguments.batch_norm, "prior_rank": arguments.prior_rank,
         "step_ms": round(step_ms, 2), "forward_ms": round(forward_ms, 2),
         "first_step_ms": round(first_step_ms, 2), "peak_rss_mb": round(peak, 1),
         "rss_before_mb": round(rss_before, 1),
+        "device_mb": round(torch.cuda.max_memory_allocated() / 2**20, 1) if device == "cuda" else 0,
+        "copy_gb_per_s": round(copy_gb_per_s(arguments.repeats), 1) if device == "cuda" else 0,
         "params": sum(parameter.numel() for parameter in network.parameters()),
     }
 
@@ -96,6 +114,8 @@ def main():
     parser.add_argument("--prior-rank", type=int, default=0)
     parser.add_argument("--batch-norm", choices=["frozen", "train"], default="frozen",
                         help="statistics as stored, or those of the batch")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 on a GPU")
     parser.add_argument("--json", action="store_true")
     result = measure(parser.parse_args())
     if parser.parse_args().json:

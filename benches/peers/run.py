@@ -1,6 +1,10 @@
 """Times `priorfit bench` and PyTorch in turns on the same networks and prints a table.
 
     cargo build --release && python benches/peers/run.py
+    cargo build --release && python benches/peers/run.py --device gpu --batch 32
+
+With `--device gpu` PyTorch runs on CUDA, with TF32 off and on, memory is the device's, and below
+each network stands the rate of the prior and update pass beside that of a copy on the device.
 
 The first run makes a virtual environment in the work folder and exports the networks there.
 Ratios are priorfit's share of the other's; below 1 is better. "of start" is what the process held
@@ -49,7 +53,11 @@ def commands(arguments, python, model, rank):
             "--repeats", arguments.repeats, "--prior-rank", rank, *shared]
     prior = ["--prior-rank", rank] if rank else ["--no-prior"]
     yield "priorfit", [arguments.priorfit, "bench", file, "--image-size", arguments.size,
-                       *prior, *shared]
+                       "--device", arguments.device, *prior, *shared]
+    if arguments.device != "cpu":
+        yield "PyTorch", [*peer, "--device", "cuda"]
+        yield "PyTorch, TF32", [*peer, "--device", "cuda", "--tf32"]
+        return
     yield "PyTorch", peer
     if TIMM_NAMES[model].endswith("_bn"):
         yield "PyTorch, batch statistics", [*peer, "--batch-norm", "train"]
@@ -67,9 +75,14 @@ def measure(arguments, python, model, rank):
     for _ in range(arguments.rounds):
         for name, command in commands(arguments, python, model, rank):
             seen.setdefault(name, []).append(json_from(command))
-    keys = ("step_ms", "forward_ms", "first_step_ms", "peak_rss_mb", "rss_before_mb")
-    return {name: {key: statistics.median(run.get(key, 0) for run in runs) for key in keys}
-            for name, runs in seen.items()}
+    keys = ("step_ms", "forward_ms", "first_step_ms", "peak_rss_mb", "rss_before_mb",
+            "planned_bytes", "device_mb", "update_gb_per_s", "copy_gb_per_s")
+    medians = {name: {key: statistics.median(run.get(key, 0) for run in runs) for key in keys}
+               for name, runs in seen.items()}
+    if arguments.device != "cpu":
+        for result in medians.values():
+            result["peak_rss_mb"] = result["device_mb"] or result["planned_bytes"] / 2**20
+    return medians
 
 
 def show(model, rank, results):
@@ -79,6 +92,10 @@ def show(model, rank, results):
               f"{result['first_step_ms']:10.1f}{result['peak_rss_mb']:9.0f}{result['rss_before_mb']:9.0f}"
               f"{ours['step_ms'] / result['step_ms']:8.2f}"
               f"{ours['peak_rss_mb'] / result['peak_rss_mb']:8.2f}", flush=True)
+    copy = max(result["copy_gb_per_s"] for result in results.values())
+    if copy:
+        rate = ours["update_gb_per_s"]
+        print(f"{'':22}prior and update {rate:.0f} GB/s, a copy {copy:.0f} GB/s: {rate / copy:.2f}")
 
 
 def main():
@@ -89,6 +106,7 @@ def main():
     parser.add_argument("--python", type=Path, help="an interpreter that has PyTorch and timm")
     parser.add_argument("--models", nargs="+", choices=TIMM_NAMES, default=list(TIMM_NAMES))
     parser.add_argument("--ranks", nargs="+", type=int, default=[0, 5], help="0: no prior")
+    parser.add_argument("--device", default="cpu", help="cpu, gpu, or a part of a GPU's name")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--classes", type=int, default=10)

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+#[cfg(feature = "gpu")]
+use std::sync::{Mutex, PoisonError};
 
 use super::Backend;
 use super::cpu::Cpu;
@@ -59,12 +61,51 @@ pub struct Engine {
 #[derive(Clone)]
 enum Device {
     Cpu,
-    /// A device of our own on an adapter, which may be opened anew so many times.
+    /// A GPU, which may be opened anew so many times.
     #[cfg(feature = "gpu")]
-    Adapter(Arc<gpu::Adapter>, gpu::Options, u32),
-    /// A host's device.
-    #[cfg(feature = "gpu")]
-    Shared(gpu::wgpu::Device, gpu::wgpu::Queue, gpu::Options),
+    Gpu(Arc<Gpu>, u32),
+}
+
+/// A GPU with the device that is open on it: backends that follow each other share its pipelines.
+#[cfg(feature = "gpu")]
+struct Gpu {
+    source: Source,
+    options: gpu::Options,
+    open: Mutex<Option<gpu::Device>>,
+}
+
+/// Where a device comes from.
+#[cfg(feature = "gpu")]
+#[derive(Clone)]
+enum Source {
+    /// Our own, on an adapter.
+    Adapter(Arc<gpu::Adapter>),
+    /// A host's.
+    Host(gpu::wgpu::Device, gpu::wgpu::Queue),
+}
+
+#[cfg(feature = "gpu")]
+impl Gpu {
+    fn new(source: Source, options: gpu::Options) -> Arc<Self> {
+        Arc::new(Gpu { source, options, open: Mutex::new(None) })
+    }
+
+    /// The open device, or a new one if there is none or it is lost.
+    fn device(&self) -> Result<gpu::Device> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = open.as_ref().filter(|device| !device.is_lost()) {
+            return Ok(device.clone());
+        }
+        let options = self.options.clone();
+        let device = match &self.source {
+            Source::Adapter(adapter) => gpu::Device::open(adapter, options)?,
+            Source::Host(device, queue) => {
+                gpu::Device::shared(device.clone(), queue.clone(), options)?
+            }
+        };
+        *open = Some(device.clone());
+        Ok(device)
+    }
 }
 
 /// Times that a device is opened anew before the processor takes over.
@@ -80,8 +121,8 @@ impl Engine {
     /// A device of our own on `adapter`.
     #[cfg(feature = "gpu")]
     pub fn gpu(adapter: gpu::Adapter, options: gpu::Options, threads: Arc<Threads>) -> Self {
-        let device = Device::Adapter(Arc::new(adapter), options, REOPENINGS);
-        Engine { threads, device }
+        let gpu = Gpu::new(Source::Adapter(Arc::new(adapter)), options);
+        Engine { threads, device: Device::Gpu(gpu, REOPENINGS) }
     }
 
     /// A host's device; see [`gpu::requirements`] for what it should have.
@@ -92,7 +133,9 @@ impl Engine {
         options: gpu::Options,
         threads: Arc<Threads>,
     ) -> Self {
-        Engine { threads, device: Device::Shared(device, queue, options) }
+        // A host that lost its device makes the next, not we.
+        let gpu = Gpu::new(Source::Host(device, queue), options);
+        Engine { threads, device: Device::Gpu(gpu, 0) }
     }
 
     /// The machine that `choice` names, with default options.
@@ -163,14 +206,7 @@ impl Engine {
         match &self.device {
             Device::Cpu => Ok(Box::new(Cpu::new(Arc::clone(&self.threads)))),
             #[cfg(feature = "gpu")]
-            Device::Adapter(adapter, options, _) => {
-                Ok(Box::new(gpu::Gpu::open(adapter, options.clone())?))
-            }
-            #[cfg(feature = "gpu")]
-            Device::Shared(device, queue, options) => {
-                let gpu = gpu::Gpu::shared(device.clone(), queue.clone(), options.clone())?;
-                Ok(Box::new(gpu))
-            }
+            Device::Gpu(gpu, _) => Ok(Box::new(gpu::Gpu::new(&gpu.device()?))),
         }
     }
 
@@ -186,12 +222,12 @@ impl Engine {
         let device = match &self.device {
             Device::Cpu => return Err(error),
             #[cfg(feature = "gpu")]
-            Device::Adapter(adapter, options, reopenings) if *reopenings > 0 => {
+            Device::Gpu(gpu, reopenings) if *reopenings > 0 => {
                 log::warn!("{error}; going on with a new device");
-                Device::Adapter(Arc::clone(adapter), options.clone(), reopenings - 1)
+                Device::Gpu(Gpu::new(gpu.source.clone(), gpu.options.clone()), reopenings - 1)
             }
             #[cfg(feature = "gpu")]
-            Device::Adapter(..) | Device::Shared(..) => {
+            Device::Gpu(..) => {
                 log::warn!("{error}; going on with the processor");
                 Device::Cpu
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use priorfit::Result;
 use priorfit::adapt::{Adapted, Adapter, Control, Phase, Progress, Settings};
-use priorfit::backend::gpu::{Gpu, Options, requirements, wgpu};
+use priorfit::backend::gpu::{Device, Gpu, Options, requirements, wgpu};
 use priorfit::backend::{Backend, Engine, PlanId};
 use priorfit::data::{Dataset, Preprocess, Statistics};
 use priorfit::error::Kind;
@@ -29,7 +29,8 @@ use crate::support::{array, leaves, normal, relative_error, repository};
 const ROUNDING: f64 = 2e-5;
 
 fn open(options: Options) -> Option<Gpu> {
-    adapter().map(|adapter| Gpu::open(&adapter, options).expect("a device"))
+    let device = adapter().map(|adapter| Device::open(&adapter, options).expect("a device"));
+    device.map(|device| Gpu::new(&device))
 }
 
 /// A graph, its inputs, and what the interpreter makes of them.
@@ -401,7 +402,7 @@ fn a_run_that_loses_every_device_ends_on_the_processor() {
 fn a_lost_device_is_an_error_and_the_engine_has_somewhere_to_go() {
     let Some(adapter) = adapter() else { return };
     let (options, devices) = watched();
-    let mut gpu = Gpu::open(&adapter, options).expect("a device");
+    let mut gpu = Gpu::new(&Device::open(&adapter, options).expect("a device"));
     let case = long_case();
     let plan = case.load(&mut gpu);
     case.run(&mut gpu, plan).expect("a run");
@@ -451,7 +452,8 @@ fn a_host_shares_its_device_and_keeps_its_error_handler() {
     device.on_uncaptured_error(Arc::new(move |_: wgpu::Error| {
         count.fetch_add(1, Ordering::Relaxed);
     }));
-    let mut gpu = Gpu::shared(device.clone(), queue.clone(), Options::default()).expect("shared");
+    let shared = Device::shared(device.clone(), queue.clone(), Options::default());
+    let mut gpu = Gpu::new(&shared.expect("it has what is needed"));
     long_case().check(&mut gpu, "on a shared device");
     // An error of ours is ours.
     let mut graph = Graph::new();

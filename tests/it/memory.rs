@@ -18,6 +18,7 @@ use priorfit::threads::Threads;
 use priorfit::update::Optimizer;
 
 use crate::steps::{CLASSES, classifier, initial};
+use crate::support::gpu::gpu;
 use crate::support::{leaves, networks, relative_error, resident};
 
 /// Relative difference of a weight after [`STEPS`] steps whose gradients were summed in another
@@ -113,18 +114,18 @@ impl Values {
     }
 
     /// Sets the residents that `graph` names.
-    fn set(&self, cpu: &mut Cpu, graph: &Graph) {
+    fn set(&self, backend: &mut dyn Backend, graph: &Graph) {
         for (leaf, shape) in leaves(graph) {
             if leaf.kind != LeafKind::Input {
                 // A leaf that only dead nodes read is not in the plan.
-                let _ = cpu.set(&leaf, &self.of(&leaf, &shape));
+                let _ = backend.set(&leaf, &self.of(&leaf, &shape));
             }
         }
     }
 
     /// Writes the inputs for the examples `range` of the batch.
-    fn write(&self, cpu: &mut Cpu, plan: PlanId, range: std::ops::Range<usize>) {
-        for port in cpu.plan(plan).inputs().to_vec() {
+    fn write(&self, backend: &mut dyn Backend, plan: PlanId, range: std::ops::Range<usize>) {
+        for port in backend.plan(plan).inputs().to_vec() {
             let value = match port.name.as_str() {
                 SHARE => vec![range.len() as f32 / self.batch as f32],
                 name => {
@@ -137,7 +138,7 @@ impl Values {
                     all[rows.start * per_example..rows.end * per_example].to_vec()
                 }
             };
-            cpu.write(plan, &port.name, &value).expect("an input");
+            backend.write(plan, &port.name, &value).expect("an input");
         }
     }
 }
@@ -145,18 +146,18 @@ impl Values {
 /// The outputs of the last step and all weights, moments and sums after it.
 type Outcome = (Vec<f32>, BTreeMap<String, Vec<f32>>);
 
-fn outcome(cpu: &mut Cpu, plan: PlanId) -> Outcome {
+fn outcome(backend: &mut dyn Backend, plan: PlanId) -> Outcome {
     let outputs: Vec<String> =
-        cpu.plan(plan).outputs().iter().map(|port| port.name.clone()).collect();
+        backend.plan(plan).outputs().iter().map(|port| port.name.clone()).collect();
     let known =
         [LOSS, PENALTY, GRADIENT_NORM].into_iter().filter(|n| outputs.iter().any(|o| o == n));
     let outputs = known.map(|name| {
         let mut value = [0.0];
-        cpu.read(plan, name, &mut value).expect("an output");
+        backend.read(plan, name, &mut value).expect("an output");
         value[0]
     });
     let outputs = outputs.collect();
-    let residents: Vec<Leaf> = cpu
+    let residents: Vec<Leaf> = backend
         .plan(plan)
         .buffers()
         .iter()
@@ -166,7 +167,7 @@ fn outcome(cpu: &mut Cpu, plan: PlanId) -> Outcome {
         })
         .filter(|leaf| !leaf.name.starts_with("gradient/") && leaf.name != LOSS_SUM)
         .collect();
-    let values = residents.iter().map(|leaf| (leaf.name.clone(), cpu.get(leaf).expect("one")));
+    let values = residents.iter().map(|leaf| (leaf.name.clone(), backend.get(leaf).expect("one")));
     (outputs, values.collect())
 }
 
@@ -201,9 +202,14 @@ fn whole(
 }
 
 /// Makes the same steps in micro-batches of two, two and one.
-fn parts(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> Outcome {
+fn parts(
+    backend: &mut dyn Backend,
+    name: &str,
+    optimizer: Optimizer,
+    prior: PriorTerm,
+    clip: bool,
+) -> Outcome {
     const BATCH: usize = 5;
-    let mut cpu = cpu();
     let mut plans = BTreeMap::new();
     let mut apply = None;
     for size in [2, 1] {
@@ -212,12 +218,12 @@ fn parts(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> Outc
         let add = gradient_step(graph, &recipe).expect("a step");
         let values = Values { model, optimizer, batch: BATCH };
         let plan = Plan::compile_recomputing(&add).expect("a plan");
-        plans.insert(size, cpu.load(plan).expect("a loaded plan"));
-        values.set(&mut cpu, &add);
+        plans.insert(size, backend.load(plan).expect("a loaded plan"));
+        values.set(backend, &add);
         if apply.is_none() {
             let graph = apply_step(&add, &recipe).expect("a step");
-            let plan = cpu.load(Plan::compile(&graph).expect("a plan")).expect("a loaded plan");
-            values.set(&mut cpu, &graph);
+            let plan = backend.load(Plan::compile(&graph).expect("a plan")).expect("a loaded plan");
+            values.set(backend, &graph);
             apply = Some((plan, values));
         }
     }
@@ -225,15 +231,15 @@ fn parts(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> Outc
     for _ in 0..STEPS {
         for range in [0..2, 2..4, 4..5] {
             let plan = plans[&range.len()];
-            values.write(&mut cpu, plan, range);
-            cpu.run(plan).expect("a part");
+            values.write(backend, plan, range);
+            backend.run(plan).expect("a part");
         }
-        values.write(&mut cpu, apply, 0..BATCH);
-        cpu.run(apply).expect("an update");
+        values.write(backend, apply, 0..BATCH);
+        backend.run(apply).expect("an update");
     }
-    let sum = cpu.get(&resident(LeafKind::State, LOSS_SUM)).expect("a state");
+    let sum = backend.get(&resident(LeafKind::State, LOSS_SUM)).expect("a state");
     assert_eq!(sum, [0.0], "sums begin anew");
-    outcome(&mut cpu, apply)
+    outcome(backend, apply)
 }
 
 #[test]
@@ -258,22 +264,31 @@ fn micro_batches_make_the_step_of_the_batch() {
         ("mobilenetv2_bn", ADAMW, centred, false),
         ("convnext_default", SGD, PriorTerm::Diagonal, false),
     ] {
-        let (outputs, residents) = whole(name, optimizer, prior, clip, false);
-        let (got_outputs, got) = parts(name, optimizer, prior, clip);
         let scene = format!("{name} {optimizer:?} {prior:?}");
-        assert_eq!(got_outputs.len(), outputs.len(), "{scene}");
-        for (got, want) in got_outputs.iter().zip(&outputs) {
-            assert!((got - want).abs() <= 1e-4 * want.abs(), "{scene}: {got}, not {want}");
+        let expected = whole(name, optimizer, prior, clip, false);
+        let got = parts(&mut cpu(), name, optimizer, prior, clip);
+        check_outcome(&scene, &got, &expected);
+        if let Some(mut gpu) = gpu() {
+            let got = parts(&mut *gpu, name, optimizer, prior, clip);
+            check_outcome(&format!("{scene} on the GPU"), &got, &expected);
         }
-        assert_eq!(
-            got.keys().collect::<Vec<_>>(),
-            residents.keys().filter(|name| got.contains_key(*name)).collect::<Vec<_>>()
-        );
-        for (name, got) in &got {
-            let want: Vec<f64> = residents[name].iter().map(|&x| f64::from(x)).collect();
-            let error = relative_error(got, &want);
-            assert!(error < ANOTHER_ORDER, "{scene}: {name}: {error:.1e}");
-        }
+    }
+}
+
+fn check_outcome(scene: &str, got: &Outcome, expected: &Outcome) {
+    let ((got_outputs, got), (outputs, residents)) = (got, expected);
+    assert_eq!(got_outputs.len(), outputs.len(), "{scene}");
+    for (got, want) in got_outputs.iter().zip(outputs) {
+        assert!((got - want).abs() <= 1e-4 * want.abs(), "{scene}: {got}, not {want}");
+    }
+    assert_eq!(
+        got.keys().collect::<Vec<_>>(),
+        residents.keys().filter(|name| got.contains_key(*name)).collect::<Vec<_>>()
+    );
+    for (name, got) in got {
+        let want: Vec<f64> = residents[name].iter().map(|&x| f64::from(x)).collect();
+        let error = relative_error(got, &want);
+        assert!(error < ANOTHER_ORDER, "{scene}: {name}: {error:.1e}");
     }
 }
 
@@ -282,10 +297,11 @@ fn what_plans_will_take_is_known_before_they_are_loaded() {
     check_bytes(&mut cpu());
     #[cfg(feature = "gpu")]
     for half_factor in [false, true] {
-        use priorfit::backend::gpu::{Gpu, Options};
+        use priorfit::backend::gpu::{Device, Gpu, Options};
         let Some(adapter) = crate::support::gpu::adapter() else { return };
         let options = Options { half_factor, ..Options::default() };
-        check_bytes(&mut Gpu::open(&adapter, options).expect("a device"));
+        let device = Device::open(&adapter, options).expect("a device");
+        check_bytes(&mut Gpu::new(&device));
     }
 }
 

@@ -5,7 +5,7 @@
 //! where it would hold the device too long. Outputs are copied to where the host can read them and
 //! fetched when they are asked for, so a caller that has something to do in between does not wait.
 //!
-//! A host may lend its own device ([`Gpu::shared`]), told by [`requirements`] what to ask for when
+//! A host may lend its own device ([`Device::shared`]), told by [`requirements`] what to ask for when
 //! it makes one. [`wgpu`] is exported here because both must use the same version of it.
 
 mod code;
@@ -90,19 +90,18 @@ impl Options {
     }
 }
 
-/// The GPU backend.
-pub struct Gpu {
+/// A device with its pipelines, which any number of backends share one after the other.
+#[derive(Clone)]
+pub struct Device {
     context: Arc<Context>,
+    options: Options,
     limits: Limits,
     variants: Vec<Variant>,
     pipelines: Pipelines,
-    memory: Memory,
-    plans: Vec<Loaded>,
-    pace: Pace,
 }
 
-impl Gpu {
-    /// A backend on a device of our own.
+impl Device {
+    /// A device of our own.
     ///
     /// # Errors
     /// When the adapter lacks a needed limit or gives no device.
@@ -111,19 +110,19 @@ impl Gpu {
         if let Some(on_device) = &options.on_device {
             on_device(&context.device);
         }
-        Self::on(context, options)
+        Self::new(context, options)
     }
 
-    /// A backend on a host's device. Its error callbacks are left alone, and it stays usable for
-    /// everything else; [`Options::budget`] says how long it is held at a time.
+    /// A host's device. Its error callbacks are left alone, and it stays usable for everything
+    /// else; [`Options::budget`] says how long it is held at a time.
     ///
     /// # Errors
     /// When the device was made with less than a needed limit.
     pub fn shared(device: wgpu::Device, queue: wgpu::Queue, options: Options) -> Result<Self> {
-        Self::on(Context::shared(device, queue)?, options)
+        Self::new(Context::shared(device, queue)?, options)
     }
 
-    fn on(context: Arc<Context>, options: Options) -> Result<Self> {
+    fn new(context: Arc<Context>, options: Options) -> Result<Self> {
         options.check()?;
         let device = &context.limits;
         let binding = device.max_storage_buffer_binding_size.min(device.max_buffer_size);
@@ -135,25 +134,47 @@ impl Gpu {
             subgroups: false,
         };
         let (limits, variants) = qualify::variants(&context, limits);
-        Ok(Gpu { variants, ..Self::bare(context, limits, options) })
+        Ok(Device { variants, ..Self::bare(context, limits, options) })
     }
 
-    /// A backend whose kernels `limits` choose.
+    /// A device whose kernels `limits` choose.
     fn bare(context: Arc<Context>, limits: Limits, options: Options) -> Self {
-        Gpu {
-            limits,
-            variants: Vec::new(),
-            pipelines: Pipelines::new(Arc::clone(&context), options.on_pipelines),
-            memory: Memory::new(Arc::clone(&context)),
-            plans: Vec::new(),
-            pace: Pace::new(options.budget, options.duty),
-            context,
-        }
+        let pipelines = Pipelines::new(Arc::clone(&context), options.on_pipelines.clone());
+        Device { context, options, limits, variants: Vec::new(), pipelines }
+    }
+
+    /// Whether it is known to be lost.
+    pub fn is_lost(&self) -> bool {
+        self.context.check("").is_err()
     }
 
     /// The variants of kernels that depend on the device, and whether they are used.
     pub fn variants(&self) -> &[Variant] {
         &self.variants
+    }
+}
+
+/// The GPU backend.
+pub struct Gpu {
+    context: Arc<Context>,
+    limits: Limits,
+    pipelines: Pipelines,
+    memory: Memory,
+    plans: Vec<Loaded>,
+    pace: Pace,
+}
+
+impl Gpu {
+    /// An empty backend on a device.
+    pub fn new(device: &Device) -> Self {
+        Gpu {
+            context: Arc::clone(&device.context),
+            limits: device.limits,
+            pipelines: device.pipelines.clone(),
+            memory: Memory::new(Arc::clone(&device.context)),
+            plans: Vec::new(),
+            pace: Pace::new(device.options.budget, device.options.duty),
+        }
     }
 
     /// Waits until the device has done all it was given.

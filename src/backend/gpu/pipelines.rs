@@ -21,7 +21,8 @@ pub(super) struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
-/// Pipelines by program.
+/// Pipelines by program, shared by all backends on a device.
+#[derive(Clone)]
 pub(super) struct Pipelines {
     shared: Arc<Shared>,
 }
@@ -36,10 +37,10 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: Vec<Arc<Program>>,
-    done: HashMap<Arc<Program>, Pipeline>,
+    /// What was built, or why it could not be.
+    done: HashMap<Arc<Program>, std::result::Result<Pipeline, String>>,
     wanted: usize,
     builders: usize,
-    failed: Option<String>,
 }
 
 impl Pipelines {
@@ -81,11 +82,8 @@ impl Pipelines {
     pub(super) fn get(&self, program: &Arc<Program>) -> Result<Pipeline> {
         let mut state = self.shared.lock();
         loop {
-            if let Some(pipeline) = state.done.get(program) {
-                return Ok(pipeline.clone());
-            }
-            if let Some(failure) = &state.failed {
-                return Err(Error::new(Kind::Device, failure.clone()));
+            if let Some(result) = state.done.get(program) {
+                return result.clone().map_err(|reason| Error::new(Kind::Device, reason));
             }
             if state.builders == 0 {
                 return Err(Error::internal(format!("'{}' was not requested", program.shader)));
@@ -110,15 +108,9 @@ impl Shared {
                 return;
             };
             drop(state);
-            let result = build(&self.context, &program);
+            let result = build(&self.context, &program).map_err(|error| error.to_string());
             let mut state = self.lock();
-            match result {
-                Ok(pipeline) => drop(state.done.insert(program, pipeline)),
-                Err(error) => {
-                    state.failed.get_or_insert_with(|| error.to_string());
-                    state.queue.clear();
-                }
-            }
+            state.done.insert(program, result);
             let (done, wanted) = (state.done.len(), state.wanted);
             self.built.notify_all();
             drop(state);

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::Gpu;
 use super::context::Context;
 use super::lower::Limits;
+use super::{Device, Gpu};
 use crate::backend::Backend;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Graph, Hyper, Leaf, LeafKind, Method, PriorTerm, Update, ValueId};
@@ -64,7 +64,7 @@ pub(super) fn compare(context: &Arc<Context>, plain: Limits, variant: Limits) ->
 
 /// θ' and the sums of one step.
 fn updated(context: &Arc<Context>, limits: Limits) -> Result<Vec<(&'static str, Vec<f32>)>> {
-    let mut gpu = Gpu::bare(Arc::clone(context), limits, Default::default());
+    let mut gpu = Gpu::new(&Device::bare(Arc::clone(context), limits, Default::default()));
     let graph = graph()?;
     let plan = gpu.load(Plan::compile(&graph)?)?;
     for (lane, (leaf, value)) in graph.leaves().enumerate() {

@@ -53,11 +53,11 @@ impl Devices {
 
 #[cfg(feature = "gpu")]
 fn gpus() -> Vec<Row> {
-    use priorfit::backend::gpu::{Gpu, Options, adapters};
+    use priorfit::backend::gpu::{Device, Options, adapters};
     let describe = |adapter: priorfit::backend::gpu::Adapter| {
-        let opened = adapter.qualifies().and_then(|()| Gpu::open(&adapter, Options::default()));
+        let opened = Device::open(&adapter, Options::default());
         let (lacks, variants) = match opened {
-            Ok(gpu) => (None, gpu.variants().to_vec()),
+            Ok(device) => (None, device.variants().to_vec()),
             Err(error) => (Some(error.to_string()), Vec::new()),
         };
         let (used, dropped): (Vec<_>, Vec<_>) = variants.into_iter().partition(|v| v.used);

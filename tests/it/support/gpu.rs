@@ -6,9 +6,18 @@ use priorfit::backend::Backend;
 /// `PRIORFIT_REQUIRE_GPU` is 1.
 #[cfg(feature = "gpu")]
 pub fn gpu() -> Option<Box<dyn Backend>> {
-    use priorfit::backend::gpu::{Gpu, Options};
-    let open = |adapter| Gpu::open(&adapter, Options::default()).expect("a device");
-    adapter().map(|adapter| Box::new(open(adapter)) as Box<dyn Backend>)
+    use std::cell::RefCell;
+
+    use priorfit::backend::gpu::{Device, Gpu, Options};
+    // A thread's backends share a device, and so its pipelines.
+    thread_local!(static DEVICE: RefCell<Option<Device>> = const { RefCell::new(None) });
+    DEVICE.with_borrow_mut(|device| {
+        if device.is_none() {
+            let open = |adapter| Device::open(&adapter, Options::default()).expect("a device");
+            *device = adapter().map(open);
+        }
+        device.as_ref().map(|device| Box::new(Gpu::new(device)) as Box<dyn Backend>)
+    })
 }
 
 /// None: this build has no GPU backend.
