@@ -97,8 +97,8 @@ fn adapt(engine: &Engine) -> Result<Adapted> {
     let model = Arc::new(Model::load(&files.join("backbone.onnx"))?.cut_at_features(None)?);
     let prior = Prior::load(&files.join("prior.safetensors"))?;
     let (train, _) = Dataset::open(&files.join("digits.npz"))?.few(7, 10)?;
-    let input = Preprocess::new(1, 16, 16)
-        .normalised(Statistics { mean: vec![0.31], std: vec![0.37] });
+    let input =
+        Preprocess::new(1, 16, 16).normalised(Statistics { mean: vec![0.31], std: vec![0.37] });
     Adapter::new(model, input, engine)
         .with_prior(prior)?
         .with_settings(Settings { steps: 20, ..Settings::default() })?

@@ -131,12 +131,18 @@ impl Context {
     pub(super) fn check(&self, doing: &str) -> Result<()> {
         match &*self.lost.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
-            Some(reason) => Err(self.loss(doing, reason)),
+            Some(reason) => Err(self.lost_error(doing, reason)),
         }
     }
 
-    /// The error of a lost device.
+    /// The error of a device that is lost, which is kept in mind.
     pub(super) fn loss(&self, doing: &str, reason: &str) -> Error {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get_or_insert_with(|| reason.to_string());
+        self.lost_error(doing, reason)
+    }
+
+    fn lost_error(&self, doing: &str, reason: &str) -> Error {
         let message = format!("{doing}: the device '{}' was lost ({reason})", self.info.name);
         Error::new(Kind::Device, message)
     }

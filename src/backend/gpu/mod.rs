@@ -5,8 +5,8 @@
 //! where it would hold the device too long. Outputs are copied to where the host can read them and
 //! fetched when they are asked for, so a caller that has something to do in between does not wait.
 //!
-//! A host may lend its own device ([`Device::shared`]), told by [`requirements`] what to ask for when
-//! it makes one. [`wgpu`] is exported here because both must use the same version of it.
+//! A host may lend its own device ([`Device::shared`]), told by [`requirements`] what to ask for
+//! when it makes one. [`wgpu`] is exported here because both must use the same version of it.
 
 mod code;
 mod context;
@@ -145,6 +145,8 @@ impl Device {
 
     /// Whether it is known to be lost.
     pub fn is_lost(&self) -> bool {
+        // A device tells of its loss when it is asked for anything.
+        let _ = self.context.device.poll(wgpu::PollType::Poll);
         self.context.check("").is_err()
     }
 
