@@ -216,23 +216,22 @@ impl Engine {
     /// # Errors
     /// `error` itself, when it is not the device's or there is nowhere to go.
     pub fn after(&self, error: Error) -> Result<Self> {
-        if error.kind() != Kind::Device {
-            return Err(error);
-        }
-        let device = match &self.device {
-            Device::Cpu => return Err(error),
+        let next = match &self.device {
+            _ if error.kind() != Kind::Device => None,
+            Device::Cpu => None,
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu, reopenings) if *reopenings > 0 => {
                 log::warn!("{error}; going on with a new device");
-                Device::Gpu(Gpu::new(gpu.source.clone(), gpu.options.clone()), reopenings - 1)
+                let gpu = Gpu::new(gpu.source.clone(), gpu.options.clone());
+                Some(Device::Gpu(gpu, reopenings - 1))
             }
             #[cfg(feature = "gpu")]
             Device::Gpu(..) => {
                 log::warn!("{error}; going on with the processor");
-                Device::Cpu
+                Some(Device::Cpu)
             }
         };
-        Ok(Engine { threads: Arc::clone(&self.threads), device })
+        next.map(|device| Engine { threads: Arc::clone(&self.threads), device }).ok_or(error)
     }
 }
 

@@ -19,6 +19,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "gpu")]
 pub(crate) use self::memory::Life;
 use crate::error::Result;
 use crate::graph::{Graph, Leaf, Stage};
@@ -148,6 +149,7 @@ impl Plan {
     }
 
     /// The life of every arena buffer that is used.
+    #[cfg(feature = "gpu")]
     pub(crate) fn lives(&self) -> Vec<Option<Life>> {
         memory::lives(self)
     }

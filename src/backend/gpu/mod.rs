@@ -1,6 +1,6 @@
 //! Running plans on any GPU, through wgpu.
 //!
-//! A dispatch of a plan becomes one or more launches of shaders in `shaders/` ([`lower`], which
+//! A dispatch of a plan becomes one or more launches of shaders in `shaders/` (`lower`, which
 //! needs no device); weights and prior stay on the device; a step is one submission, or several
 //! where it would hold the device too long. Outputs are copied to where the host can read them and
 //! fetched when they are asked for, so a caller that has something to do in between does not wait.
