@@ -178,6 +178,24 @@ fn kernels_on_operands_beyond_a_binding_are_cut_and_agree() {
 }
 
 #[test]
+fn a_small_value_in_a_long_slot_is_bound_by_its_own_length() {
+    // The slots of the first plan, which the second uses too, are longer than a binding.
+    let options = Options { binding_limit: Some(16 << 10), ..Options::default() };
+    let Some(mut gpu) = open(options) else { return };
+    let case = Case::new(&[[64, 100].into()], |g, x| {
+        let wide = g.softmax(x[0])?;
+        let wide = g.log_softmax(wide)?;
+        g.softmax(wide)
+    });
+    case.check(&mut gpu, "rows");
+    let case = Case::new(&[[8, 10].into()], |g, x| {
+        let turned = g.transpose(x[0], &[1, 0])?;
+        g.softmax(turned)
+    });
+    case.check(&mut gpu, "a small plan in the same slots");
+}
+
+#[test]
 fn an_operand_that_cannot_be_cut_is_refused_with_the_bytes_it_needs() {
     let options = Options { binding_limit: Some(16 << 10), ..Options::default() };
     let Some(mut gpu) = open(options) else { return };

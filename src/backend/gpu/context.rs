@@ -11,7 +11,7 @@ use wgpu::{DeviceType, ErrorFilter, Features};
 use crate::error::{Error, Kind, Result};
 
 /// Features that are used where an adapter has them.
-const OPTIONAL: Features = Features::SUBGROUP.union(Features::TIMESTAMP_QUERY);
+const OPTIONAL: Features = Features::SUBGROUP.union(Features::PIPELINE_CACHE);
 
 /// A device and its queue.
 pub(super) struct Context {
@@ -38,7 +38,7 @@ pub fn requirements(adapter: &wgpu::Adapter) -> (Features, wgpu::Limits) {
 }
 
 /// What the kernels cannot do without.
-fn check_limits(limits: &wgpu::Limits, name: &str) -> Result<()> {
+pub(super) fn check_limits(limits: &wgpu::Limits, name: &str) -> Result<()> {
     let needed = [
         ("storage buffers in a stage", 8, limits.max_storage_buffers_per_shader_stage),
         ("uniform buffers in a stage", 4, limits.max_uniform_buffers_per_shader_stage),

@@ -81,14 +81,12 @@ impl Needs {
             for binding in &launch.bindings {
                 let len = bound_len(plan, dispatch, binding);
                 if len > limits.binding {
-                    let (needed, offered) = (4 * len, 4 * limits.binding);
-                    return Err(Error::unsupported(format!(
-                        "'{}' binds {needed} bytes at once; the device offers {offered}",
-                        dispatch.kernel.name()
-                    ))
-                    .hint("use a smaller batch or smaller images, or another device"));
+                    return Err(too_large(dispatch, len, limits));
                 }
                 bound += len;
+            }
+            if launch.scratch_len > limits.binding {
+                return Err(too_large(dispatch, launch.scratch_len, limits));
             }
             self.scratch = self.scratch.max(launch.scratch_len);
             let work = share + 8.0 * bound as f64;
@@ -133,6 +131,16 @@ impl Needs {
         };
         bindings.map(len).sum::<usize>().max(UNIFORM_ALIGN)
     }
+}
+
+/// The error of a binding of `len` elements.
+fn too_large(dispatch: &Dispatch, len: usize, limits: &Limits) -> Error {
+    let (needed, offered) = (4 * len, 4 * limits.binding);
+    let kernel = dispatch.kernel.name();
+    Error::unsupported(format!(
+        "'{kernel}' binds {needed} bytes at once; the device offers {offered}"
+    ))
+    .hint("use a smaller batch or smaller images, or another device")
 }
 
 fn table_len(binding: &Binding) -> usize {
@@ -294,6 +302,7 @@ impl Loaded {
         context: &Context,
         memory: &mut Memory,
         pipelines: &Pipelines,
+        limits: &Limits,
     ) -> Result<()> {
         memory.grow(&self.slots.lens, self.scratch)?;
         if self.bound.as_ref().is_some_and(|ready| ready.generation == memory.generation) {
@@ -315,13 +324,16 @@ impl Loaded {
                         let index = tables.next().copied().unwrap_or(0);
                         memory.residents[index].buffers.first().map(whole)
                     }
-                    Bound::Scratch => memory.scratch.as_ref().map(whole),
+                    Bound::Scratch => {
+                        memory.scratch.as_ref().and_then(|buffer| bindable(buffer, limits))
+                    }
                     Bound::Shard(operand, shard) => {
                         self.shard(memory, dispatch, *operand, *shard).map(whole)
                     }
-                    bound => buffer_of(dispatch, bound)
-                        .and_then(|buffer| self.buffer(memory, buffer))
-                        .and_then(|buffer| windowed(buffer, binding)),
+                    bound => buffer_of(dispatch, bound).and_then(|id| {
+                        let len = self.plan.buffers()[id.index()].len;
+                        windowed(self.buffer(memory, id)?, len, binding)
+                    }),
                 };
                 let resource = resource.ok_or_else(|| {
                     Error::internal(format!("'{}' binds nothing", step.launch.program.shader))
@@ -446,19 +458,27 @@ fn piece(buffer: &wgpu::Buffer, offset: u64, len: u64) -> Option<wgpu::BindingRe
     })
 }
 
-/// The window of a binding; uniforms and whole buffers with the padding behind their end.
-fn windowed<'m>(buffer: &'m wgpu::Buffer, binding: &Binding) -> Option<wgpu::BindingResource<'m>> {
+/// As much of a buffer as a device binds at a time.
+fn bindable<'m>(buffer: &'m wgpu::Buffer, limits: &Limits) -> Option<wgpu::BindingResource<'m>> {
+    piece(buffer, 0, buffer.size().min(4 * limits.binding as u64))
+}
+
+/// The window of a binding, or all `len` elements of a value: not the slot's, which may be longer
+/// than a device binds.
+fn windowed<'m>(
+    buffer: &'m wgpu::Buffer,
+    len: usize,
+    binding: &Binding,
+) -> Option<wgpu::BindingResource<'m>> {
+    // Whole vectors, for shaders that read four elements at a time.
+    let whole_vectors = |len: usize| 4 * len.max(1).next_multiple_of(4) as u64;
     match (binding.window, binding.access) {
         (Some((start, len)), Access::Read | Access::Write) => {
-            // Whole vectors, for shaders that read four elements at a time.
-            let len = 4 * len.next_multiple_of(4) as u64;
-            piece(buffer, 4 * start as u64, len)
+            piece(buffer, 4 * start as u64, whole_vectors(len))
         }
-        // A uniform is a small value at the start of a slot that may be larger than a uniform.
-        (_, Access::Uniform) => {
-            piece(buffer, 0, buffer.size().min(4 * super::slots::GRANULE as u64))
-        }
-        (None, _) => Some(whole(buffer)),
+        // A shader declares a uniform longer than a small value is; the padding is there to read.
+        (_, Access::Uniform) => piece(buffer, 0, 4 * super::slots::GRANULE as u64),
+        (None, _) => piece(buffer, 0, whole_vectors(len)),
     }
 }
 

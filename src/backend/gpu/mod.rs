@@ -8,6 +8,7 @@
 //! A host may lend its own device ([`Device::shared`]), told by [`requirements`] what to ask for
 //! when it makes one. [`wgpu`] is exported here because both must use the same version of it.
 
+mod cache;
 mod code;
 mod context;
 mod launch;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub use wgpu;
 
+pub use self::cache::CompiledPipelines;
 use self::context::Context;
 pub use self::context::{Adapter, adapters, requirements};
 use self::loaded::{Loaded, Needs};
@@ -58,6 +60,8 @@ pub struct Options {
     pub half_factor: bool,
     /// Most bytes of a buffer that are bound at a time; what the device allows if none.
     pub binding_limit: Option<u64>,
+    /// What [`Device::compiled_pipelines`] gave an earlier run.
+    pub compiled_pipelines: Option<Arc<CompiledPipelines>>,
     /// Is told of the pipelines that are built.
     pub on_pipelines: Option<OnPipelines>,
     /// Is given every device of our own when it is opened, for a host's labels and tools.
@@ -74,6 +78,7 @@ impl Default for Options {
             duty: 1.0,
             half_factor: false,
             binding_limit: None,
+            compiled_pipelines: None,
             on_pipelines: None,
             on_device: None,
         }
@@ -139,8 +144,16 @@ impl Device {
 
     /// A device whose kernels `limits` choose.
     fn bare(context: Arc<Context>, limits: Limits, options: Options) -> Self {
-        let pipelines = Pipelines::new(Arc::clone(&context), options.on_pipelines.clone());
+        let kept = options.compiled_pipelines.as_deref();
+        let cache = CompiledPipelines::open(&context, kept);
+        let pipelines = Pipelines::new(Arc::clone(&context), options.on_pipelines.clone(), cache);
         Device { context, options, limits, variants: Vec::new(), pipelines }
+    }
+
+    /// The pipelines compiled so far, to keep for the next run; none where a driver keeps them
+    /// itself.
+    pub fn compiled_pipelines(&self) -> Option<CompiledPipelines> {
+        self.pipelines.compiled()
     }
 
     /// Whether it is known to be lost.
@@ -179,14 +192,6 @@ impl Gpu {
         }
     }
 
-    /// Waits until the device has done all it was given.
-    ///
-    /// # Errors
-    /// When the device is lost.
-    pub fn finish(&mut self) -> Result<()> {
-        self.pace.finish(&self.context)
-    }
-
     fn loaded(&self, plan: PlanId) -> &Loaded {
         &self.plans[plan.0]
     }
@@ -194,8 +199,8 @@ impl Gpu {
     /// Submits a plan's launches, cut to the budget. With an observer every stage is waited for
     /// before it is told of the stage's dispatches.
     fn submit(&mut self, plan: PlanId, mut observe: Option<&mut dyn FnMut(usize)>) -> Result<()> {
-        let Gpu { context, plans, memory, pipelines, .. } = self;
-        plans[plan.0].prepare(context, memory, pipelines)?;
+        let Gpu { context, plans, memory, pipelines, limits, .. } = self;
+        plans[plan.0].prepare(context, memory, pipelines, limits)?;
         let count = self.loaded(plan).len();
         let (mut start, mut observed) = (0, 0);
         loop {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::cache::CompiledPipelines;
 use super::context::Context;
 use super::launch::{Access, Program};
 use super::shader;
@@ -30,6 +31,7 @@ pub(super) struct Pipelines {
 struct Shared {
     context: Arc<Context>,
     on_pipelines: Option<OnPipelines>,
+    cache: Option<wgpu::PipelineCache>,
     state: Mutex<State>,
     built: Condvar,
 }
@@ -44,9 +46,18 @@ struct State {
 }
 
 impl Pipelines {
-    pub(super) fn new(context: Arc<Context>, on_pipelines: Option<OnPipelines>) -> Self {
+    pub(super) fn new(
+        context: Arc<Context>,
+        on_pipelines: Option<OnPipelines>,
+        cache: Option<wgpu::PipelineCache>,
+    ) -> Self {
         let (state, built) = (Mutex::default(), Condvar::new());
-        Pipelines { shared: Arc::new(Shared { context, on_pipelines, state, built }) }
+        Pipelines { shared: Arc::new(Shared { context, on_pipelines, cache, state, built }) }
+    }
+
+    /// What the driver compiled so far.
+    pub(super) fn compiled(&self) -> Option<CompiledPipelines> {
+        CompiledPipelines::collect(&self.shared.context, self.shared.cache.as_ref()?)
     }
 
     /// Has these programs built, unless they are.
@@ -108,12 +119,14 @@ impl Shared {
                 return;
             };
             drop(state);
-            let result = build(&self.context, &program).map_err(|error| error.to_string());
+            let result = build(&self.context, &program, self.cache.as_ref())
+                .map_err(|error| error.to_string());
             let mut state = self.lock();
             state.done.insert(program, result);
             let (done, wanted) = (state.done.len(), state.wanted);
             self.built.notify_all();
             drop(state);
+            log::debug!("{done} of {wanted} pipelines are built");
             if let Some(on_pipelines) = &self.on_pipelines {
                 on_pipelines(done, wanted);
             }
@@ -121,7 +134,11 @@ impl Shared {
     }
 }
 
-fn build(context: &Context, program: &Program) -> Result<Pipeline> {
+fn build(
+    context: &Context,
+    program: &Program,
+    cache: Option<&wgpu::PipelineCache>,
+) -> Result<Pipeline> {
     let source = shader::assemble(program.shader, &program.variant)?;
     let doing = format!("building '{}'", program.shader);
     context.scoped(&doing, || {
@@ -152,7 +169,7 @@ fn build(context: &Context, program: &Program) -> Result<Pipeline> {
                 // Every kernel writes its workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache,
         });
         Pipeline { pipeline, layout }
     })

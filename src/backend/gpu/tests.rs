@@ -8,6 +8,7 @@ use std::sync::Arc;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, StorageAccess, TypeInner};
 
+use super::context::check_limits;
 use super::launch::{Access, Bound, Builder, Launch, Program, grid};
 use super::loaded::Needs;
 use super::lower::{Limits, factor_shards, lower};
@@ -322,6 +323,19 @@ fn uniforms_are_laid_out_as_in_the_shaders() {
     check_layout::<params::Depthwise>("depthwise", "Params");
     check_layout::<params::Depthwise>("depthwise_filter_grad", "Params");
     check_layout::<params::Update>("update", "Params");
+}
+
+#[test]
+fn a_device_that_lacks_a_limit_is_refused_by_name() {
+    check_limits(&wgpu::Limits::default(), "any").expect("the defaults are enough");
+    let error =
+        check_limits(&wgpu::Limits::downlevel_webgl2_defaults(), "old").expect_err("little");
+    assert_eq!(error.kind(), crate::error::Kind::Device);
+    let text = error.to_string();
+    assert!(
+        text.contains("'old' offers 0 storage buffers") && text.contains("at least 8"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use bytemuck::Zeroable;
+
 use crate::backend::gpu::context::Context;
+use crate::backend::gpu::launch::{Access, Bound, Builder};
 use crate::backend::gpu::lower::Limits;
+use crate::backend::gpu::pipelines::Pipelines;
 use crate::backend::gpu::shader::part;
-use crate::backend::gpu::{adapters, qualify, wgpu};
+use crate::backend::gpu::{CompiledPipelines, Device, Options, adapters, params, qualify, wgpu};
+use crate::error::Kind;
 use crate::rng::philox4x32;
 
 /// A device, or a printed reason for skipping; `PRIORFIT_REQUIRE_GPU=1` fails instead.
@@ -29,6 +34,51 @@ fn a_variant_that_computes_something_else_is_found_out() {
     let wrong = Limits { half_factor: true, ..LIMITS };
     let error = qualify::compare(&context, LIMITS, wrong).expect_err("other numbers");
     assert!(error.to_string().contains("expected"), "{error}");
+}
+
+#[test]
+fn a_shader_that_the_device_rejects_is_an_error_and_leaves_the_others() {
+    let Some(context) = context() else { return };
+    let pipelines = Pipelines::new(context, None, None);
+    let program = |variant: &str| {
+        let params = params::Map { len: 1, spare0: 0, spare1: 0, spare2: 0 };
+        let space = Bound::Params(bytemuck::bytes_of(&params::Space::zeroed()).to_vec());
+        let builder = Builder::new("map", &params).variant(variant);
+        let builder = builder.bind(1, Access::Uniform, space).write(2, 0);
+        builder.elements(1).program
+    };
+    let good = program("fn value(index: u32) -> f32 {\n    return f32(index);\n}\n");
+    let bad = program("fn value(index: u32) -> f32 {\n    return nonsense;\n}\n");
+    pipelines.request([&good, &bad].into_iter());
+    let error = pipelines.get(&bad).err().expect("it is rejected");
+    assert_eq!(error.kind(), Kind::Device);
+    assert!(error.to_string().contains("nonsense"), "{error}");
+    assert!(pipelines.get(&good).is_ok());
+}
+
+#[test]
+fn compiled_pipelines_survive_and_damage_to_them_is_found() {
+    let Some(adapter) = adapters().into_iter().find(|adapter| adapter.qualifies().is_ok()) else {
+        return;
+    };
+    let device = Device::open(&adapter, Options::default()).expect("a device");
+    let Some(compiled) = device.compiled_pipelines() else { return };
+    let bytes = compiled.to_bytes();
+    // SAFETY: the bytes come from `to_bytes`.
+    let again = unsafe { CompiledPipelines::from_bytes(&bytes) }.expect("they are whole");
+    assert_eq!(again, compiled);
+    let options = Options { compiled_pipelines: Some(Arc::new(again)), ..Options::default() };
+    let device = Device::open(&adapter, options).expect("a device");
+    assert!(device.variants().iter().all(|variant| variant.name == "subgroups"));
+    for at in [0, 25, 60, bytes.len() - 1] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        // SAFETY: damaged bytes are refused before a driver sees them.
+        let refused = unsafe { CompiledPipelines::from_bytes(&damaged) };
+        assert!(refused.is_err(), "byte {at}");
+    }
+    // SAFETY: as above.
+    assert!(unsafe { CompiledPipelines::from_bytes(&bytes[..30]) }.is_err());
 }
 
 /// Counters and keys whose blocks are compared.
