@@ -76,3 +76,37 @@ fn key(context: &Context) -> Option<String> {
     let has = context.device.features().contains(wgpu::Features::PIPELINE_CACHE);
     has.then(|| wgpu::util::pipeline_cache_key(&context.info)).flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backend::gpu::{Device, Options, adapters};
+
+    #[test]
+    fn compiled_pipelines_survive_and_damage_to_them_is_found() {
+        let Some(adapter) = adapters().into_iter().find(|adapter| adapter.qualifies().is_ok())
+        else {
+            return;
+        };
+        let device = Device::open(&adapter, Options::default()).expect("a device");
+        let Some(compiled) = device.compiled_pipelines() else { return };
+        let bytes = compiled.to_bytes();
+        // SAFETY: the bytes come from `to_bytes`.
+        let again = unsafe { CompiledPipelines::from_bytes(&bytes) }.expect("they are whole");
+        assert_eq!(again, compiled);
+        let options = Options { compiled_pipelines: Some(Arc::new(again)), ..Options::default() };
+        let device = Device::open(&adapter, options).expect("a device");
+        assert!(device.variants().iter().all(|variant| variant.name == "subgroups"));
+        for at in [0, 25, 60, bytes.len() - 1] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            // SAFETY: damaged bytes are refused before a driver sees them.
+            let refused = unsafe { CompiledPipelines::from_bytes(&damaged) };
+            assert!(refused.is_err(), "byte {at}");
+        }
+        // SAFETY: as above.
+        assert!(unsafe { CompiledPipelines::from_bytes(&bytes[..30]) }.is_err());
+    }
+}

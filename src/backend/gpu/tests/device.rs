@@ -9,7 +9,7 @@ use crate::backend::gpu::launch::{Access, Bound, Builder};
 use crate::backend::gpu::lower::Limits;
 use crate::backend::gpu::pipelines::Pipelines;
 use crate::backend::gpu::shader::part;
-use crate::backend::gpu::{CompiledPipelines, Device, Options, adapters, params, qualify, wgpu};
+use crate::backend::gpu::{adapters, params, qualify, wgpu};
 use crate::error::Kind;
 use crate::rng::philox4x32;
 
@@ -54,31 +54,6 @@ fn a_shader_that_the_device_rejects_is_an_error_and_leaves_the_others() {
     assert_eq!(error.kind(), Kind::Device);
     assert!(error.to_string().contains("nonsense"), "{error}");
     assert!(pipelines.get(&good).is_ok());
-}
-
-#[test]
-fn compiled_pipelines_survive_and_damage_to_them_is_found() {
-    let Some(adapter) = adapters().into_iter().find(|adapter| adapter.qualifies().is_ok()) else {
-        return;
-    };
-    let device = Device::open(&adapter, Options::default()).expect("a device");
-    let Some(compiled) = device.compiled_pipelines() else { return };
-    let bytes = compiled.to_bytes();
-    // SAFETY: the bytes come from `to_bytes`.
-    let again = unsafe { CompiledPipelines::from_bytes(&bytes) }.expect("they are whole");
-    assert_eq!(again, compiled);
-    let options = Options { compiled_pipelines: Some(Arc::new(again)), ..Options::default() };
-    let device = Device::open(&adapter, options).expect("a device");
-    assert!(device.variants().iter().all(|variant| variant.name == "subgroups"));
-    for at in [0, 25, 60, bytes.len() - 1] {
-        let mut damaged = bytes.clone();
-        damaged[at] ^= 1;
-        // SAFETY: damaged bytes are refused before a driver sees them.
-        let refused = unsafe { CompiledPipelines::from_bytes(&damaged) };
-        assert!(refused.is_err(), "byte {at}");
-    }
-    // SAFETY: as above.
-    assert!(unsafe { CompiledPipelines::from_bytes(&bytes[..30]) }.is_err());
 }
 
 /// Counters and keys whose blocks are compared.
