@@ -24,7 +24,8 @@ pub trait Backend: Send {
     /// What it runs on, for reports.
     fn name(&self) -> String;
 
-    /// Makes a plan ready to run; residents it names and that are new are set to zero.
+    /// Makes a plan ready to run; residents it names and that are new are set to zero. Working
+    /// memory may move, so inputs of other plans are written after this.
     ///
     /// # Errors
     /// When a resident of that name has another length, or memory cannot be had.

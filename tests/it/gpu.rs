@@ -177,6 +177,95 @@ fn kernels_on_operands_beyond_a_binding_are_cut_and_agree() {
     case.check(&mut gpu, "map");
 }
 
+/// Sizes at which products take tiles of 128 instead of 64, with partial tiles at the edges.
+#[test]
+fn large_tiles_agree() {
+    let Some(mut gpu) = open(Options::default()) else { return };
+    for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false)] {
+        let how = MatMul { transpose_a, transpose_b };
+        let (m, n, k) = (1537, 1540, 17);
+        let a: Shape = if transpose_a { [k, m].into() } else { [m, k].into() };
+        let b: Shape = if transpose_b { [n, k].into() } else { [k, n].into() };
+        let case = Case::new(&[a, b], |g, x| g.matmul(x[0], x[1], how));
+        case.check(&mut gpu, &format!("matmul {how:?}"));
+    }
+    let conv = Conv2d {
+        batch: 4,
+        in_channels: 5,
+        out_channels: 100,
+        groups: 1,
+        input: [65, 64],
+        output: [65, 64],
+        kernel: [3, 3],
+        stride: [1, 1],
+        pad: [1, 1],
+        dilation: [1, 1],
+    };
+    let shapes = [conv.input_shape(), conv.filter_shape()];
+    let case = Case::new(&shapes, |g, x| g.conv2d(x[0], x[1], conv));
+    case.check(&mut gpu, "conv2d");
+    let turned = Conv2d { in_channels: 100, out_channels: 5, ..conv };
+    let shapes = [turned.output_shape(), turned.filter_shape()];
+    let case = Case::new(&shapes, |g, x| g.conv2d_input_grad(x[0], x[1], turned));
+    case.check(&mut gpu, "conv2d_input_grad");
+    let deep = Conv2d {
+        batch: 2,
+        in_channels: 512,
+        out_channels: 510,
+        input: [4, 4],
+        output: [4, 4],
+        ..conv
+    };
+    let shapes = [deep.input_shape(), deep.output_shape()];
+    let case = Case::new(&shapes, |g, x| g.conv2d_filter_grad(x[0], x[1], deep));
+    case.check(&mut gpu, "conv2d_filter_grad");
+}
+
+/// Windows, strides, dilations, groups and sums of every kind, around the edges of tiles.
+#[test]
+fn convolutions_of_awkward_geometry_agree() {
+    let Some(mut gpu) = open(Options::default()) else { return };
+    let cases = [
+        // batch, in, out, groups, input, kernel, stride, pad, dilation
+        (1, 1, 1, 1, [1, 1], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (2, 3, 65, 1, [9, 7], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (2, 64, 63, 1, [8, 8], [1, 1], [2, 2], [0, 0], [1, 1]),
+        (1, 3, 64, 1, [31, 29], [7, 7], [2, 2], [3, 3], [1, 1]),
+        (3, 4, 6, 2, [11, 13], [3, 3], [2, 2], [1, 1], [1, 1]),
+        (2, 4, 4, 1, [15, 14], [3, 5], [2, 3], [1, 2], [2, 1]),
+        (2, 4, 4, 1, [15, 14], [3, 3], [2, 2], [2, 2], [2, 2]),
+        (1, 2, 3, 1, [12, 12], [4, 4], [4, 4], [0, 0], [1, 1]),
+        (2, 6, 12, 6, [10, 9], [3, 3], [2, 1], [1, 1], [1, 1]),
+        (2, 6, 6, 6, [10, 9], [5, 5], [1, 1], [4, 4], [2, 2]),
+        (4, 8, 8, 1, [20, 20], [3, 3], [1, 1], [1, 1], [1, 1]),
+    ];
+    for (batch, in_channels, out_channels, groups, input, kernel, stride, pad, dilation) in cases {
+        let output = [0, 1].map(|a: usize| {
+            (input[a] + 2 * pad[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1
+        });
+        let g = Conv2d {
+            batch,
+            in_channels,
+            out_channels,
+            groups,
+            input,
+            output,
+            kernel,
+            stride,
+            pad,
+            dilation,
+        };
+        let (x, w, y) = (g.input_shape(), g.filter_shape(), g.output_shape());
+        let scene = |what: &str| format!("{what} {g:?}");
+        let case = Case::new(&[x.clone(), w.clone()], |b, v| b.conv2d(v[0], v[1], g));
+        case.check(&mut gpu, &scene("conv2d"));
+        let case = Case::new(&[y.clone(), w], |b, v| b.conv2d_input_grad(v[0], v[1], g));
+        case.check(&mut gpu, &scene("conv2d_input_grad"));
+        let case = Case::new(&[x, y], |b, v| b.conv2d_filter_grad(v[0], v[1], g));
+        case.check(&mut gpu, &scene("conv2d_filter_grad"));
+    }
+}
+
 #[test]
 fn a_small_value_in_a_long_slot_is_bound_by_its_own_length() {
     // The slots of the first plan, which the second uses too, are longer than a binding.

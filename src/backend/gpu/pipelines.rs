@@ -1,6 +1,7 @@
 //! Pipelines, built by threads of their own while the caller goes on.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::cache::CompiledPipelines;
@@ -119,8 +120,14 @@ impl Shared {
                 return;
             };
             drop(state);
-            let result = build(&self.context, &program, self.cache.as_ref())
-                .map_err(|error| error.to_string());
+            // A panic in a driver's compiler must not leave those who wait for its pipeline.
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                build(&self.context, &program, self.cache.as_ref())
+            }));
+            let result = match result {
+                Ok(built) => built.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("building '{}' panicked", program.shader)),
+            };
             let mut state = self.lock();
             state.done.insert(program, result);
             let (done, wanted) = (state.done.len(), state.wanted);
@@ -128,7 +135,8 @@ impl Shared {
             drop(state);
             log::debug!("{done} of {wanted} pipelines are built");
             if let Some(on_pipelines) = &self.on_pipelines {
-                on_pipelines(done, wanted);
+                // Nor must a panic in the host's callback.
+                let _ = catch_unwind(AssertUnwindSafe(|| on_pipelines(done, wanted)));
             }
         }
     }

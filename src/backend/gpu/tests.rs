@@ -82,7 +82,9 @@ fn kernels() -> Vec<Kernel> {
         let how = MatMul { transpose_a, transpose_b };
         Kernel::MatMul(Product { batch: 2, m: 13, n: 19, k: 37, how }, None)
     };
+    let large = Product { batch: 1, m: 2048, n: 2048, k: 16, how: MatMul::default() };
     let mut kernels = vec![
+        Kernel::MatMul(large, None),
         product(false, false),
         product(true, true),
         Kernel::MatMul(
@@ -215,6 +217,9 @@ fn every_shader_is_used_and_valid() {
     }
     assert!(wrong.is_empty(), "invalid: {wrong:?}");
     assert!(unused.is_empty(), "no kernel of this test launches {unused:?}");
+    for tile in ["TILE: u32 = 64u", "TILE: u32 = 128u"] {
+        assert!(programs().iter().any(|p| p.variant.contains(tile)), "no product with {tile}");
+    }
 }
 
 #[test]
