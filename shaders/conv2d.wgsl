@@ -11,7 +11,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read> w: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-//!include tiles
 //!include quads
 //!include convolution
 //!include space

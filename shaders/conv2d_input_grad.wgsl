@@ -16,7 +16,6 @@ struct Params {
 override PHASES_H: u32;
 override PHASES_W: u32;
 
-//!include tiles
 //!include quads
 //!include convolution
 //!include space

@@ -18,7 +18,6 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-//!include tiles
 //!include space
 //!epilogue
 

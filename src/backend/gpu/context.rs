@@ -55,20 +55,41 @@ pub(super) fn check_limits(limits: &wgpu::Limits, name: &str) -> Result<()> {
     }
 }
 
+/// Whether an adapter multiplies matrices of 8 × 8 single-precision numbers by itself.
+fn has_small_matrices(adapter: &wgpu::Adapter) -> bool {
+    use wgpu::CooperativeScalarType::F32;
+    let fits = |p: &wgpu::CooperativeMatrixProperties| {
+        [p.m_size, p.n_size, p.k_size] == [8; 3] && p.ab_type == F32 && p.cr_type == F32
+    };
+    let offered = adapter.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    offered && adapter.cooperative_matrix_properties().iter().any(fits)
+}
+
 impl Context {
     /// Opens a device of our own on an adapter.
     ///
     /// # Errors
     /// When the adapter lacks a needed limit or gives no device.
-    pub(super) fn open(adapter: &wgpu::Adapter) -> Result<Arc<Self>> {
+    ///
+    /// With `experiments` it has cooperative matrices, if the adapter multiplies 8 × 8 of them in
+    /// single precision.
+    pub(super) fn open(adapter: &wgpu::Adapter, experiments: bool) -> Result<Arc<Self>> {
         let info = adapter.get_info();
-        let (features, limits) = requirements(adapter);
+        let (mut features, limits) = requirements(adapter);
         check_limits(&limits, &info.name)?;
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if experiments && has_small_matrices(adapter) {
+            features |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: the host asked for it, told by `Options::cooperative_matrices` what it means;
+            // the one shader that uses it keeps to the rules that naga validates.
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("priorfit"),
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features,
             ..wgpu::DeviceDescriptor::default()
         };
         let opened = pollster::block_on(adapter.request_device(&descriptor));
@@ -173,9 +194,9 @@ impl Adapter {
         self.inner.features().contains(Features::SUBGROUP)
     }
 
-    /// Whether it multiplies small matrices by itself.
+    /// Whether it multiplies small matrices of single precision by itself.
     pub fn has_cooperative_matrix(&self) -> bool {
-        self.inner.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        has_small_matrices(&self.inner)
     }
 
     /// Whether it is hardware, and not a program that plays a GPU on the processor.

@@ -58,6 +58,10 @@ pub struct Options {
     /// Whether the prior's factor columns are stored in half precision: half the memory and
     /// traffic of the largest tensors, for a relative error of 2⁻¹¹ in each of their elements.
     pub half_factor: bool,
+    /// Whether products use a device's own small matrices, if it has them and they qualify. wgpu
+    /// calls them experimental and does not vouch for the absence of undefined behaviour in its
+    /// own code for them. A shared device has them if its host made it so.
+    pub cooperative_matrices: bool,
     /// Most bytes of a buffer that are bound at a time; what the device allows if none.
     pub binding_limit: Option<u64>,
     /// What [`Device::compiled_pipelines`] gave an earlier run.
@@ -77,6 +81,7 @@ impl Default for Options {
             budget: Duration::from_millis(50),
             duty: 1.0,
             half_factor: false,
+            cooperative_matrices: false,
             binding_limit: None,
             compiled_pipelines: None,
             on_pipelines: None,
@@ -111,7 +116,7 @@ impl Device {
     /// # Errors
     /// When the adapter lacks a needed limit or gives no device.
     pub fn open(adapter: &Adapter, options: Options) -> Result<Self> {
-        let context = Context::open(&adapter.inner)?;
+        let context = Context::open(&adapter.inner, options.cooperative_matrices)?;
         if let Some(on_device) = &options.on_device {
             on_device(&context.device);
         }
@@ -137,6 +142,7 @@ impl Device {
             align: (device.min_storage_buffer_offset_alignment / 4).max(1) as usize,
             half_factor: options.half_factor,
             subgroups: false,
+            cooperative: false,
         };
         let (limits, variants) = qualify::variants(&context, limits);
         Ok(Device { variants, ..Self::bare(context, limits, options) })

@@ -8,7 +8,7 @@ use super::lower::Limits;
 use super::{Device, Gpu};
 use crate::backend::Backend;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Graph, Hyper, Leaf, LeafKind, Method, PriorTerm, Update, ValueId};
+use crate::graph::{Graph, Hyper, Leaf, LeafKind, MatMul, Method, PriorTerm, Update, ValueId};
 use crate::plan::Plan;
 use crate::rng::{Key, Stream};
 use crate::tensor::Shape;
@@ -30,25 +30,50 @@ const TOLERANCE: f32 = 1e-5;
 const LEN: usize = 10_007;
 const RANK: usize = 5;
 
+/// Results by name.
+type Results = Vec<(&'static str, Vec<f32>)>;
+
 /// The limits with the variants that qualify, and what became of each.
 pub(super) fn variants(context: &Arc<Context>, plain: Limits) -> (Limits, Vec<Variant>) {
-    let wanted = Limits { subgroups: true, ..plain };
-    let verdict = match context.device.features().contains(wgpu::Features::SUBGROUP) {
-        true => compare(context, plain, wanted),
+    let features = context.device.features();
+    let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
+    let by_subgroups = Limits { subgroups: true, ..plain };
+    let subgroups =
+        judge("subgroups", has_subgroups, || compare(context, plain, by_subgroups, updated));
+    let has_matrices =
+        has_subgroups && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    let by_matrices = Limits { cooperative: true, ..plain };
+    let cooperative = judge("cooperative matrices", has_matrices, || {
+        compare(context, plain, by_matrices, multiplied)
+    });
+    let limits = Limits { subgroups: subgroups.used, cooperative: cooperative.used, ..plain };
+    let variants = vec![subgroups, cooperative];
+    for Variant { name, reason, .. } in &variants {
+        if let Some(reason) = reason {
+            log::info!("'{}' runs without {name}: {reason}", context.info.name);
+        }
+    }
+    (limits, variants)
+}
+
+fn judge(name: &'static str, offered: bool, compare: impl FnOnce() -> Result<()>) -> Variant {
+    let verdict = match offered {
+        true => compare(),
         false => Err(Error::new(Kind::Device, "the device was made without them")),
     };
     let reason = verdict.err().map(|error| error.to_string());
-    if let Some(reason) = &reason {
-        log::info!("'{}' runs without subgroups: {reason}", context.info.name);
-    }
-    let limits = if reason.is_none() { wanted } else { plain };
-    (limits, vec![Variant { name: "subgroups", used: reason.is_none(), reason }])
+    Variant { name, used: reason.is_none(), reason }
 }
 
-/// Compares an update under both limits.
-pub(super) fn compare(context: &Arc<Context>, plain: Limits, variant: Limits) -> Result<()> {
-    let expected = updated(context, plain)?;
-    let got = updated(context, variant)?;
+/// Compares what `run` computes under both limits.
+pub(super) fn compare(
+    context: &Arc<Context>,
+    plain: Limits,
+    variant: Limits,
+    run: fn(&Arc<Context>, Limits) -> Result<Results>,
+) -> Result<()> {
+    let expected = run(context, plain)?;
+    let got = run(context, variant)?;
     for ((name, got), (_, expected)) in got.iter().zip(&expected) {
         let scale = expected.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
         for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
@@ -62,8 +87,27 @@ pub(super) fn compare(context: &Arc<Context>, plain: Limits, variant: Limits) ->
     Ok(())
 }
 
+/// A matrix product with partial tiles on all sides.
+fn multiplied(context: &Arc<Context>, limits: Limits) -> Result<Results> {
+    const EXTENTS: [usize; 3] = [100, 70, 90];
+    let [m, k, n] = EXTENTS;
+    let mut g = Graph::new();
+    let (a, b) = (g.input("a", &[m, k].into())?, g.input("b", &[k, n].into())?);
+    let product = g.matmul(a, b, MatMul::default())?;
+    g.set_output("product", product);
+    let mut gpu = Gpu::new(&Device::bare(Arc::clone(context), limits, Default::default()));
+    let plan = gpu.load(Plan::compile(&g)?)?;
+    for (lane, (leaf, value)) in g.leaves().enumerate() {
+        gpu.write(plan, &leaf.name, &data(leaf, g.shape(value).len(), lane as u64))?;
+    }
+    gpu.run(plan)?;
+    let mut product = vec![0.0; m * n];
+    gpu.read(plan, "product", &mut product)?;
+    Ok(vec![("a product", product)])
+}
+
 /// θ' and the sums of one step.
-fn updated(context: &Arc<Context>, limits: Limits) -> Result<Vec<(&'static str, Vec<f32>)>> {
+pub(super) fn updated(context: &Arc<Context>, limits: Limits) -> Result<Results> {
     let mut gpu = Gpu::new(&Device::bare(Arc::clone(context), limits, Default::default()));
     let graph = graph()?;
     let plan = gpu.load(Plan::compile(&graph)?)?;

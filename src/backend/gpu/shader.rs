@@ -20,9 +20,9 @@ pub(super) const SHADERS: [Source; 21] = sources!(
 );
 
 /// What several shaders include.
-const SHARED: [Source; 11] = sources!(
+const SHARED: [Source; 12] = sources!(
     "shared/": "add_up", "add_up_subgroups", "convolution", "grid", "philox", "quads", "rows",
-    "space", "strided", "tiles", "window",
+    "space", "strided", "tiles", "tiles_cooperative", "window",
 );
 
 /// Where a shader takes in the text of its variant.
@@ -35,7 +35,12 @@ const INSERTIONS: [&str; 3] = ["//!tape", "//!epilogue", "//!variant"];
 pub(super) fn assemble(name: &str, variant: &str) -> Result<String> {
     let mut text = String::new();
     append(find(&SHADERS, name)?, variant, &mut text)?;
-    Ok(text)
+    // Extensions are enabled before anything is declared.
+    let is_enabling = |line: &&str| line.starts_with("enable ");
+    let enabling: String =
+        text.lines().filter(is_enabling).map(|line| format!("{line}\n")).collect();
+    let rest = text.lines().filter(|line| !is_enabling(line));
+    Ok(enabling + &rest.map(|line| format!("{line}\n")).collect::<String>())
 }
 
 /// A part that shaders include, with its own includes.

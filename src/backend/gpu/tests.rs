@@ -21,8 +21,13 @@ use crate::kernel::matmul::Product;
 use crate::plan::{Place, Plan};
 
 /// What every device offers.
-const LIMITS: Limits =
-    Limits { binding: 32 << 20, align: 64, half_factor: false, subgroups: false };
+const LIMITS: Limits = Limits {
+    binding: 32 << 20,
+    align: 64,
+    half_factor: false,
+    subgroups: false,
+    cooperative: false,
+};
 
 const CONV: Conv2d = Conv2d {
     batch: 3,
@@ -180,7 +185,7 @@ fn launches(limits: &Limits) -> Vec<Launch> {
 }
 
 fn programs() -> HashSet<Arc<Program>> {
-    let half = Limits { half_factor: true, subgroups: true, ..LIMITS };
+    let half = Limits { half_factor: true, subgroups: true, cooperative: true, ..LIMITS };
     let launches = launches(&LIMITS).into_iter().chain(launches(&half));
     launches.map(|launch| launch.program).collect()
 }
@@ -195,7 +200,9 @@ fn validated_text(name: &str, text: &str) -> (Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
     // Halves in words, which all but the oldest OpenGL devices unpack.
-    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP;
+    let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::SUBGROUP
+        | Capabilities::COOPERATIVE_MATRIX;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
     validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
@@ -236,6 +243,18 @@ fn every_shader_translates_to_every_platform() {
         let options = naga::back::spv::Options::default();
         naga::back::spv::write_vec(&module, &info, &options, None)
             .unwrap_or_else(|e| panic!("{} to SPIR-V: {e}", program.shader));
+        let options = naga::back::msl::Options {
+            // Small matrices need 2.3.
+            lang_version: (2, 4),
+            fake_missing_bindings: true,
+            ..naga::back::msl::Options::default()
+        };
+        naga::back::msl::write_string(&module, &info, &options, &Default::default())
+            .unwrap_or_else(|e| panic!("{} to Metal: {e}", program.shader));
+        // DirectX has no small matrices, and wgpu offers none there.
+        if program.variant.contains("tiles_cooperative") {
+            continue;
+        }
         let options = naga::back::hlsl::Options::default();
         let pipeline = naga::back::hlsl::PipelineOptions::default();
         let mut text = String::new();
@@ -243,12 +262,6 @@ fn every_shader_translates_to_every_platform() {
         writer
             .write(&module, &info, None)
             .unwrap_or_else(|e| panic!("{} to HLSL: {e}", program.shader));
-        let options = naga::back::msl::Options {
-            fake_missing_bindings: true,
-            ..naga::back::msl::Options::default()
-        };
-        naga::back::msl::write_string(&module, &info, &options, &Default::default())
-            .unwrap_or_else(|e| panic!("{} to Metal: {e}", program.shader));
     }
 }
 

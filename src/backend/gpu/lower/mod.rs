@@ -30,6 +30,8 @@ pub(super) struct Limits {
     pub half_factor: bool,
     /// Whether sums within a workgroup go through subgroups first.
     pub subgroups: bool,
+    /// Whether products are formed from the device's own small matrices.
+    pub cooperative: bool,
 }
 
 /// The launches of a kernel, in order.

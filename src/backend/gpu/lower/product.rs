@@ -25,13 +25,18 @@ const LARGE_MIN: usize = 96;
 struct Tiles {
     side: usize,
     tiling: Tiling,
+    cooperative: bool,
 }
 
 impl Tiles {
     /// Tiles of `z` matrices of `rows` by `columns`.
-    fn new(rows: usize, columns: usize, z: usize) -> Self {
+    fn new(rows: usize, columns: usize, z: usize, limits: &Limits) -> Self {
         let tiles = |side: usize| rows.div_ceil(side) * columns.div_ceil(side) * z;
-        let large = rows >= LARGE_MIN && columns >= LARGE_MIN && tiles(128) >= WORKGROUPS_WANTED;
+        let cooperative = limits.cooperative;
+        let large = !cooperative
+            && rows >= LARGE_MIN
+            && columns >= LARGE_MIN
+            && tiles(128) >= WORKGROUPS_WANTED;
         let side = if large { 128 } else { 64 };
         let tiling = Tiling {
             rows: rows as u32,
@@ -43,11 +48,14 @@ impl Tiles {
             spare1: 0,
             spare2: 0,
         };
-        Tiles { side, tiling }
+        Tiles { side, tiling, cooperative }
     }
 
     fn variant(&self) -> String {
-        format!("const TILE: u32 = {}u;\n", self.side)
+        match self.cooperative {
+            true => "//!include tiles_cooperative\n".to_string(),
+            false => format!("const TILE: u32 = {}u;\n//!include tiles\n", self.side),
+        }
     }
 
     fn count(&self) -> usize {
@@ -114,7 +122,7 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
     };
     let launch = |part: Range<usize>| {
         let (rows, z) = if by_rows { (part.len(), 1) } else { (m, part.len()) };
-        let tiles = Tiles::new(rows, n, z);
+        let tiles = Tiles::new(rows, n, z, limits);
         let (a_step, a_row) = if how.transpose_a { (m, 1) } else { (1, k) };
         let (b_step, b_column) = if how.transpose_b { (1, k) } else { (n, 1) };
         let params = params::MatMul {
@@ -191,7 +199,7 @@ pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Resu
     let launch = |part: Range<usize>| {
         let geometry = geometry(g, part.len());
         let columns = part.len() * g.output[0] * g.output[1];
-        let tiles = Tiles::new(g.out_channels / g.groups, columns, g.groups);
+        let tiles = Tiles::new(g.out_channels / g.groups, columns, g.groups, limits);
         let (builder, workgroups) = match is_depthwise(g) {
             true => depthwise("forward", geometry, part.len() * after),
             false => {
@@ -225,7 +233,7 @@ pub(super) fn input_grad(
         let geometry = geometry(g, part.len());
         let columns = part.len() * across[0] * across[1];
         let z = g.groups * phases[0] * phases[1];
-        let tiles = Tiles::new(g.in_channels / g.groups, columns, z);
+        let tiles = Tiles::new(g.in_channels / g.groups, columns, z, limits);
         let (builder, workgroups) = match is_depthwise(g) {
             true => depthwise("input_grad", geometry, part.len() * before),
             false => {
@@ -264,7 +272,7 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
     let rows = g.out_channels / g.groups;
     let columns = g.in_channels / g.groups * g.kernel[0] * g.kernel[1];
     let depth = parts[0].len() * g.output[0] * g.output[1];
-    let tiles = Tiles::new(rows, columns, g.groups).count();
+    let tiles = Tiles::new(rows, columns, g.groups, limits).count();
     let wanted = WORKGROUPS_WANTED.div_ceil(tiles.max(1));
     let each = wanted.min(depth / SEGMENT_MIN).max(1);
     let segments = each * parts.len();
@@ -274,7 +282,7 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
         _ => (Bound::Scratch, segments * filter_len),
     };
     let launch = |(number, part): (usize, &Range<usize>)| {
-        let tiles = Tiles::new(rows, columns, g.groups * each);
+        let tiles = Tiles::new(rows, columns, g.groups * each, limits);
         let params = params::FilterGrad {
             tiling: tiles.tiling,
             geometry: geometry(g, part.len()),

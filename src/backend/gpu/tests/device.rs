@@ -21,18 +21,26 @@ fn context() -> Option<Arc<Context>> {
         assert!(!required, "PRIORFIT_REQUIRE_GPU is 1, but no adapter was found");
         println!("skipped: no adapter was found");
     }
-    adapter.map(|adapter| Context::open(&adapter.inner).expect("a device"))
+    adapter.map(|adapter| Context::open(&adapter.inner, false).expect("a device"))
 }
 
-const LIMITS: Limits = Limits { binding: 1 << 20, align: 64, half_factor: false, subgroups: false };
+const LIMITS: Limits = Limits {
+    binding: 1 << 20,
+    align: 64,
+    half_factor: false,
+    subgroups: false,
+    cooperative: false,
+};
 
 #[test]
 fn a_variant_that_computes_something_else_is_found_out() {
     let Some(context) = context() else { return };
-    qualify::compare(&context, LIMITS, LIMITS).expect("a kernel agrees with itself");
+    qualify::compare(&context, LIMITS, LIMITS, qualify::updated)
+        .expect("a kernel agrees with itself");
     // Columns in half precision are off by far more than an order of summation.
     let wrong = Limits { half_factor: true, ..LIMITS };
-    let error = qualify::compare(&context, LIMITS, wrong).expect_err("other numbers");
+    let error =
+        qualify::compare(&context, LIMITS, wrong, qualify::updated).expect_err("other numbers");
     assert!(error.to_string().contains("expected"), "{error}");
 }
 

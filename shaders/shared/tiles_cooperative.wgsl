@@ -1,0 +1,110 @@
+enable wgpu_cooperative_matrix;
+
+// Tiles, multiplied by the device's own matrices: the same as `tiles`, but the eight subgroups of a
+// workgroup each compute eight rows of a tile as eight small matrices. Devices with other subgroups
+// compute something else, and are found out before this is used.
+
+//!include grid
+
+const TILE: u32 = 64u;
+const DEPTH: u32 = 16u;
+const QUADS: u32 = 16u;
+const OUTSIDE: u32 = 0xffffffffu;
+
+struct Tiling {
+    rows: u32,
+    columns: u32,
+    row_tiles: u32,
+    column_tiles: u32,
+    tiles: u32,
+    spare0: u32,
+    spare1: u32,
+    spare2: u32,
+}
+
+override A_ALONG_SUM: bool;
+override B_ALONG_SUM: bool;
+
+// A as [step, row], then B as [step, column]; in the end the tile as [row, column].
+var<workgroup> stage: array<f32, TILE * TILE>;
+const B_STAGE: u32 = DEPTH * TILE;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_id) subgroup: u32,
+) {
+    // Workgroups beyond the last tile work along, since small matrices want uniform control flow,
+    // and write nothing.
+    let tile = fold(group, grid);
+    let column0 = tile % params.tiling.column_tiles * TILE;
+    let row0 = tile / params.tiling.column_tiles % params.tiling.row_tiles * TILE;
+    let z = tile / (params.tiling.column_tiles * params.tiling.row_tiles);
+
+    let a_quad = select(lane % QUADS, lane / DEPTH, A_ALONG_SUM);
+    let a_step = select(lane / QUADS, lane % DEPTH, A_ALONG_SUM);
+    let b_quad = select(lane % QUADS, lane / DEPTH, B_ALONG_SUM);
+    let b_step = select(lane / QUADS, lane % DEPTH, B_ALONG_SUM);
+    let rows = rows_of(z, row0 + a_quad * 4u);
+    let columns = columns_of(z, column0 + b_quad * 4u);
+
+    let first = subgroup % 8u * 8u;
+    var c0 = coop_mat8x8<f32, C>();
+    var c1 = coop_mat8x8<f32, C>();
+    var c2 = coop_mat8x8<f32, C>();
+    var c3 = coop_mat8x8<f32, C>();
+    var c4 = coop_mat8x8<f32, C>();
+    var c5 = coop_mat8x8<f32, C>();
+    var c6 = coop_mat8x8<f32, C>();
+    var c7 = coop_mat8x8<f32, C>();
+    let range = sum_range(z);
+    for (var k0 = range.x; k0 < range.y; k0 += DEPTH) {
+        var a = vec4(0.0);
+        var b = vec4(0.0);
+        if k0 + a_step < range.y {
+            a = quad_a(rows, k0 + a_step);
+        }
+        if k0 + b_step < range.y {
+            b = quad_b(columns, k0 + b_step);
+        }
+        for (var i = 0u; i < 4u; i++) {
+            stage[a_step * TILE + a_quad * 4u + i] = a[i];
+            stage[B_STAGE + b_step * TILE + b_quad * 4u + i] = b[i];
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < DEPTH; k += 8u) {
+            let left = coopLoad<coop_mat8x8<f32, A>>(&stage[k * TILE + first], TILE);
+            let at = B_STAGE + k * TILE;
+            c0 = coopMultiplyAdd(left, coopLoadT<coop_mat8x8<f32, B>>(&stage[at], TILE), c0);
+            c1 = coopMultiplyAdd(left, coopLoadT<coop_mat8x8<f32, B>>(&stage[at + 8u], TILE), c1);
+            c2 = coopMultiplyAdd(left, coopLoadT<coop_mat8x8<f32, B>>(&stage[at + 16u], TILE), c2);
+            c3 = coopMultiplyAdd(left, coopLoadT<coop_mat8x8<f32, B>>(&stage[at + 24u], TILE), c3);
+            c4 = coopMultiplyAdd(left, coopLoadT<coop_mat8x8<f32, B>>(&stage[at + 32u], TILE), c4);
+            c5 = coopMultiplyAdd(left, coopLoadT<coop_mat8x8<f32, B>>(&stage[at + 40u], TILE), c5);
+            c6 = coopMultiplyAdd(left, coopLoadT<coop_mat8x8<f32, B>>(&stage[at + 48u], TILE), c6);
+            c7 = coopMultiplyAdd(left, coopLoadT<coop_mat8x8<f32, B>>(&stage[at + 56u], TILE), c7);
+        }
+        workgroupBarrier();
+    }
+
+    let target_row = first * TILE;
+    coopStoreT(c0, &stage[target_row], TILE);
+    coopStoreT(c1, &stage[target_row + 8u], TILE);
+    coopStoreT(c2, &stage[target_row + 16u], TILE);
+    coopStoreT(c3, &stage[target_row + 24u], TILE);
+    coopStoreT(c4, &stage[target_row + 32u], TILE);
+    coopStoreT(c5, &stage[target_row + 40u], TILE);
+    coopStoreT(c6, &stage[target_row + 48u], TILE);
+    coopStoreT(c7, &stage[target_row + 56u], TILE);
+    workgroupBarrier();
+    let elements = select(0u, TILE * TILE, tile < params.tiling.tiles);
+    for (var e = lane; e < elements; e += WORKGROUP) {
+        let row = place_row(z, row0 + e / TILE);
+        let column = place_column(z, column0 + e % TILE);
+        if row != OUTSIDE && column != OUTSIDE {
+            finish(row + column, stage[e]);
+        }
+    }
+}
