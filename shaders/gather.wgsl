@@ -1,18 +1,7 @@
 // gather: given rows of one axis.
 
-//!include grid
+//!include indexed
 
-struct Params {
-    len: u32,
-    // Extent of the axis, rows taken, elements of a row.
-    extent: u32,
-    count: u32,
-    inner: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
 @group(0) @binding(4) var<storage, read> rows: array<u32>;
 
 @compute @workgroup_size(WORKGROUP)

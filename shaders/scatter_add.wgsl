@@ -1,19 +1,8 @@
 // scatter_add: rows added into a zero tensor. Each element of the result sums what belongs to it,
 // in the order of the rows, so no two threads meet.
 
-//!include grid
+//!include indexed
 
-struct Params {
-    len: u32,
-    // Extent of the axis, rows added, elements of a row.
-    extent: u32,
-    count: u32,
-    inner: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
 // For each row of the result, where its sources start; then the sources.
 @group(0) @binding(4) var<storage, read> sources: array<u32>;
 

@@ -14,7 +14,7 @@
 //                                OUTSIDE where there is none
 //   finish(index, value)         writes an element
 
-//!include grid
+//!include tiling
 
 // TILE is 64 or 128, set by the variant.
 const DEPTH: u32 = 1024u / TILE;
@@ -22,21 +22,6 @@ const QUADS: u32 = TILE / 4u;
 const REPEAT: u32 = TILE / 64u;
 // One more than a row of vectors, so that threads that walk along the sum hit different banks.
 const PITCH: u32 = QUADS + 1u;
-const OUTSIDE: u32 = 0xffffffffu;
-
-struct Tiling {
-    rows: u32,
-    columns: u32,
-    row_tiles: u32,
-    column_tiles: u32,
-    tiles: u32,
-    spare0: u32,
-    spare1: u32,
-    spare2: u32,
-}
-
-override A_ALONG_SUM: bool;
-override B_ALONG_SUM: bool;
 
 var<workgroup> tile_a: array<vec4<f32>, DEPTH * PITCH>;
 var<workgroup> tile_b: array<vec4<f32>, DEPTH * PITCH>;

@@ -4,26 +4,11 @@ enable wgpu_cooperative_matrix;
 // workgroup each compute eight rows of a tile as eight small matrices. Devices with other subgroups
 // compute something else, and are found out before this is used.
 
-//!include grid
+//!include tiling
 
 const TILE: u32 = 64u;
 const DEPTH: u32 = 16u;
 const QUADS: u32 = 16u;
-const OUTSIDE: u32 = 0xffffffffu;
-
-struct Tiling {
-    rows: u32,
-    columns: u32,
-    row_tiles: u32,
-    column_tiles: u32,
-    tiles: u32,
-    spare0: u32,
-    spare1: u32,
-    spare2: u32,
-}
-
-override A_ALONG_SUM: bool;
-override B_ALONG_SUM: bool;
 
 // A as [step, row], then B as [step, column]; in the end the tile as [row, column].
 var<workgroup> stage: array<f32, TILE * TILE>;

@@ -1,0 +1,15 @@
+// Indexed: rows of one axis, taken or added by number.
+
+//!include grid
+
+struct Params {
+    len: u32,
+    // Extent of the axis, rows taken or added, elements of a row.
+    extent: u32,
+    count: u32,
+    inner: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
