@@ -533,8 +533,7 @@ fn more_memory_than_there_is_is_an_error() {
     let Some(mut gpu) = open(Options::default()) else { return };
     let mut graph = Graph::new();
     // 64 GiB
-    let theta = graph.param("theta", &[1 << 34].into());
-    let Ok(theta) = theta else { return };
+    let theta = graph.param("theta", &[1 << 34].into()).expect("a leaf");
     let doubled = graph.add(theta, theta).expect("a node");
     let sum = graph.sum_all(doubled).expect("a node");
     graph.set_output("y", sum);
