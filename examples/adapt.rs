@@ -47,6 +47,6 @@ fn main() -> priorfit::Result<()> {
     let folder = std::env::temp_dir().join("priorfit-example");
     adapted.posterior.save(&folder)?;
     let loaded = Posterior::load(&folder)?;
-    println!("saved {} classes to {}", loaded.description().classes.len(), folder.display());
+    println!("saved {} classes to {}", loaded.description().task.outputs(), folder.display());
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::graph::Graph;
 use crate::plan::Plan;
 use crate::posterior::{FORWARD_BATCH, Network};
 use crate::step::{Recipe, apply_step, gradient_step, train_step};
-use crate::task::{LOGITS, LOSS, cross_entropy};
+use crate::task::{LOGITS, LOSS};
 
 /// Floating-point operations that take as long as moving one element to or from memory.
 const TRAFFIC: u64 = 16;
@@ -170,7 +170,8 @@ fn with_loss(network: &Network, batch: usize) -> Result<Graph> {
     let mut graph = network.graph(batch)?;
     let logits =
         graph.output(LOGITS).ok_or_else(|| Error::internal("the network to train has a head"))?;
-    let loss = cross_entropy(&mut graph, logits)?;
+    let task = network.task().ok_or_else(|| Error::internal("the network to train has a task"))?;
+    let loss = task.loss(&mut graph, logits)?;
     graph.clear_outputs();
     graph.set_output(LOSS, loss);
     Ok(graph)

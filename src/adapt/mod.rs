@@ -31,11 +31,13 @@ pub use self::source::{SourceSettings, fit_prior};
 use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
+pub use crate::posterior::metrics::Summary;
 use crate::posterior::metrics::{Report, Scored};
-use crate::posterior::{Description, Network, Posterior, VERSION, softmax};
+use crate::posterior::{Description, Network, Posterior, VERSION};
 use crate::prior::{Prior, Weights};
+use crate::task::Task;
 use crate::tensor::tensor;
 
 /// What a run is doing.
@@ -90,23 +92,6 @@ pub struct Epoch {
     pub penalty: f32,
     /// Metrics on the held-out examples, if any.
     pub validation: Option<Summary>,
-}
-
-/// The headline metrics.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Summary {
-    /// Share of examples whose likeliest class is right.
-    pub accuracy: f64,
-    /// Mean negative log-likelihood, in nats.
-    pub nll: f64,
-    /// Expected calibration error.
-    pub ece: f64,
-}
-
-impl From<&Report> for Summary {
-    fn from(report: &Report) -> Self {
-        Summary { accuracy: report.accuracy, nll: report.nll.mean, ece: report.ece }
-    }
 }
 
 /// How a run ended.
@@ -189,12 +174,12 @@ impl Adapter {
         observe: Observer<'_>,
     ) -> Result<Adapted> {
         self.settings.check(self.prior.is_some())?;
-        train.check_trainable()?;
-        validation.map_or(Ok(()), Dataset::check_labelled)?;
-        let classes = train.classes().len();
+        let task = Task::of(train)?;
+        let validation = validation.map(|data| task.align(data)).transpose()?;
+        let validation = validation.as_ref();
         let preprocess = self.preprocess.clone();
         let mut network =
-            Network::new(Arc::clone(&self.model), preprocess, Some(classes), &self.engine)?;
+            Network::new(Arc::clone(&self.model), preprocess, Some(task.clone()), &self.engine)?;
         let prior = state::choose(&self.settings, self.prior.as_ref(), &self.model)?;
         let means = prior.as_ref().map_or(Ok(Weights::new()), state::means)?;
         network.set_weights(&means)?;
@@ -211,10 +196,15 @@ impl Adapter {
         };
         let mut history = Vec::new();
         let (ending, end) = trainer.run(train, validation, &start, &mut history, observe)?;
-        let posterior = self.posterior(train, end, &history)?;
+        let posterior = |draw: Weights, history: &[Epoch]| {
+            let posterior = self.posterior(&task, train.len(), draw, history)?;
+            let posterior = posterior.with_forward_batch(memory.forward_batch);
+            // Numbers need the width of their noise, which no gradient gives.
+            posterior.with_noise_of(validation.unwrap_or(train), &self.engine, &mut |_| true)
+        };
         Ok(Adapted {
-            posterior: posterior.with_forward_batch(memory.forward_batch),
-            probe: self.posterior(train, start, &[])?.with_forward_batch(memory.forward_batch),
+            posterior: posterior(end, &history)?,
+            probe: posterior(start, &[])?,
             memory,
             history,
             ending,
@@ -251,36 +241,41 @@ impl Adapter {
             };
             observe(step) == Control::Continue
         })?;
-        let labels = train.labels(&(0..train.len()).collect::<Vec<_>>())?;
+        let task = network.task().ok_or_else(|| Error::internal("a probe has a task"))?;
+        let threads = self.engine.threads();
+        let mut targets = vec![0.0; train.len() * task.target_len(&self.preprocess)];
+        let all: Vec<usize> = (0..train.len()).collect();
+        task.fill_targets(train, &all, &self.preprocess, None, &mut targets, threads)?;
         let settings = probe::ProbeSettings {
-            classes: train.classes().len(),
+            task,
             head_variance: self.settings.head_variance,
             steps: self.settings.probe_steps,
         };
-        probe::fit(&features, &labels, settings, self.engine.threads(), observe)
+        probe::fit(&features, &targets, settings, threads, observe)
     }
 
-    fn posterior(&self, train: &Dataset, draw: Weights, history: &[Epoch]) -> Result<Posterior> {
+    fn posterior(
+        &self,
+        task: &Task,
+        examples: usize,
+        draw: Weights,
+        history: &[Epoch],
+    ) -> Result<Posterior> {
         let provenance = serde_json::json!({
             "settings": self.settings,
-            "examples": train.len(),
+            "examples": examples,
             "prior": self.prior.as_ref().map(Prior::header),
             "history": history,
         });
         let description = Description {
             version: VERSION,
             backbone: self.model.fingerprint(),
-            classes: train.classes().to_vec(),
+            task: task.clone(),
             preprocess: self.preprocess.clone(),
             provenance,
         };
         Posterior::new(description, Arc::clone(&self.model), vec![draw])
     }
-}
-
-/// Metrics of predicted logits against labels.
-pub(crate) fn summarise(logits: &Array2<f32>, labels: &[usize]) -> Result<Summary> {
-    score(&softmax(logits), labels).map(|report| Summary::from(&report))
 }
 
 /// All metrics of predicted distributions `[N, classes]` against labels.

@@ -1,8 +1,8 @@
 //! The linear probe: the head alone on features that do not change.
 //!
-//! The objective (mean cross-entropy plus |head|²/(2τN)) is convex. Its curvature is at most half
-//! the largest eigenvalue of the features' second moment, which gives the learning rate: nothing is
-//! left to tune. The whole data set is one batch.
+//! The objective (the task's mean loss plus |head|²/(2τN)) is convex. Its curvature is at most that of
+//! the loss in an output times the largest eigenvalue of the features' second moment, which gives
+//! the learning rate: nothing is left to tune. The whole data set is one batch.
 
 use std::sync::Arc;
 
@@ -11,13 +11,12 @@ use ndarray::Array2;
 use super::{Control, Observer, Phase, Progress};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::data::one_hot;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Graph, Leaf, LeafKind, PriorTerm};
 use crate::plan::Plan;
 use crate::prior::Weights;
 use crate::step::{Group, Recipe, Trainable, train_step};
-use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, linear_head};
+use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, Task, linear_head};
 use crate::tensor::tensor;
 use crate::threads::Threads;
 use crate::update::{Noise, Optimizer};
@@ -30,25 +29,26 @@ const SETTLED: f32 = 1e-5;
 const WINDOW: usize = 25;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ProbeSettings {
-    pub(super) classes: usize,
+pub(super) struct ProbeSettings<'a> {
+    pub(super) task: &'a Task,
     /// τ
     pub(super) head_variance: f64,
     /// Most steps.
     pub(super) steps: usize,
 }
 
-/// The head that minimises the objective on `features: [N, F]`.
+/// The head that minimises the objective on `features: [N, F]` and their `targets`, as the task has
+/// them.
 pub(super) fn fit(
     features: &Array2<f32>,
-    labels: &[usize],
-    settings: ProbeSettings,
+    targets: &[f32],
+    settings: ProbeSettings<'_>,
     threads: &Arc<Threads>,
     observe: Observer<'_>,
 ) -> Result<Weights> {
     let (n, f) = features.dim();
-    let classes = settings.classes;
-    let plan = Plan::compile(&graph(n, f, classes)?)?;
+    let outputs = settings.task.outputs();
+    let plan = Plan::compile(&graph(n, f, settings.task)?)?;
     let mut backend = Cpu::new(Arc::clone(threads));
     let plan = backend.load(plan)?;
     let x: Vec<f32> = features.iter().copied().collect();
@@ -56,16 +56,14 @@ pub(super) fn fit(
         let message = format!("feature {} of example {} is {}", at % f, at / f, x[at]);
         return Err(Error::new(Kind::Diverged, message).hint("check the images' normalisation"));
     }
-    let mut targets = vec![0.0; n * classes];
-    one_hot(labels, classes, &mut targets)?;
-    let rate = (1.0 / curvature(features)) as f32;
+    let rate = (1.0 / (settings.task.curvature() * second_moment(features))) as f32;
     let weight = (1.0 / (settings.head_variance * n as f64)) as f32;
     let noise = Noise { seed: 0, examples: n };
     let hyper = Optimizer::Sgd { momentum: MOMENTUM }.hyper(0, rate, weight, noise);
     let mut before = f32::INFINITY;
     for step in 0..settings.steps {
         backend.write(plan, FEATURES, &x)?;
-        backend.write(plan, TARGETS, &targets)?;
+        backend.write(plan, TARGETS, targets)?;
         backend.write(plan, Group::Head.hyper(), &hyper)?;
         backend.run(plan)?;
         let mut loss = [0.0];
@@ -85,17 +83,17 @@ pub(super) fn fit(
     }
     let get = |name: &str| backend.get(&Leaf { kind: LeafKind::Param, name: name.to_string() });
     Ok(Weights::from([
-        (HEAD_WEIGHT.to_string(), tensor(&[classes, f], get(HEAD_WEIGHT)?)?),
-        (HEAD_BIAS.to_string(), tensor(&[classes], get(HEAD_BIAS)?)?),
+        (HEAD_WEIGHT.to_string(), tensor(&[outputs, f], get(HEAD_WEIGHT)?)?),
+        (HEAD_BIAS.to_string(), tensor(&[outputs], get(HEAD_BIAS)?)?),
     ]))
 }
 
 /// One step of the head on `n` feature vectors.
-fn graph(n: usize, f: usize, classes: usize) -> Result<Graph> {
+fn graph(n: usize, f: usize, task: &Task) -> Result<Graph> {
     let mut graph = Graph::new();
     let features = graph.input(FEATURES, &[n, f].into())?;
-    let logits = linear_head(&mut graph, features, classes)?;
-    let loss = cross_entropy(&mut graph, logits)?;
+    let logits = linear_head(&mut graph, features, task.outputs())?;
+    let loss = task.loss(&mut graph, logits)?;
     graph.set_output(LOSS, loss);
     let prior = PriorTerm::Isotropic { centred: false };
     let trainable = [HEAD_WEIGHT, HEAD_BIAS].map(|name| Trainable {
@@ -107,9 +105,9 @@ fn graph(n: usize, f: usize, classes: usize) -> Result<Graph> {
     train_step(graph, &Recipe { trainable: trainable.to_vec(), method, clip: false })
 }
 
-/// An upper bound of the loss's curvature: half the largest eigenvalue of the second moment of the
-/// features with a constant 1 beside them for the bias (Böhning 1992), by power iteration.
-fn curvature(features: &Array2<f32>) -> f64 {
+/// An upper bound of the largest eigenvalue of the second moment of the features with a constant 1
+/// beside them for the bias, by power iteration.
+fn second_moment(features: &Array2<f32>) -> f64 {
     const ITERATIONS: usize = 30;
     /// The iteration approaches the eigenvalue from below.
     const ROOM: f64 = 1.1;
@@ -127,5 +125,5 @@ fn curvature(features: &Array2<f32>) -> f64 {
         largest = next.iter().map(|x| x * x).sum::<f64>().sqrt();
         v = next.iter().map(|x| x / largest).collect();
     }
-    ROOM * 0.5 * largest / n.max(1) as f64
+    ROOM * largest / n.max(1) as f64
 }

@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::Network;
 use crate::prior::{Header, Learned, Moments, Prior};
+use crate::task::Task;
 use crate::update::{Optimizer, Schedule};
 
 /// Settings of a prior fit.
@@ -126,13 +127,12 @@ pub fn fit_prior(
     observe: Observer<'_>,
 ) -> Result<Prior> {
     settings.check()?;
-    data.check_trainable()?;
     let per_epoch = data.len().div_ceil(settings.batch_size);
     let (burn_in, steps) = settings.steps(per_epoch)?;
     let mut moments = Moments::new(settings.rank)?;
-    let classes = data.classes().len();
     let engine = engine.into();
-    let network = Network::new(Arc::clone(model), preprocess.clone(), Some(classes), &engine)?;
+    let task = Task::of(data)?;
+    let network = Network::new(Arc::clone(model), preprocess.clone(), Some(task), &engine)?;
     let mut trainer = Trainer::new(network, training(settings, steps), None, [data.len(), 0])?;
     let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
     let head = adapter.probe(trainer.network_mut(), data, observe)?;

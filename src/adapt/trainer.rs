@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use super::memory::{self, Footprint, Job, Steps};
 use super::settings::Settings;
 use super::state::{self, ActivePrior};
-use super::{Control, Ending, Epoch, Observer, Phase, Progress, Summary, name_matches, summarise};
+use super::{Control, Ending, Epoch, Observer, Phase, Progress, Summary, name_matches};
 use crate::backend::{Backend, PlanId};
-use crate::data::{Batches, Dataset, one_hot};
+use crate::data::{Batches, Dataset};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Leaf;
-use crate::posterior::Network;
+use crate::posterior::{Network, evaluate};
 use crate::prior::Weights;
 use crate::step::{CLIP, Group, PENALTY, Recipe, SHARE, Trainable};
-use crate::task::{HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS};
+use crate::task::{COUNTED, HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, Task};
 use crate::update::Noise;
 
 /// Trains a network with a head.
@@ -253,7 +253,7 @@ impl Trainer {
         if self.filled != Some(step) {
             self.fill(train, batch, step)?;
         }
-        let last = self.launch(train, batch.len(), step)?;
+        let last = self.launch(train, step)?;
         if let Some(next) = next {
             self.fill(train, next, step + 1)?;
         }
@@ -269,13 +269,15 @@ impl Trainer {
         Ok((loss[0], penalty[0]))
     }
 
-    /// Hands a filled batch of `batch` examples to the backend; the plan that ends the step.
-    fn launch(&mut self, train: &Dataset, batch: usize, step: usize) -> Result<PlanId> {
+    /// Hands the filled batch to the backend; the plan that ends the step.
+    fn launch(&mut self, train: &Dataset, step: usize) -> Result<PlanId> {
         let numbers = self.numbers(train.len(), step);
+        let task = self.task()?.clone();
         let micro = self.footprint().micro_batch;
         let image_len = self.network.preprocess().image_len();
         let input = self.network.input_name().to_string();
-        let targets_len = train.classes().len();
+        let targets_len = task.target_len(self.network.preprocess());
+        let all = task.counted(&self.targets, targets_len);
         let images = self.images.chunks(micro * image_len);
         let backend = self.network.backend();
         let mut last = self.apply;
@@ -284,7 +286,9 @@ impl Trainer {
             let plan = self.plans[&size];
             backend.write(plan, &input, images)?;
             backend.write(plan, TARGETS, targets)?;
-            write_known(backend, plan, SHARE, &[size as f32 / batch as f32])?;
+            let counted = task.counted(targets, targets_len);
+            write_known(backend, plan, COUNTED, &[counted])?;
+            write_known(backend, plan, SHARE, &[counted / all.max(1.0)])?;
             for (name, value) in &numbers {
                 write_known(backend, plan, name, value)?;
             }
@@ -309,9 +313,10 @@ impl Trainer {
         let augmentation = self.settings.augment.at(self.settings.seed, step as u64);
         let threads = self.network.threads();
         train.fill(batch, preprocess, Some(&augmentation), &mut self.images, threads)?;
-        let classes = train.classes().len();
-        self.targets.resize(batch.len() * classes, 0.0);
-        one_hot(&train.labels(batch)?, classes, &mut self.targets)?;
+        let task = self.network.task().ok_or_else(no_task)?;
+        self.targets.resize(batch.len() * task.target_len(preprocess), 0.0);
+        let targets = &mut self.targets;
+        task.fill_targets(train, batch, preprocess, Some(&augmentation), targets, threads)?;
         self.filled = Some(step);
         Ok(())
     }
@@ -362,20 +367,27 @@ impl Trainer {
     }
 
     fn validate(&mut self, data: &Dataset, observe: Observer<'_>) -> Result<Option<Summary>> {
-        let logits = self.network.logits(data, &mut |p| {
+        let evaluation = evaluate(&mut self.network, None, data, &mut |p| {
             let phase = Phase::Validate;
             let progress =
                 Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
             observe(progress) == Control::Continue
         });
-        let logits = match logits {
+        match evaluation {
             // The weights are complete; only their score is missing.
-            Err(error) if error.kind() == Kind::Cancelled => return Ok(None),
-            other => other?,
-        };
-        let labels = data.labels(&(0..data.len()).collect::<Vec<_>>())?;
-        summarise(&logits, &labels).map(Some)
+            Err(error) if error.kind() == Kind::Cancelled => Ok(None),
+            other => other.map(|evaluation| Some(evaluation.summary())),
+        }
     }
+
+    fn task(&self) -> Result<&Task> {
+        self.network.task().ok_or_else(no_task)
+    }
+}
+
+#[cold]
+fn no_task() -> Error {
+    Error::internal("a network that is trained has a task")
 }
 
 /// Writes an input of a plan that has it: a step that trains only one group, or does not clip, or

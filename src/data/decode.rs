@@ -5,9 +5,10 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::images::Raster;
@@ -46,6 +47,30 @@ pub(super) fn file(path: &Path) -> Result<Raster<'static, u8>> {
         .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut encoded))
         .map_err(|e| Error::io("cannot read", path, e))?;
     bytes(&encoded).context(|| path.display().to_string())
+}
+
+/// Height and width of the image in a file, from its header.
+///
+/// # Errors
+/// Those of [`file`] that the header shows.
+pub(super) fn size(path: &Path) -> Result<[usize; 2]> {
+    let read = || {
+        let file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+        let reader = ImageReader::new(BufReader::new(file)).with_guessed_format();
+        let mut reader = reader.map_err(|e| Error::malformed("not an image").caused_by(e))?;
+        reader.limits(limits());
+        let mut decoder = reader.into_decoder().map_err(undecodable)?;
+        let (width, height) = decoder.dimensions();
+        let size = [height as usize, width as usize];
+        Ok(match decoder.orientation().map_err(undecodable)? {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => [size[1], size[0]],
+            _ => size,
+        })
+    };
+    read().context(|| path.display().to_string())
 }
 
 /// Decodes an image in memory.

@@ -15,6 +15,23 @@ pub(super) struct Found {
     pub ignored: usize,
 }
 
+/// Images with their masks, in the same order.
+pub(super) struct Masked {
+    pub images: Vec<PathBuf>,
+    pub masks: Vec<PathBuf>,
+    /// The lines of `classes.txt`, if there is one.
+    pub names: Option<Vec<String>>,
+}
+
+/// Folder of the images of a segmentation data set.
+const IMAGES: &str = "images";
+/// Folder of its masks.
+const MASKS: &str = "masks";
+/// The file that names its classes.
+const NAMES: &str = "classes.txt";
+/// The largest file of names that is read.
+const NAMES_BYTES_MAX: u64 = 1 << 20;
+
 /// The sorted contents of one folder.
 #[derive(Default)]
 struct Contents {
@@ -67,6 +84,46 @@ pub(super) fn images_in(root: &Path) -> Result<Found> {
 /// Whether there is a folder in `root` that is not hidden.
 pub(super) fn has_subfolders(root: &Path) -> Result<bool> {
     Ok(!contents(root)?.folders.is_empty())
+}
+
+/// Whether there are a folder of images and one of masks in `root`.
+pub(super) fn has_masks(root: &Path) -> bool {
+    [IMAGES, MASKS].iter().all(|name| root.join(name).is_dir())
+}
+
+/// Finds the images of `root` and the mask of each, by its stem.
+///
+/// # Errors
+/// When a folder cannot be read, there is no image, or an image has no mask.
+pub(super) fn masked(root: &Path) -> Result<Masked> {
+    let found = images_in(&root.join(IMAGES))?;
+    found.warn_ignored(&root.join(IMAGES));
+    let folder = root.join(MASKS);
+    let mask = |image: &PathBuf| {
+        let stem = image.file_stem().unwrap_or_default();
+        let mut name = stem.to_os_string();
+        name.push(".png");
+        let path = folder.join(name);
+        match path.is_file() {
+            true => Ok(path),
+            false => Err(Error::invalid(format!("{} has no mask", image.display()))
+                .hint(format!("expected the file {}", path.display()))),
+        }
+    };
+    let masks = found.files.iter().map(mask).collect::<Result<_>>()?;
+    Ok(Masked { images: found.files, masks, names: names(&root.join(NAMES))? })
+}
+
+/// The lines of a file that are not empty, if there is a file.
+fn names(path: &Path) -> Result<Option<Vec<String>>> {
+    let Ok(metadata) = path.metadata() else { return Ok(None) };
+    if metadata.len() > NAMES_BYTES_MAX {
+        let message = format!("{}: {} bytes", path.display(), metadata.len());
+        return Err(Error::unsupported(message).hint("expected the name of one class a line"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", path, e))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(Some(lines.map(str::to_string).collect()))
 }
 
 fn contents(folder: &Path) -> Result<Contents> {

@@ -79,6 +79,22 @@ impl Images {
         }
     }
 
+    /// Stored images have this height and width; files are not looked at.
+    pub(super) fn check_size(&self, size: [usize; 2]) -> Result<()> {
+        let own = match self {
+            Images::U8(array) => [array.shape()[1], array.shape()[2]],
+            Images::F32(array) => [array.shape()[2], array.shape()[3]],
+            Images::Files(_) => return Ok(()),
+        };
+        match own == size {
+            true => Ok(()),
+            false => Err(Error::mismatch(format!(
+                "masks of {}x{} pixels for images of {}x{}",
+                size[1], size[0], own[1], own[0]
+            ))),
+        }
+    }
+
     /// The image in `row`, which must exist.
     pub(super) fn load(&self, row: usize) -> Result<Picture<'_>> {
         match self {

@@ -150,6 +150,15 @@ pub(super) fn float32(bytes: &[u8], endian: Endian) -> f32 {
     }
 }
 
+/// The `f64` in eight `bytes`.
+pub(super) fn float64(bytes: &[u8], endian: Endian) -> f64 {
+    let &word = bytes.first_chunk::<8>().expect("a float64 element has eight bytes");
+    match endian {
+        Endian::Little => f64::from_le_bytes(word),
+        Endian::Big => f64::from_be_bytes(word),
+    }
+}
+
 fn read_exact(reader: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
     reader.read_exact(buffer).map_err(unreadable)
 }

@@ -7,14 +7,17 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 
-use ndarray::{Array4, ShapeBuilder};
+use ndarray::{Array, Dimension, IntoDimension, ShapeBuilder};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::CLASSES_MAX;
 use super::images::Images;
+use super::masks::Masks;
 use super::npy::{self, Element, Header, Number, Order};
+use super::targets::Targets;
 use crate::error::{Context, Error, Result};
 
 #[cfg(test)]
@@ -34,23 +37,23 @@ pub(super) fn is_archive(path: &Path) -> Result<bool> {
     Ok(magic == b"PK\x03\x04" || magic == b"PK\x05\x06")
 }
 
-/// Reads images and labels.
+/// Reads images, and targets with the number of their columns (1, but for labels and numbers).
 ///
 /// # Errors
 /// When the archive or an array is malformed, or has another type or shape than documented at
 /// [`Dataset::npz`](super::Dataset::npz).
-pub(super) fn read(mut reader: impl Read + Seek) -> Result<(Images, Option<Vec<usize>>)> {
+pub(super) fn read(mut reader: impl Read + Seek) -> Result<(Images, Option<(Targets, usize)>)> {
     let file_bytes = reader.seek(SeekFrom::End(0)).map_err(npy::unreadable)?;
     let mut archive = ZipArchive::new(reader).map_err(not_an_archive)?;
     let names = ["x", "y"].map(|array| entry_name(&archive, array));
     let Some(x) = &names[0] else { return Err(no_x(&archive)) };
     let images = open(&mut archive, x, file_bytes, images).context(|| "array x".to_string())?;
-    let count = images.len();
-    let labels = (names[1].as_ref())
-        .map(|y| open(&mut archive, y, file_bytes, |entry, header| labels(entry, header, count)))
+    let targets = |entry: &mut dyn Read, header: &Header| targets(entry, header, &images);
+    let targets = (names[1].as_ref())
+        .map(|y| open(&mut archive, y, file_bytes, targets))
         .transpose()
         .context(|| "array y".to_string())?;
-    Ok((images, labels))
+    Ok((images, targets))
 }
 
 fn entry_name<R: Read + Seek>(archive: &ZipArchive<R>, array: &str) -> Option<String> {
@@ -135,8 +138,13 @@ fn images(mut reader: &mut dyn Read, header: &Header) -> Result<Images> {
 }
 
 /// The elements, stored in `order`, as a row-major array.
-fn row_major<T: Clone>(dims: [usize; 4], order: Order, elements: Vec<T>) -> Result<Array4<T>> {
-    let array = Array4::from_shape_vec(dims.set_f(order == Order::ColumnMajor), elements)
+fn row_major<T: Clone, D: Dimension>(
+    dims: impl IntoDimension<Dim = D>,
+    order: Order,
+    elements: Vec<T>,
+) -> Result<Array<T, D>> {
+    let shape = dims.into_dimension().set_f(order == Order::ColumnMajor);
+    let array = Array::from_shape_vec(shape, elements)
         .map_err(|e| Error::malformed(format!("an array that cannot be: {e}")).caused_by(e))?;
     match array.is_standard_layout() {
         true => Ok(array),
@@ -144,22 +152,84 @@ fn row_major<T: Clone>(dims: [usize; 4], order: Order, elements: Vec<T>) -> Resu
     }
 }
 
-/// Reads `y`, one class index for each of `count` images.
-fn labels(mut reader: &mut dyn Read, header: &Header, count: usize) -> Result<Vec<usize>> {
+/// Reads `y`: classes `[N]`, labels or numbers `[N, D]`, or masks `[N, H, W]`.
+fn targets(
+    reader: &mut dyn Read,
+    header: &Header,
+    images: &Images,
+) -> Result<(Targets, usize)> {
+    let count = images.len();
+    let is_float = header.element.kind == Number::Float;
+    match header.shape[..] {
+        [n, ..] if n != count => {}
+        [_] | [_, 1] if is_float => {
+            return Ok((Targets::Numbers(floats(reader, header, count)?.into()), 1));
+        }
+        [_, width] if is_float => {
+            let values = floats(reader, header, count * width)?;
+            let rows = row_major([count, width], header.order, values)?;
+            return Ok((Targets::Numbers(rows.into_iter().collect()), width));
+        }
+        [_] | [_, 1] if header.element.kind != Number::Bool => {
+            let values = integers(reader, header, count, |value| value)?.into_iter().enumerate();
+            let labels = values.map(|(index, value)| label(index, value)).collect::<Result<_>>()?;
+            return Ok((Targets::Classes(labels), 1));
+        }
+        [_, width] => {
+            let values = integers(reader, header, count * width, |value| value as f32)?;
+            let rows = row_major([count, width], header.order, values)?;
+            let is_labels = rows.iter().all(|&value| value == 0.0 || value == 1.0);
+            let values = rows.into_iter().collect();
+            return Ok(match is_labels {
+                true => (Targets::Labels(values), width),
+                false => (Targets::Numbers(values), width),
+            });
+        }
+        [_, height, width] if !is_float => {
+            images.check_size([height, width])?;
+            let len = count * height * width;
+            let pixels = integers(reader, header, len, |value| u8::try_from(value).ok())?;
+            let pixels: Option<Vec<u8>> = pixels.into_iter().collect();
+            let pixels = pixels.ok_or_else(|| {
+                Error::malformed("a mask holds a number that is no class; expected 0 to 255")
+            })?;
+            let array = row_major([count, height, width], header.order, pixels)?;
+            return Ok((Targets::Masks(Arc::new(Masks::array(array))), 1));
+        }
+        _ => {}
+    }
+    Err(Error::mismatch(format!(
+        "{} labels of shape {} for {count} images",
+        header.element, header.shape,
+    ))
+    .hint(format!(
+        "expected integers [{count}] (classes), [{count},C] (labels) or [{count},H,W] (masks), or \
+         floats [{count}] or [{count},D] (numbers)"
+    )))
+}
+
+fn integers<T>(
+    mut reader: &mut dyn Read,
+    header: &Header,
+    len: usize,
+    of: impl Fn(i128) -> T,
+) -> Result<Vec<T>> {
     let element = header.element;
-    if !matches!(element.kind, Number::Signed | Number::Unsigned) {
-        return Err(Error::unsupported(format!("{element} labels; expected integers"))
-            .hint("convert them with y.astype('int64') before np.savez"));
+    let decode = |bytes: &[u8]| of(npy::integer(bytes, element));
+    npy::read_elements(&mut reader, len, element.bytes, decode)
+}
+
+fn floats(mut reader: &mut dyn Read, header: &Header, len: usize) -> Result<Vec<f32>> {
+    let Element { bytes, endian, .. } = header.element;
+    match bytes {
+        4 => npy::read_elements(&mut reader, len, 4, |bytes| npy::float32(bytes, endian)),
+        8 => npy::read_elements(&mut reader, len, 8, |bytes| npy::float64(bytes, endian) as f32),
+        _ => {
+            let message = format!("{} numbers; expected float32 or float64", header.element);
+            Err(Error::unsupported(message)
+                .hint("convert them with y.astype('float32') before np.savez"))
+        }
     }
-    if !matches!(header.shape[..], [n] | [n, 1] if n == count) {
-        return Err(Error::mismatch(format!(
-            "labels of shape {} for {count} images; expected [{count}]",
-            header.shape,
-        )));
-    }
-    let decode = |bytes: &[u8]| npy::integer(bytes, element);
-    let values = npy::read_elements(&mut reader, count, element.bytes, decode)?;
-    values.into_iter().enumerate().map(|(index, value)| label(index, value)).collect()
 }
 
 fn label(index: usize, value: i128) -> Result<usize> {

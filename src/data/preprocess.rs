@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::augment::{Flip, Variation};
 use super::images::{Picture, Raster};
+use super::masks::Mask;
 use super::resample::{Window, resample};
 use super::{Dataset, parallel};
 use crate::error::{Error, Result};
@@ -298,6 +299,59 @@ impl Preprocess {
         Some(Window { top, left, height, width })
     }
 
+    /// The mask `[H, W]` of an image under the same geometry: each pixel is the nearest one of
+    /// `mask`, or `outside` where the image does not reach.
+    pub(super) fn fit_mask(
+        &self,
+        mask: &Mask<'_>,
+        variation: &Variation,
+        outside: u8,
+    ) -> Vec<u8> {
+        let (height, width) = (mask.height as f64, mask.width as f64);
+        let whole = Window { top: 0.0, left: 0.0, height, width };
+        let window = variation.window.or_else(|| self.window(mask.height, mask.width));
+        let Window { top, left, height, width } = window.unwrap_or(whole);
+        let rows = nearest([self.height, mask.height], [top, height], variation.shift[0]);
+        let mut columns = nearest([self.width, mask.width], [left, width], variation.shift[1]);
+        if variation.flip == Flip::Horizontal {
+            columns.reverse();
+        }
+        let row = |y: Option<usize>| {
+            let pixel = move |&x: &Option<usize>| match (y, x) {
+                (Some(y), Some(x)) => mask.pixels[y * mask.width + x],
+                _ => outside,
+            };
+            columns.iter().map(pixel)
+        };
+        rows.into_iter().flat_map(row).collect()
+    }
+
+    /// A mask `[H, W]` of the input, in the pixels of an image of `size`: the inverse of how the
+    /// image became the input, to the nearest pixel; `outside` where the input did not show it.
+    ///
+    /// # Errors
+    /// When the mask has another length.
+    pub fn restore_mask(&self, mask: &[u8], size: [usize; 2], outside: u8) -> Result<Vec<u8>> {
+        if mask.len() != self.height * self.width {
+            return Err(Error::internal("a mask of the input has its size"));
+        }
+        let [height, width] = size;
+        let whole = Window { top: 0.0, left: 0.0, height: height as f64, width: width as f64 };
+        let window = self.window(height, width).unwrap_or(whole);
+        let place = |at: usize, start: f64, len: f64, target: usize| {
+            let place = (at as f64 + 0.5 - start) / len * target as f64;
+            (place >= 0.0 && place < target as f64).then_some(place as usize)
+        };
+        let row = |y: usize| {
+            let y = place(y, window.top, window.height, self.height);
+            (0..width).map(move |x| {
+                let x = place(x, window.left, window.width, self.width);
+                y.zip(x).map_or(outside, |(y, x)| mask[y * self.width + x])
+            })
+        };
+        Ok((0..height).flat_map(row).collect())
+    }
+
     /// Everything after resizing, from an image of the target's size.
     fn finish<T: Copy + Into<f32>>(
         &self,
@@ -326,6 +380,18 @@ impl Preprocess {
             row.iter_mut().for_each(|value| *value = (*value * scale - mean) / std);
         }
     }
+}
+
+/// The nearest source position to each of the target's, if it shows any: `extents` are those of
+/// target and source, `window` the start and length of the part that is seen.
+fn nearest(extents: [usize; 2], window: [f64; 2], shift: isize) -> Vec<Option<usize>> {
+    let ([target, source], [start, len]) = (extents, window);
+    let position = |at: usize| {
+        let at = at.checked_add_signed(shift).filter(|&at| at < target)?;
+        let centre = start + (at as f64 + 0.5) * len / target as f64;
+        Some((centre.max(0.0) as usize).min(source.checked_sub(1)?))
+    };
+    (0..target).map(position).collect()
 }
 
 /// Adds one row of one target channel, `place: [channel, y]`, moved by `shift`, to `row`.

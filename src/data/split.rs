@@ -1,6 +1,7 @@
-//! Stratified subsets: the same part of every class, chosen by the seed.
+//! Stratified subsets: the same part of every class, chosen by the seed. Examples whose targets are
+//! no classes count as one class.
 
-use super::{Dataset, unlabelled};
+use super::{Dataset, TargetKind, unlabelled};
 use crate::error::{Error, Result};
 use crate::rng::{Key, Stream};
 
@@ -58,6 +59,10 @@ impl Dataset {
 
     /// The examples of each class.
     fn members(&self) -> Result<Vec<Vec<usize>>> {
+        self.check_labelled()?;
+        if self.target_kind() != Some(TargetKind::Class) {
+            return Ok(vec![(0..self.len()).collect()]);
+        }
         let mut members = vec![Vec::new(); self.classes().len()];
         for index in 0..self.len() {
             members[self.label(index).ok_or_else(unlabelled)?].push(index);

@@ -75,8 +75,8 @@ impl Posterior {
         }
         let path = folder.join(DRAWS);
         let draws = parse_draws(&read(&path)?).context(|| path.display().to_string())?;
-        let classes = description.classes.len();
-        check_draws(&model, &draws, classes).context(|| path.display().to_string())?;
+        let outputs = description.task.outputs();
+        check_draws(&model, &draws, outputs).context(|| path.display().to_string())?;
         Posterior::new(description, Arc::new(model), draws)
     }
 
@@ -139,7 +139,7 @@ fn parse_weight(view: &TensorView<'_>) -> Result<Tensor> {
 }
 
 /// Every draw has the same parameters: the backbone's, with its shapes, and a head's.
-fn check_draws(model: &Model, draws: &[Weights], classes: usize) -> Result<()> {
+fn check_draws(model: &Model, draws: &[Weights], outputs: usize) -> Result<()> {
     let shapes = |draw: &Weights| -> Vec<(String, Vec<usize>)> {
         draw.iter().map(|(name, w)| (name.clone(), w.shape().to_vec())).collect()
     };
@@ -149,8 +149,8 @@ fn check_draws(model: &Model, draws: &[Weights], classes: usize) -> Result<()> {
     }
     for name in [HEAD_WEIGHT, HEAD_BIAS] {
         let rows = draws[0].get(name).and_then(|w| w.shape().first().copied());
-        if rows != Some(classes) {
-            let message = format!("the draws have no '{name}' for {classes} classes");
+        if rows != Some(outputs) {
+            let message = format!("the draws have no '{name}' for {outputs} outputs");
             return Err(Error::mismatch(message));
         }
     }

@@ -1,4 +1,5 @@
-//! How good predicted probabilities are: accuracy, likelihood, calibration, and errors by class.
+//! How good predictions are; here of classes: accuracy, likelihood, calibration, errors by class.
+//! [`LabelReport`], [`NumberReport`] and [`MaskReport`] are of the other tasks.
 //!
 //! Everything is a pure function of the probabilities p, `[N, C]`, and the labels y:
 //!
@@ -10,11 +11,22 @@
 //! (Guo et al. 2017 for the ECE, Brier 1950.) Probabilities are what is averaged over posterior
 //! draws, never logits: by Jensen's inequality the NLL of the average is at most the average NLL.
 
+mod multilabel;
+mod regression;
+mod reliability;
+mod segmentation;
+mod summary;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::Serialize;
 
+pub use self::multilabel::{Label, LabelReport};
+pub use self::regression::{NumberReport, Output};
+use self::reliability::Reliability;
+pub use self::segmentation::{MaskClass, MaskReport, MaskScores};
+pub use self::summary::{Measure, Summary};
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, Tensor, contiguous};
 
@@ -164,30 +176,12 @@ impl<'a> Scored<'a> {
     /// When `count` is 0.
     pub fn reliability(&self, count: usize) -> Vec<Bin> {
         assert!(count > 0, "a reliability diagram has at least one bin");
-        let width = 1.0 / count as f64;
-        let mut bins: Vec<Bin> = (0..count)
-            .map(|index| Bin {
-                low: index as f64 * width,
-                high: (index + 1) as f64 * width,
-                count: 0,
-                confidence: 0.0,
-                accuracy: 0.0,
-            })
-            .collect();
+        let mut diagram = Reliability::new(count);
         for (row, label) in self.examples() {
             let (class, confidence) = largest(row);
-            // Bins are closed above; what rounds above 1 belongs to the last.
-            let index = (confidence * count as f64).ceil() as usize;
-            let bin = &mut bins[index.clamp(1, count) - 1];
-            bin.count += 1;
-            bin.confidence += confidence;
-            bin.accuracy += f64::from(u8::from(class == label));
+            diagram.add(confidence, class == label);
         }
-        for bin in bins.iter_mut().filter(|bin| bin.count > 0) {
-            bin.confidence /= bin.count as f64;
-            bin.accuracy /= bin.count as f64;
-        }
-        bins
+        diagram.bins()
     }
 
     /// Expected calibration error over `bins` equal-width bins.
@@ -230,6 +224,14 @@ impl<'a> Scored<'a> {
 
     fn mean(&self, of: impl Fn(&[f32], usize) -> f64) -> f64 {
         self.examples().map(|(row, label)| of(row, label)).sum::<f64>() / self.count() as f64
+    }
+}
+
+impl Report {
+    /// The headline.
+    pub fn summary(&self) -> Summary {
+        let (score, nll, ece) = (self.accuracy, self.nll.mean, self.ece);
+        Summary { measure: Measure::Accuracy, score, nll, ece }
     }
 }
 

@@ -2,23 +2,29 @@
 //!
 //! A [`Posterior`] is a set of draws of the weights (one, for a MAP estimate) with everything
 //! needed to predict: the backbone, the preprocessing, the class names. The predictive distribution
-//! is the mean over the draws of the softmax.
+//! is the mean over the draws of the softmax, or of what else the task makes of the outputs.
 
+mod evaluate;
 mod file;
 pub mod metrics;
 mod network;
+mod parts;
 
 use std::sync::Arc;
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::evaluate::evaluate;
+pub use self::evaluate::Evaluation;
 pub use self::network::{FORWARD_BATCH, Network, Progress};
+pub use self::parts::Part;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::prior::Weights;
+use crate::task::Task;
 
 /// The version of the folder's format that this crate reads and writes.
 pub const VERSION: u32 = 1;
@@ -31,8 +37,8 @@ pub struct Description {
     pub version: u32,
     /// SHA-256 of the backbone's weights before adaptation.
     pub backbone: String,
-    /// Names of the classes; a prediction is an index into them.
-    pub classes: Vec<String>,
+    /// What it predicts.
+    pub task: Task,
     /// How images become the network's input.
     pub preprocess: Preprocess,
     /// How the weights came about: settings and history, for people.
@@ -57,6 +63,7 @@ impl Posterior {
             return Err(Error::invalid("a posterior has at least one draw"));
         }
         description.preprocess.check()?;
+        description.task.check()?;
         draws.iter().try_for_each(check_finite)?;
         Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH })
     }
@@ -89,14 +96,14 @@ impl Posterior {
         engine: impl Into<Engine>,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Array2<f64>> {
-        let classes = self.description.classes.len();
+        let classes = self.description.task.outputs();
         if data.is_empty() {
             return Ok(Array2::zeros((0, classes)));
         }
         let mut network = Network::new(
             Arc::clone(&self.model),
             self.description.preprocess.clone(),
-            Some(classes),
+            Some(self.description.task.clone()),
             engine,
         )?;
         network.set_forward_batch(self.forward_batch);

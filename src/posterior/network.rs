@@ -14,7 +14,7 @@ use crate::graph::{Graph, Leaf, LeafKind};
 use crate::onnx::Model;
 use crate::plan::{Place, Plan};
 use crate::prior::Weights;
-use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, flat_features, linear_head};
+use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, Task, flat_features};
 use crate::tensor::{contiguous, tensor};
 use crate::threads::Threads;
 
@@ -33,7 +33,7 @@ pub struct Progress {
 pub struct Network {
     model: Arc<Model>,
     preprocess: Preprocess,
-    classes: Option<usize>,
+    task: Option<Task>,
     engine: Engine,
     backend: Box<dyn Backend>,
     forward: HashMap<usize, PlanId>,
@@ -43,7 +43,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network on `engine` with the model's own weights; its head, if it has one, is zero. Where
+    /// A network on `engine` with the model's own weights, and with the head of `task`, which is
+    /// zero. Where
     /// the engine's device cannot be had, it is the next that takes its place.
     ///
     /// # Errors
@@ -51,7 +52,7 @@ impl Network {
     pub fn new(
         model: Arc<Model>,
         preprocess: Preprocess,
-        classes: Option<usize>,
+        task: Option<Task>,
         engine: impl Into<Engine>,
     ) -> Result<Self> {
         preprocess.check()?;
@@ -60,7 +61,7 @@ impl Network {
         Ok(Network {
             model,
             preprocess,
-            classes,
+            task,
             engine,
             backend,
             forward: HashMap::new(),
@@ -72,6 +73,11 @@ impl Network {
     /// Sets the number of examples of one forward pass, at least 1: fewer take less memory.
     pub fn set_forward_batch(&mut self, examples: usize) {
         self.forward_batch = examples.max(1);
+    }
+
+    /// Examples of one forward pass.
+    pub fn forward_batch(&self) -> usize {
+        self.forward_batch
     }
 
     /// The backbone.
@@ -117,11 +123,16 @@ impl Network {
         self.model.inputs().first().map_or("", |port| port.name.as_str())
     }
 
-    /// The forward graph for `batch` examples, with outputs [`FEATURES`] `[N, F]` and, if the
-    /// network has a head, [`LOGITS`].
+    /// What it learns, if it has a head.
+    pub fn task(&self) -> Option<&Task> {
+        self.task.as_ref()
+    }
+
+    /// The forward graph for `batch` examples, with outputs [`FEATURES`], `[N, F]` or as its task
+    /// has them, and, if the network has a head, [`LOGITS`].
     ///
     /// # Errors
-    /// When the model cannot be imported at this shape or its features are not a matrix.
+    /// When the model cannot be imported at this shape or its features do not suit the task.
     pub fn graph(&self, batch: usize) -> Result<Graph> {
         let Preprocess { channels, height, width, .. } = self.preprocess;
         let mut graph = self.model.graph(&[batch, channels, height, width])?;
@@ -130,12 +141,15 @@ impl Network {
             .first()
             .ok_or_else(|| Error::unsupported("the model has no output"))?;
         graph.clear_outputs();
-        let features = flat_features(&mut graph, output)?;
+        let Some(task) = &self.task else {
+            let features = flat_features(&mut graph, output)?;
+            graph.set_output(FEATURES, features);
+            return Ok(graph);
+        };
+        let features = task.features(&mut graph, output)?;
         graph.set_output(FEATURES, features);
-        if let Some(classes) = self.classes {
-            let logits = linear_head(&mut graph, features, classes)?;
-            graph.set_output(LOGITS, logits);
-        }
+        let logits = task.head(&mut graph, features, [height, width])?;
+        graph.set_output(LOGITS, logits);
         Ok(graph)
     }
 
@@ -193,10 +207,11 @@ impl Network {
         }
         let leaf = Leaf { kind: LeafKind::Param, name: name.to_string() };
         let data = self.backend.get(&leaf)?;
-        let shape = match (self.model.weight(name), name, self.classes) {
+        let outputs = self.task.as_ref().map(Task::outputs);
+        let shape = match (self.model.weight(name), name, outputs) {
             (Some(weight), ..) => weight.shape().to_vec(),
-            (None, HEAD_WEIGHT, Some(classes)) => vec![classes, data.len() / classes.max(1)],
-            (None, HEAD_BIAS, Some(classes)) => vec![classes],
+            (None, HEAD_WEIGHT, Some(outputs)) => vec![outputs, data.len() / outputs.max(1)],
+            (None, HEAD_BIAS, Some(outputs)) => vec![outputs],
             _ => return Err(Error::internal(format!("'{name}' is not a weight"))),
         };
         tensor(&shape, data)
@@ -216,7 +231,7 @@ impl Network {
         Ok(id)
     }
 
-    /// Features `[N, F]` of every example.
+    /// Features of every example, `[N, F]`; of segmentation each row is a map `[C, h, w]`.
     ///
     /// # Errors
     /// When an example cannot be read, the network cannot run, or `observe` returns false.
@@ -228,7 +243,7 @@ impl Network {
         self.rows(data, FEATURES, observe)
     }
 
-    /// Logits `[N, classes]` of every example.
+    /// Raw outputs `[N, outputs]` of every example; of segmentation each row is `[H, W, classes]`.
     ///
     /// # Errors
     /// As for [`Network::features`].
@@ -273,7 +288,7 @@ impl Network {
         let ports = self.backend.plan(plan).outputs();
         let port = ports.iter().find(|port| port.name == output);
         let port = port.ok_or_else(|| Error::internal(format!("no output '{output}'")))?;
-        Ok(port.shape.last().copied().unwrap_or(1))
+        Ok(port.shape.iter().skip(1).product())
     }
 }
 

@@ -219,7 +219,7 @@ fn validation_is_scored_after_each_epoch() {
         .fit(&train, Some(&rest), &mut |_| Control::Continue)
         .expect("a run");
     assert_eq!(adapted.history.len(), 2, "30 examples in batches of 16 are two steps an epoch");
-    assert!(adapted.history.iter().all(|e| e.validation.is_some_and(|v| v.accuracy > 0.5)));
+    assert!(adapted.history.iter().all(|e| e.validation.is_some_and(|v| v.score > 0.5)));
 }
 
 #[test]

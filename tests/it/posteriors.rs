@@ -8,7 +8,7 @@ use priorfit::error::Kind;
 use priorfit::onnx::Model;
 use priorfit::posterior::{Description, Posterior, VERSION};
 use priorfit::prior::Weights;
-use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT};
+use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT, Task};
 use priorfit::tensor::tensor;
 use priorfit::threads::Threads;
 use safetensors::tensor::{Dtype, TensorView};
@@ -24,7 +24,7 @@ fn posterior() -> Posterior {
     let description = Description {
         version: VERSION,
         backbone: model.fingerprint(),
-        classes: vec!["a".to_string(), "b".to_string()],
+        task: Task::Classification { classes: vec!["a".to_string(), "b".to_string()] },
         preprocess: Preprocess::new(1, 16, 16),
         provenance: serde_json::Value::Null,
     };
@@ -115,7 +115,7 @@ fn a_head_of_another_number_of_classes_is_refused() {
             false => Some((shape, data)),
         });
     });
-    assert!(error.contains("2 classes"), "{error}");
+    assert!(error.contains("2 outputs"), "{error}");
 }
 
 #[test]

@@ -9,23 +9,26 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
-    Adapted, Adapter, Ending, Epoch, Footprint, PriorKind, Settings, Summary, score,
+    Adapted, Adapter, Ending, Epoch, Footprint, PriorKind, Settings, Summary,
 };
 use priorfit::backend::Engine;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Error, Result};
 use priorfit::posterior::Posterior;
+use priorfit::posterior::metrics::Measure;
 use priorfit::prior::Prior;
+use priorfit::task::Task;
 use priorfit::update::Optimizer;
 use serde::Serialize;
 
-use crate::backbone;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
     AugmentArgs, ByteSize, Destination, PreprocessArgs, check_destination, percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
+use crate::tasks::TaskArgs;
+use crate::{backbone, tasks};
 
 /// Adapt a backbone to labelled examples, under a prior over its weights
 ///
@@ -49,7 +52,13 @@ separator), one of the words below, or is given twice for both:
              the backbone's weights (L2-SP); the default without a file
   none       no prior
 
-Data are a folder with one subfolder of images for each class, or an .npz with x and y.")]
+Data, and the task that they make if --task does not say otherwise:
+  classify    a folder with one subfolder of images for each class; an .npz with x and integers
+              y [N]
+  multilabel  a folder of images with labels.csv: file,label;label;..; an .npz with y [N,C] of 0, 1
+  regress     a folder of images with labels.csv: file,number,..; an .npz with floats y [N] or [N,D]
+  segment     a folder with images/ and, of the same names, masks/ (indexed or grey PNG); an .npz
+              with integers y [N,H,W]")]
 pub struct Adapt {
     /// The ONNX file; a classifier at its end is cut off
     #[arg(long, value_name = "FILE")]
@@ -69,6 +78,8 @@ pub struct Adapt {
     /// Value or node of the file that holds the features
     #[arg(long, value_name = "NAME")]
     features: Option<String>,
+    #[command(flatten)]
+    task: TaskArgs,
     #[command(flatten)]
     prior_options: PriorOptions,
     #[command(flatten)]
@@ -195,7 +206,7 @@ impl FromStr for PriorArg {
 struct Report {
     out: PathBuf,
     ending: Ending,
-    classes: Vec<String>,
+    task: Task,
     examples: usize,
     settings: Settings,
     notes: Vec<String>,
@@ -218,9 +229,9 @@ impl Adapt {
         let engine = globals.engine()?;
         let model = backbone::load(&self.backbone, self.features.as_deref())?;
         model.notes().iter().for_each(|note| globals.note(note));
-        let train = Dataset::open(&self.train)?;
-        train.check_trainable().context(|| self.train.display().to_string())?;
-        let validation = self.validation(&train)?;
+        let train = self.task.open(&self.train)?;
+        let task = Task::of(&train).context(|| self.train.display().to_string())?;
+        let validation = self.validation(&task)?;
         let settings = self.settings(kind, train.len());
         let preprocess = self.preprocess.resolve(&model, &train, engine.threads())?;
         backbone::check_import(&self.backbone, &model, &preprocess)?;
@@ -244,7 +255,7 @@ impl Adapt {
             adapted: measured(&posterior)?,
             out: self.out.clone(),
             ending,
-            classes: train.classes().to_vec(),
+            task,
             examples: train.len(),
             settings,
             notes,
@@ -278,12 +289,11 @@ impl Adapt {
         Ok((stored, kind.unwrap_or(default)))
     }
 
-    /// The held-out examples, labelled in the order of the training classes.
-    fn validation(&self, train: &Dataset) -> Result<Option<Dataset>> {
+    /// The held-out examples, labelled as the training examples are.
+    fn validation(&self, task: &Task) -> Result<Option<Dataset>> {
         let open = |path: &PathBuf| {
-            let data = Dataset::open(path)?;
-            let labelled = data.check_labelled().and_then(|()| data.with_classes(train.classes()));
-            labelled.context(|| path.display().to_string())
+            let data = self.task.open(path)?;
+            task.align(&data).context(|| path.display().to_string())
         };
         self.val.as_ref().map(open).transpose()
     }
@@ -325,9 +335,7 @@ impl Adapt {
 
 /// Headline metrics of a posterior on labelled examples.
 fn measure(posterior: &Posterior, data: &Dataset, engine: &Engine) -> Result<Summary> {
-    let predicted = posterior.predict(data, engine, &mut |_| true)?;
-    let labels = data.labels(&(0..data.len()).collect::<Vec<_>>())?;
-    Ok(Summary::from(&score(&predicted, &labels)?))
+    Ok(posterior.evaluate(data, engine, &mut |_| true)?.summary())
 }
 
 /// What a run took, and what was done about it.
@@ -347,9 +355,8 @@ impl fmt::Display for Report {
         if self.ending == Ending::Stopped {
             writeln!(f, "Interrupted: this is the last good state.")?;
         }
-        let classes = self.classes.len();
         writeln!(f, "result    {}", self.out.display())?;
-        writeln!(f, "learned   {classes} classes from {} examples", self.examples)?;
+        writeln!(f, "learned   {} from {} examples", tasks::describe(&self.task), self.examples)?;
         if let Some(last) = self.history.last() {
             writeln!(f, "training  loss {:.4}, penalty {:.4}", last.loss, last.penalty)?;
         }
@@ -357,11 +364,15 @@ impl fmt::Display for Report {
         writeln!(f, "memory    {}", memory_text(&self.memory))?;
         writeln!(f, "took      {:.1} s, {}", self.seconds, peak_rss_text(self.peak_rss_mb))?;
         if let (Some(probe), Some(adapted)) = (&self.probe, &self.adapted) {
-            writeln!(f, "\nheld-out      accuracy     NLL     ECE")?;
-            for (name, Summary { accuracy, nll, ece }) in
+            writeln!(f, "\nheld-out     {:>9}     NLL     ECE", probe.measure)?;
+            for (name, Summary { measure, score, nll, ece }) in
                 [("linear probe", probe), ("adapted", adapted)]
             {
-                writeln!(f, "{name:12} {:>9} {nll:>7.4} {ece:>7.4}", percent(*accuracy))?;
+                let score = match measure {
+                    Measure::Accuracy => percent(*score),
+                    _ => format!("{score:.4}"),
+                };
+                writeln!(f, "{name:12} {score:>9} {nll:>7.4} {ece:>7.4}")?;
             }
         }
         Ok(())

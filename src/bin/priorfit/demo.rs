@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use clap::Args;
 use priorfit::adapt::{
-    Adapted, Adapter, Control, Ending, PriorKind, Settings, Summary, TYPICAL_VARIANCE, score,
+    Adapted, Adapter, Control, Ending, PriorKind, Settings, Summary, TYPICAL_VARIANCE,
 };
 use priorfit::backend::Engine;
 use priorfit::data::{Dataset, Preprocess, Resize, Statistics};
@@ -319,10 +319,9 @@ impl Material {
     }
 
     fn measure(&self, posterior: &Posterior, rest: &Dataset, monitor: &Monitor) -> Result<Summary> {
-        let predicted =
-            posterior.predict(rest, &self.engine, &mut |_| !monitor.is_interrupted())?;
-        let labels = rest.labels(&(0..rest.len()).collect::<Vec<_>>())?;
-        Ok(Summary::from(&score(&predicted, &labels)?))
+        let evaluation =
+            posterior.evaluate(rest, &self.engine, &mut |_| !monitor.is_interrupted())?;
+        Ok(evaluation.summary())
     }
 }
 
@@ -331,7 +330,7 @@ impl Row {
         let over = |of: fn(&Summary) -> f64| {
             MeanStd::of(&runs.iter().map(|run| of(&run.summary)).collect::<Vec<_>>())
         };
-        let (accuracy, nll, ece) = (over(|s| s.accuracy), over(|s| s.nll), over(|s| s.ece));
+        let (accuracy, nll, ece) = (over(|s| s.score), over(|s| s.nll), over(|s| s.ece));
         Row { shots, method, accuracy, nll, ece, runs }
     }
 }

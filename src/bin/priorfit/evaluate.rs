@@ -5,29 +5,31 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use priorfit::adapt::score;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Result};
-use priorfit::posterior::Posterior;
+use priorfit::posterior::{Evaluation, Posterior};
 use priorfit::posterior::metrics;
 use serde::Serialize;
 
 use crate::globals::Globals;
 use crate::monitor::Monitor;
 
-/// Measure accuracy, likelihood and calibration on labelled data
+/// Measure a posterior's predictions on labelled data
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
   priorfit evaluate --posterior mine/ --data test/
   priorfit evaluate --posterior mine/ --data test.npz --json
 
-Classes are matched by name between folders, by number for an .npz.")]
+Classes, labels and columns of numbers are matched by name between folders, by number for an .npz.
+Classes: accuracy, likelihood, calibration. Labels: average precision, F1, the same of the marginals.
+Numbers: RMSE, MAE, R2, coverage of 90 % intervals. Masks: IoU, and likelihood and calibration of
+the pixels.")]
 pub struct Evaluate {
     /// The folder that `adapt` wrote
     #[arg(long, value_name = "DIR")]
     posterior: PathBuf,
-    /// A folder with one subfolder of images for each class, or an .npz with x and y
+    /// Labelled examples as `adapt` takes them
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
 }
@@ -44,15 +46,16 @@ impl Evaluate {
     /// Runs the command.
     pub fn run(&self, globals: &Globals) -> Result<ExitCode> {
         let posterior = Posterior::load(&self.posterior)?;
-        let names = posterior.description().classes.clone();
-        let in_data = || self.data.display().to_string();
-        let data = Dataset::open(&self.data)?.with_classes(&names).context(in_data)?;
-        let labels = data.labels(&(0..data.len()).collect::<Vec<_>>()).context(in_data)?;
+        let names = posterior.description().task.names().to_vec();
+        let data = Dataset::open(&self.data)?;
         let mut monitor = Monitor::new(globals)?;
-        let predicted = posterior.predict(&data, globals.engine()?, &mut |p| monitor.predicting(p));
+        let evaluation =
+            posterior.evaluate(&data, globals.engine()?, &mut |p| monitor.predicting(p));
         monitor.finish();
-        let metrics = score(&predicted.context(in_data)?, &labels)?;
-        globals.print(&Report { names, metrics })?;
+        match evaluation.context(|| self.data.display().to_string())? {
+            Evaluation::Classes(metrics) => globals.print(&Report { names, metrics })?,
+            other => globals.print(&other)?,
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,4 +1,8 @@
-//! `predict`: classes and probabilities for images.
+//! `predict`: classes, labels, numbers or masks for images.
+
+mod labels;
+mod masks;
+mod numbers;
 
 use std::fmt;
 use std::fs::File;
@@ -10,19 +14,23 @@ use clap::Args;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Result};
 use priorfit::posterior::Posterior;
+use priorfit::task::Task;
 use serde::Serialize;
 
 use crate::globals::Globals;
 use crate::monitor::Monitor;
 
-/// Predict the classes of images
+/// Predict what images show
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
   priorfit predict --posterior mine/ new.jpg
   priorfit predict --posterior mine/ inbox/ more.npz --json
+  priorfit predict --posterior masks/ street/ --out predicted/ --entropy
 
-Entropy is in nats: 0 is certain, the logarithm of the number of classes is a guess.")]
+Entropy is in nats: 0 is certain, the logarithm of the number of classes is a guess. Labels are
+printed that have a probability above one half, numbers with the standard deviation of their
+prediction. Masks are written to the folder of --out.")]
 pub struct Predict {
     /// The folder that `adapt` wrote
     #[arg(long, value_name = "DIR")]
@@ -30,6 +38,8 @@ pub struct Predict {
     /// PNG or JPEG files, folders of them, or .npz files with x
     #[arg(required = true, value_name = "IMAGES")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    masks: masks::MaskArgs,
 }
 
 #[derive(Serialize)]
@@ -56,7 +66,14 @@ impl Predict {
     /// Runs the command.
     pub fn run(&self, globals: &Globals) -> Result<ExitCode> {
         let posterior = Posterior::load(&self.posterior)?;
-        let classes = posterior.description().classes.clone();
+        self.masks.check(&posterior.description().task)?;
+        match posterior.description().task {
+            Task::Classification { .. } => {}
+            Task::MultiLabel { .. } => return labels::predict(&posterior, self, globals),
+            Task::Regression { .. } => return numbers::predict(&posterior, self, globals),
+            Task::Segmentation { .. } => return masks::predict(&posterior, self, globals),
+        }
+        let classes = posterior.description().task.names().to_vec();
         let engine = globals.engine()?;
         let mut monitor = Monitor::new(globals)?;
         let mut predictions = Vec::new();
@@ -68,10 +85,7 @@ impl Predict {
                 None => predicted?,
             };
             for (index, row) in predicted.rows().into_iter().enumerate() {
-                let path = match data.path(index) {
-                    Some(path) => path.display().to_string(),
-                    None => format!("{}[{index}]", in_source()),
-                };
+                let path = name_of(&data, index, source);
                 predictions.push(Prediction::new(path, &classes, row.to_vec()));
             }
         }
@@ -100,6 +114,15 @@ impl Predict {
             sources.push((None, Dataset::from_files(files)?));
         }
         Ok(sources)
+    }
+}
+
+/// The file of an example, or its number in an `.npz`.
+fn name_of(data: &Dataset, index: usize, source: Option<&Path>) -> String {
+    match (data.path(index), source) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(source)) => format!("{}[{index}]", source.display()),
+        (None, None) => format!("[{index}]"),
     }
 }
 

@@ -88,9 +88,10 @@ fn wrong_labels_are_named() {
     says(only_y("'<i2'", "(2,)", &[0x18, 0xFC, 0, 0]), &["y[0] is -1000"]);
     says(only_y("'<u8'", "(2,)", &[0xFF; 16]), &["y[0] is 18446744073709551615", "to 65535"]);
     says(only_y("'<i4'", "(2,)", &[1, 0, 0, 0, 0, 0, 1, 0]), &["y[1] is 65536"]);
-    says(only_y("'|u1'", "(3,)", &[0; 3]), &["labels of shape [3] for 2 images; expected [2]"]);
+    says(only_y("'|u1'", "(3,)", &[0; 3]), &["labels of shape [3] for 2 images", "integers [2]"]);
     says(only_y("'|u1'", "(1, 2)", &[0; 2]), &["labels of shape [1,2]"]);
-    says(only_y("'<f4'", "(2,)", &[0; 8]), &["array y: float32 labels; expected integers"]);
+    says(only_y("'<f4'", "(2,1,1,1)", &[0; 8]), &["array y: float32 labels of shape [2,1,1,1]"]);
+    says(only_y("'<f2'", "(2,)", &[0; 4]), &["array y: float16 numbers", "expected float32"]);
     says(only_y("'|b1'", "(2,)", &[0; 2]), &["bool labels"]);
 }
 

@@ -1,0 +1,84 @@
+//! Predicted sets of labels.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use priorfit::error::{Context, Result};
+use priorfit::posterior::Posterior;
+use serde::Serialize;
+
+use super::{Predict, name_of};
+use crate::globals::Globals;
+use crate::monitor::Monitor;
+
+#[derive(Serialize)]
+struct Report {
+    labels: Vec<String>,
+    predictions: Vec<Prediction>,
+}
+
+#[derive(Serialize)]
+struct Prediction {
+    /// The image's file, or the example's number in an `.npz`.
+    path: String,
+    /// The labels that are likelier there than not.
+    labels: Vec<String>,
+    /// The probability of each label.
+    probabilities: Vec<f64>,
+    /// Standard deviation of each probability between the draws.
+    deviations: Vec<f64>,
+}
+
+/// Predicts the labels of all images.
+pub(super) fn predict(
+    posterior: &Posterior,
+    options: &Predict,
+    globals: &Globals,
+) -> Result<ExitCode> {
+    let names = posterior.description().task.names();
+    let engine = globals.engine()?;
+    let mut monitor = Monitor::new(globals)?;
+    let mut predictions = Vec::new();
+    for (source, data) in options.sources()? {
+        let mut add = |part: priorfit::posterior::Part| {
+            let rows = part.mean.chunks_exact(names.len());
+            let variances = part.variance.chunks_exact(names.len());
+            for (index, (row, variances)) in part.examples.zip(rows.zip(variances)) {
+                let likely = names.iter().zip(row).filter(|(_, p)| **p > 0.5);
+                predictions.push(Prediction {
+                    path: name_of(&data, index, source),
+                    labels: likely.map(|(name, _)| name.clone()).collect(),
+                    probabilities: row.to_vec(),
+                    deviations: variances.iter().map(|v| v.sqrt()).collect(),
+                });
+            }
+            Ok(())
+        };
+        let done =
+            posterior.predict_parts(&data, &engine, &mut |p| monitor.predicting(p), &mut add);
+        done.context(|| source.map(|path| path.display().to_string()).unwrap_or_default())?;
+    }
+    monitor.finish();
+    globals.print(&Report { labels: names.to_vec(), predictions })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.predictions.iter().map(|p| p.path.chars().count()).max();
+        let width = width.unwrap_or(0).max(5);
+        writeln!(f, "{:width$}  labels", "image")?;
+        for Prediction { path, probabilities, .. } in &self.predictions {
+            write!(f, "{path:width$}")?;
+            let mut likely: Vec<(&String, f64)> =
+                self.labels.iter().zip(probabilities.iter().copied()).collect();
+            likely.retain(|&(_, p)| p > 0.5);
+            likely.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+            for (at, (name, p)) in likely.iter().enumerate() {
+                write!(f, "{}{name} {p:.3}", if at == 0 { "  " } else { ", " })?;
+            }
+            writeln!(f, "{}", if likely.is_empty() { "  -" } else { "" })?;
+        }
+        Ok(())
+    }
+}

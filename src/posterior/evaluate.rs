@@ -1,0 +1,203 @@
+//! Predictions of any task compared with what is true.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::metrics::{self, LabelReport, MaskReport, MaskScores, NumberReport, Scored, Summary};
+use super::parts::{Part, each_part};
+use super::{Network, Posterior, Progress};
+use crate::backend::Engine;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::prior::Weights;
+use crate::task::Task;
+use crate::tensor::tensor;
+
+/// Least variance of the noise of a number, as a share of the variance of its targets: a model that
+/// fits a few examples exactly has not shown that there is no noise.
+const NOISE_MIN: f64 = 1e-6;
+
+/// All measures of a task's predictions; prints as a table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Evaluation {
+    /// Of classes.
+    Classes(metrics::Report),
+    /// Of sets of labels.
+    Labels(LabelReport),
+    /// Of numbers.
+    Numbers(NumberReport),
+    /// Of masks.
+    Masks(MaskReport),
+}
+
+impl Evaluation {
+    /// The headline.
+    pub fn summary(&self) -> Summary {
+        match self {
+            Evaluation::Classes(report) => report.summary(),
+            Evaluation::Labels(report) => report.summary(),
+            Evaluation::Numbers(report) => report.summary(),
+            Evaluation::Masks(report) => report.summary(),
+        }
+    }
+}
+
+impl fmt::Display for Evaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Evaluation::Classes(report) => report.fmt(f),
+            Evaluation::Labels(report) => report.fmt(f),
+            Evaluation::Numbers(report) => report.fmt(f),
+            Evaluation::Masks(report) => report.fmt(f),
+        }
+    }
+}
+
+impl Posterior {
+    /// Measures the predictions, averaged over the draws, for labelled `data`. Numbers whose noise
+    /// is not known are given that of `data` itself.
+    ///
+    /// # Errors
+    /// When the data do not suit the task, and those of [`Posterior::predict_parts`].
+    pub fn evaluate(
+        &self,
+        data: &Dataset,
+        engine: impl Into<Engine>,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Evaluation> {
+        let data = self.description.task.align(data)?;
+        evaluate(&mut self.network(engine)?, Some(&self.draws), &data, observe)
+    }
+
+    /// The same with the noise of its numbers, the variance that is left around the predictions of
+    /// labelled `data`: what the draws' disagreement does not explain of the squared errors.
+    /// Examples that were not trained on give an honest number; those that were, too small a one.
+    /// Nothing happens to other tasks.
+    ///
+    /// # Errors
+    /// Those of [`Posterior::evaluate`].
+    pub fn with_noise_of(
+        mut self,
+        data: &Dataset,
+        engine: impl Into<Engine>,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Self> {
+        if !matches!(self.description.task, Task::Regression { .. }) {
+            return Ok(self);
+        }
+        let data = self.description.task.align(data)?;
+        let mut network = self.network(engine)?;
+        let rows = Rows::predict(&mut network, Some(&self.draws), &data, observe)?;
+        if let Task::Regression { standard, .. } = &mut self.description.task {
+            for (column, standard) in standard.iter_mut().enumerate() {
+                standard.noise = Some(rows.noise(column, standard.std));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Measures the predictions of `draws`, or of the network's present weights, for `data`, whose
+/// targets are the task's.
+pub(crate) fn evaluate(
+    network: &mut Network,
+    draws: Option<&[Weights]>,
+    data: &Dataset,
+    observe: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Evaluation> {
+    let task = network.task().cloned();
+    let task = task.ok_or_else(|| Error::internal("a network that is measured has a task"))?;
+    if task.is_dense() {
+        return masks(network, draws, data, task.names(), observe).map(Evaluation::Masks);
+    }
+    let rows = Rows::predict(network, draws, data, observe)?;
+    let names = task.names();
+    Ok(match &task {
+        Task::Classification { .. } => {
+            let p = rows.mean.iter().map(|&p| p as f32).collect();
+            let p = tensor(&[data.len(), names.len()], p)?;
+            let labels = data.labels(&(0..data.len()).collect::<Vec<_>>())?;
+            Evaluation::Classes(Scored::new(&p, &labels)?.report())
+        }
+        Task::MultiLabel { .. } => {
+            Evaluation::Labels(LabelReport::new(&rows.mean, &rows.truth, names)?)
+        }
+        Task::Regression { standard, .. } => {
+            let known = |(column, s): (usize, &crate::task::Standard)| {
+                s.noise.unwrap_or_else(|| rows.noise(column, s.std))
+            };
+            let noise: Vec<f64> = standard.iter().enumerate().map(known).collect();
+            let total = |(at, v): (usize, &f64)| v + noise[at % noise.len()];
+            let variance: Vec<f64> = rows.variance.iter().enumerate().map(total).collect();
+            Evaluation::Numbers(NumberReport::new(&rows.mean, &variance, &rows.truth, names)?)
+        }
+        Task::Segmentation { .. } => return Err(Error::internal("masks are measured apart")),
+    })
+}
+
+fn masks(
+    network: &mut Network,
+    draws: Option<&[Weights]>,
+    data: &Dataset,
+    names: &[String],
+    observe: &mut dyn FnMut(Progress) -> bool,
+) -> Result<MaskReport> {
+    let (preprocess, threads) = (network.preprocess().clone(), Arc::clone(network.threads()));
+    let pixels = preprocess.height * preprocess.width;
+    let mut scores = MaskScores::new(names);
+    let mut truth = Vec::new();
+    each_part(network, draws, data, observe, &mut |part| {
+        truth.resize(part.examples.len() * pixels, 0.0);
+        let indices: Vec<usize> = part.examples.collect();
+        data.fill_masks(&indices, &preprocess, None, &mut truth, &threads)?;
+        scores.add(&part.mean, &truth)
+    })?;
+    scores.report()
+}
+
+/// Predictions and truth of all examples, `[N, outputs]`.
+struct Rows {
+    mean: Vec<f64>,
+    variance: Vec<f64>,
+    /// Labels or numbers; empty for classes.
+    truth: Vec<f32>,
+    outputs: usize,
+}
+
+impl Rows {
+    fn predict(
+        network: &mut Network,
+        draws: Option<&[Weights]>,
+        data: &Dataset,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Self> {
+        let task = network.task().ok_or_else(|| Error::internal("a network has a task"))?;
+        let (outputs, is_classes) =
+            (task.outputs(), matches!(task, Task::Classification { .. }));
+        let (mut mean, mut variance) = (Vec::new(), Vec::new());
+        each_part(network, draws, data, observe, &mut |part: Part| {
+            mean.extend(part.mean);
+            variance.extend(part.variance);
+            Ok(())
+        })?;
+        let mut truth = vec![0.0; if is_classes { 0 } else { data.len() * outputs }];
+        if !is_classes {
+            data.fill_rows(&(0..data.len()).collect::<Vec<_>>(), &mut truth)?;
+        }
+        Ok(Rows { mean, variance, truth, outputs })
+    }
+
+    /// The mean squared error of a column that the draws' disagreement does not explain.
+    fn noise(&self, column: usize, std: f64) -> f64 {
+        let rows = self.mean.iter().zip(&self.variance).zip(&self.truth);
+        let (mut sum, mut count) = (0.0, 0);
+        for ((mean, variance), &y) in rows.skip(column).step_by(self.outputs) {
+            sum += (f64::from(y) - mean).powi(2) - variance;
+            count += 1;
+        }
+        (sum / f64::from(count.max(1))).max(NOISE_MIN * std * std)
+    }
+}

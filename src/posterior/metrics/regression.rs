@@ -1,0 +1,154 @@
+//! How good predicted numbers and their intervals are.
+//!
+//! A prediction is a normal distribution with mean m and variance v, which holds the draws'
+//! disagreement and the noise of the targets. For each output:
+//!
+//! ```text
+//! NLL = 1/N Σ ½ (ln 2πv + (y - m)²/v)          R² = 1 - Σ (y - m)²/Σ (y - ȳ)²
+//! coverage(p) = share of |y - m| ≤ z_p √v, z_p the half width of the central interval of level p
+//! ECE = mean over p = 0.1, 0.2, .., 0.9 of |coverage(p) - p|       (after Kuleshov et al. 2018)
+//! ```
+
+use std::f64::consts::PI;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Measure, Summary};
+use crate::error::{Error, Result};
+
+/// Half widths of the central intervals of the levels 0.1, 0.2, .., 0.9 of the standard normal.
+const HALF_WIDTHS: [f64; 9] = [
+    0.125_661_347,
+    0.253_347_103,
+    0.385_320_466,
+    0.524_400_513,
+    0.674_489_750,
+    0.841_621_234,
+    1.036_433_389,
+    1.281_551_566,
+    1.644_853_627,
+];
+
+/// How one output fares.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    /// Root of the mean squared error, in its units.
+    pub rmse: f64,
+    /// Mean absolute error, in its units.
+    pub mae: f64,
+    /// Coefficient of determination: 1 is perfect, 0 what the mean of these targets would reach; 0
+    /// where all targets are equal.
+    pub r2: f64,
+    /// Mean negative log-likelihood, in nats.
+    pub nll: f64,
+    /// Share of targets within the central intervals of 90 %.
+    pub coverage_90: f64,
+    /// Mean distance of coverage from its level.
+    pub ece: f64,
+    /// Mean half width of the intervals of 90 %.
+    pub half_width_90: f64,
+}
+
+/// All measures; prints as a table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NumberReport {
+    /// Number of examples.
+    pub count: usize,
+    /// Mean over the outputs.
+    pub r2: f64,
+    /// Mean over the examples of all outputs together, in nats.
+    pub nll: f64,
+    /// Mean over the outputs.
+    pub coverage_90: f64,
+    /// Mean over the outputs.
+    pub ece: f64,
+    /// Each output.
+    pub outputs: Vec<Output>,
+}
+
+impl NumberReport {
+    /// From the predictions' `mean` and `variance` and the `truth`, each `[N, names]`.
+    ///
+    /// # Errors
+    /// When they differ in length, there is nothing, or a variance is not positive.
+    pub fn new(mean: &[f64], variance: &[f64], truth: &[f32], names: &[String]) -> Result<Self> {
+        let width = names.len();
+        let count = mean.len() / width.max(1);
+        let lengths = [mean.len(), variance.len(), truth.len()];
+        if count == 0 || lengths != [count * width; 3] {
+            return Err(Error::mismatch(format!("{lengths:?} numbers for {width} outputs")));
+        }
+        if let Some(v) = variance.iter().find(|v| !(v.is_finite() && **v > 0.0)) {
+            return Err(Error::invalid(format!("a prediction has variance {v}")));
+        }
+        let output = |(column, name): (usize, &String)| {
+            let at = |row: usize| row * width + column;
+            let cases: Vec<[f64; 3]> = (0..count)
+                .map(|row| [mean[at(row)], variance[at(row)], f64::from(truth[at(row)])])
+                .collect();
+            Output::new(name, &cases)
+        };
+        let outputs: Vec<Output> = names.iter().enumerate().map(output).collect();
+        let average = |of: fn(&Output) -> f64| outputs.iter().map(of).sum::<f64>() / width as f64;
+        Ok(NumberReport {
+            count,
+            r2: average(|o| o.r2),
+            nll: average(|o| o.nll) * width as f64,
+            coverage_90: average(|o| o.coverage_90),
+            ece: average(|o| o.ece),
+            outputs,
+        })
+    }
+
+    /// The headline.
+    pub fn summary(&self) -> Summary {
+        Summary { measure: Measure::RSquared, score: self.r2, nll: self.nll, ece: self.ece }
+    }
+}
+
+impl Output {
+    /// From `[mean, variance, truth]` of each example.
+    fn new(name: &str, cases: &[[f64; 3]]) -> Self {
+        let n = cases.len() as f64;
+        let average = |of: &dyn Fn(&[f64; 3]) -> f64| cases.iter().map(of).sum::<f64>() / n;
+        let square = average(&|[m, _, y]| (y - m).powi(2));
+        let centre = average(&|[_, _, y]| *y);
+        let spread = average(&|[_, _, y]| (y - centre).powi(2));
+        let coverage = |half: f64| {
+            average(&|[m, v, y]| f64::from(u8::from((y - m).abs() <= half * v.sqrt())))
+        };
+        let gaps = HALF_WIDTHS.iter().enumerate();
+        let gaps = gaps.map(|(i, &half)| (coverage(half) - (i + 1) as f64 / 10.0).abs());
+        let widest = HALF_WIDTHS[HALF_WIDTHS.len() - 1];
+        Output {
+            name: name.to_string(),
+            rmse: square.sqrt(),
+            mae: average(&|[m, _, y]| (y - m).abs()),
+            r2: if spread > 0.0 { 1.0 - square / spread } else { 0.0 },
+            nll: average(&|[m, v, y]| 0.5 * ((2.0 * PI * v).ln() + (y - m).powi(2) / v)),
+            coverage_90: coverage(widest),
+            ece: gaps.sum::<f64>() / HALF_WIDTHS.len() as f64,
+            half_width_90: average(&|[_, v, _]| widest * v.sqrt()),
+        }
+    }
+}
+
+impl fmt::Display for NumberReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "examples  {:>8}", self.count)?;
+        writeln!(f, "R2        {:>8.4}", self.r2)?;
+        writeln!(f, "NLL       {:>8.4}", self.nll)?;
+        writeln!(f, "coverage  {:>8.4}  (of 90 % intervals)", self.coverage_90)?;
+        writeln!(f, "ECE       {:>8.4}  (coverage, 9 levels)", self.ece)?;
+        writeln!(f)?;
+        let width = self.outputs.iter().map(|o| o.name.chars().count()).max().unwrap_or(0).max(6);
+        writeln!(f, "{:width$}        RMSE         MAE      R2  90 % ±", "output")?;
+        for Output { name, rmse, mae, r2, half_width_90, .. } in &self.outputs {
+            writeln!(f, "{name:width$}  {rmse:>10.4}  {mae:>10.4}  {r2:>6.4}  {half_width_90:.4}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! The headline of a report, the same three numbers for every task.
+
+use std::fmt;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+/// What a task is judged by, in a number that is larger the better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Share of examples whose likeliest class is right.
+    Accuracy,
+    /// Mean over the labels of the average precision.
+    MeanAveragePrecision,
+    /// Mean over the outputs of the coefficient of determination.
+    RSquared,
+    /// Mean over the classes of intersection over union.
+    MeanIou,
+}
+
+impl Measure {
+    /// Its name in JSON.
+    pub fn key(self) -> &'static str {
+        match self {
+            Measure::Accuracy => "accuracy",
+            Measure::MeanAveragePrecision => "mean_average_precision",
+            Measure::RSquared => "r2",
+            Measure::MeanIou => "mean_iou",
+        }
+    }
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Measure::Accuracy => "accuracy",
+            Measure::MeanAveragePrecision => "mAP",
+            Measure::RSquared => "R2",
+            Measure::MeanIou => "mIoU",
+        })
+    }
+}
+
+/// The headline metrics. As JSON the score stands under its measure's name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// What `score` is.
+    pub measure: Measure,
+    /// Larger is better, 1 at most.
+    pub score: f64,
+    /// Mean negative log-likelihood in nats: of an example with all its labels or numbers, or of a
+    /// pixel.
+    pub nll: f64,
+    /// Expected calibration error; of numbers, how far the coverage of intervals is off.
+    pub ece: f64,
+}
+
+impl Serialize for Summary {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry(self.measure.key(), &self.score)?;
+        map.serialize_entry("nll", &self.nll)?;
+        map.serialize_entry("ece", &self.ece)?;
+        map.end()
+    }
+}

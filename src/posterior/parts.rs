@@ -1,0 +1,133 @@
+//! Predictions of any task, a part of the examples at a time: what is predicted for all pixels of
+//! all images would not fit in memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Network, Posterior, Progress};
+use crate::backend::Engine;
+use crate::data::Dataset;
+use crate::error::{Error, Kind, Result};
+use crate::prior::Weights;
+
+/// Numbers of a part at most, but for those of one forward pass.
+const NUMBERS_MAX: usize = 1 << 22;
+
+/// What is predicted for consecutive examples, row by row: `[n, outputs]`, of segmentation
+/// `[n, H, W, classes]`.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Which examples.
+    pub examples: Range<usize>,
+    /// Mean over the draws: probabilities, or numbers in the data's units.
+    pub mean: Vec<f64>,
+    /// Variance between the draws.
+    pub variance: Vec<f64>,
+}
+
+impl Posterior {
+    /// Predicts all of `data` and hands it to `visit` part by part, in order. `observe` is told of
+    /// progress, in examples times draws, and may stop; where the device fails, the draw at hand
+    /// is predicted again elsewhere.
+    ///
+    /// # Errors
+    /// When an image cannot be read, the network cannot run, `observe` stops, or `visit` fails.
+    pub fn predict_parts(
+        &self,
+        data: &Dataset,
+        engine: impl Into<Engine>,
+        observe: &mut dyn FnMut(Progress) -> bool,
+        visit: &mut dyn FnMut(Part) -> Result<()>,
+    ) -> Result<()> {
+        each_part(&mut self.network(engine)?, Some(&self.draws), data, observe, visit)
+    }
+
+    /// The network that predicts, before its first weights.
+    pub(super) fn network(&self, engine: impl Into<Engine>) -> Result<Network> {
+        let mut network = Network::new(
+            Arc::clone(&self.model),
+            self.description.preprocess.clone(),
+            Some(self.description.task.clone()),
+            engine,
+        )?;
+        network.set_forward_batch(self.forward_batch);
+        Ok(network)
+    }
+}
+
+/// Predicts `data` with each of `draws`, or with the network's present weights.
+pub(super) fn each_part(
+    network: &mut Network,
+    draws: Option<&[Weights]>,
+    data: &Dataset,
+    observe: &mut dyn FnMut(Progress) -> bool,
+    visit: &mut dyn FnMut(Part) -> Result<()>,
+) -> Result<()> {
+    let count = draws.map_or(1, <[Weights]>::len);
+    let size = part_size(network, count)?;
+    let total = data.len() * count;
+    for start in (0..data.len()).step_by(size) {
+        let examples = start..data.len().min(start + size);
+        let part = data.subset(&examples.clone().collect::<Vec<_>>())?;
+        let (mut mean, mut squares) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let draw = draws.map(|draws| &draws[number]);
+            // Weights that are there already need not be set again.
+            if let Some(draw) = draw.filter(|_| start == 0 || count > 1) {
+                network.set_weights(draw)?;
+            }
+            let before = start * count + number * examples.len();
+            let observe = &mut |p: Progress| observe(Progress { done: before + p.done, total });
+            let mut values = outputs(network, draw, &part, observe)?;
+            network.task().ok_or_else(no_task)?.link(&mut values);
+            add(number, &values, &mut mean, &mut squares);
+        }
+        squares.iter_mut().for_each(|square| *square /= count as f64);
+        visit(Part { examples, mean, variance: squares })?;
+    }
+    Ok(())
+}
+
+#[cold]
+fn no_task() -> Error {
+    Error::internal("a network that predicts has a task")
+}
+
+/// Examples of a part: of whole forward passes, and one pass with a single draw.
+fn part_size(network: &Network, draws: usize) -> Result<usize> {
+    let pass = network.forward_batch();
+    let task = network.task().ok_or_else(no_task)?;
+    let numbers = task.output_len(network.preprocess()).saturating_mul(pass).max(1);
+    Ok(if draws == 1 { pass } else { pass * (NUMBERS_MAX / numbers).max(1) })
+}
+
+/// The network's raw outputs, on another device where its own fails.
+fn outputs(
+    network: &mut Network,
+    draw: Option<&Weights>,
+    data: &Dataset,
+    observe: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Vec<f64>> {
+    loop {
+        match (network.logits(data, observe), draw) {
+            (Err(error), Some(draw)) if error.kind() == Kind::Device => {
+                network.fall_back(error, draw)?;
+            }
+            (other, _) => return Ok(other?.iter().map(|&x| f64::from(x)).collect()),
+        }
+    }
+}
+
+/// Adds draw `number` to the running mean and the sum of squared deviations (Welford 1962).
+fn add(number: usize, values: &[f64], mean: &mut Vec<f64>, squares: &mut Vec<f64>) {
+    if number == 0 {
+        *mean = values.to_vec();
+        *squares = vec![0.0; values.len()];
+        return;
+    }
+    for ((mean, square), &x) in mean.iter_mut().zip(squares).zip(values) {
+        let before = x - *mean;
+        *mean += before / (number + 1) as f64;
+        *square += before * (x - *mean);
+    }
+}
