@@ -31,7 +31,7 @@ pub use self::source::{SourceSettings, fit_prior};
 use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::onnx::Model;
 pub use crate::posterior::metrics::Summary;
 use crate::posterior::metrics::{Report, Scored};
@@ -231,27 +231,10 @@ impl Adapter {
         train: &Dataset,
         observe: Observer<'_>,
     ) -> Result<Weights> {
-        let features = network.features(train, &mut |p| {
-            let step = Progress {
-                phase: Phase::Features,
-                step: p.done,
-                steps: p.total,
-                loss: None,
-                penalty: None,
-            };
-            observe(step) == Control::Continue
-        })?;
-        let task = network.task().ok_or_else(|| Error::internal("a probe has a task"))?;
-        let threads = self.engine.threads();
-        let mut targets = vec![0.0; train.len() * task.target_len(&self.preprocess)];
-        let all: Vec<usize> = (0..train.len()).collect();
-        task.fill_targets(train, &all, &self.preprocess, None, &mut targets, threads)?;
-        let settings = probe::ProbeSettings {
-            task,
-            head_variance: self.settings.head_variance,
-            steps: self.settings.probe_steps,
-        };
-        probe::fit(&features, &targets, settings, threads, observe)
+        match network.task().is_some_and(Task::is_dense) {
+            true => probe::fit_dense(network, train, &self.settings, observe),
+            false => probe::fit(network, train, &self.settings, observe),
+        }
     }
 
     fn posterior(

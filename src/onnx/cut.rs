@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, NodeProto, ValueInfoProto, type_proto};
 
 use super::proto::value_info;
@@ -53,6 +54,38 @@ pub(super) fn find(graph: &GraphProto, name: Option<&str>) -> Result<Option<Poin
         (false, None) => Err(Error::invalid(format!("the model has no value or node '{name}'"))
             .hint("give the name of a node or of its result")),
     }
+}
+
+/// What may stand between the last feature map and the dense layer.
+const POOLING: [&str; 10] = [
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "AveragePool",
+    "ReduceMean",
+    "Flatten",
+    "Reshape",
+    "Squeeze",
+    "Identity",
+    "Cast",
+    "Dropout",
+];
+
+/// The point called `name`, or else the last value before the model pools over space.
+pub(super) fn find_map(graph: &GraphProto, name: Option<&str>) -> Result<Option<Point>> {
+    if name.is_some() {
+        return find(graph, name);
+    }
+    let end = || graph.output.first().map(|output| output.name.clone());
+    let Some(mut value) = before_last_dense(graph).map(|point| point.value).or_else(end) else {
+        return Ok(None);
+    };
+    while let Some(node) = producer(graph, &value) {
+        match (POOLING.contains(&node.op_type.as_str()), node.input.first()) {
+            (true, Some(input)) => value.clone_from(input),
+            _ => break,
+        }
+    }
+    Ok(Some(Point { value, dense: None }))
 }
 
 fn producer<'a>(graph: &'a GraphProto, value: &str) -> Option<&'a NodeProto> {
@@ -110,6 +143,25 @@ pub(super) fn apply(graph: &mut GraphProto, point: &Point) {
     graph.initializer.retain(|initialiser| needed.contains(&initialiser.name));
     let produced: HashSet<&String> = graph.node.iter().flat_map(|node| &node.output).collect();
     graph.value_info.retain(|value| produced.contains(&value.name));
+}
+
+/// Leaves height and width of images open: before its dense layers, a convolutional network takes
+/// images of any size, though files are mostly exported for one. What is not so after all fails when
+/// the shapes are inferred.
+pub(super) fn open_sizes(graph: &mut GraphProto) {
+    for input in &mut graph.input {
+        let tensor = input.r#type.as_mut().and_then(|proto| proto.value.as_mut());
+        let Some(type_proto::Value::TensorType(tensor)) = tensor else { continue };
+        let dims = tensor.shape.as_mut().map(|shape| &mut shape.dim[..]);
+        if let Some([_, _, height, width]) = dims {
+            for (dim, name) in [(height, "height"), (width, "width")] {
+                dim.value = Some(dimension::Value::DimParam(name.to_string()));
+            }
+        }
+    }
+    for output in &mut graph.output {
+        output.r#type = untyped(output.r#type.take());
+    }
 }
 
 /// The element type of an output whose shape is not known.

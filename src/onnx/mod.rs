@@ -181,7 +181,24 @@ impl Model {
     /// # Errors
     /// When nothing in the file has that name.
     pub fn cut_at_features(&self, features: Option<&str>) -> Result<Model> {
-        match cut::find(self.proto_graph(), features)? {
+        self.cut(cut::find(self.proto_graph(), features)?)
+    }
+
+    /// The same backbone up to its last feature map `[N, C, h, w]`: without a classifier and the
+    /// pooling before it. `features` names another value or node. Height and width of its input are
+    /// open, whatever the file was exported for.
+    ///
+    /// # Errors
+    /// When nothing in the file has that name.
+    pub fn cut_at_map(&self, features: Option<&str>) -> Result<Model> {
+        let model = self.cut(cut::find_map(self.proto_graph(), features)?)?;
+        let mut proto = model.restored();
+        cut::open_sizes(graph_of(&mut proto)?);
+        Model::assemble(proto, model.notes)
+    }
+
+    fn cut(&self, point: Option<cut::Point>) -> Result<Model> {
+        match point {
             None => {
                 let mut notes = self.notes.clone();
                 notes.push("no dense layer ends the model: its output is the features".into());

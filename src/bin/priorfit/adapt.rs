@@ -227,10 +227,11 @@ impl Adapt {
         check_destination(&self.out, Destination::Folder)?;
         let (prior, kind) = self.prior()?;
         let engine = globals.engine()?;
-        let model = backbone::load(&self.backbone, self.features.as_deref())?;
-        model.notes().iter().for_each(|note| globals.note(note));
         let train = self.task.open(&self.train)?;
         let task = Task::of(&train).context(|| self.train.display().to_string())?;
+        let load = if task.is_dense() { backbone::load_map } else { backbone::load };
+        let model = load(&self.backbone, self.features.as_deref())?;
+        model.notes().iter().for_each(|note| globals.note(note));
         let validation = self.validation(&task)?;
         let settings = self.settings(kind, train.len());
         let preprocess = self.preprocess.resolve(&model, &train, engine.threads())?;

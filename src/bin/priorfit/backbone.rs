@@ -23,6 +23,15 @@ pub fn load(path: &Path, features: Option<&str>) -> Result<Arc<Model>> {
     Ok(Arc::new(model.context(|| path.display().to_string())?))
 }
 
+/// The file up to its last feature map; see [`Model::cut_at_map`].
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_map(path: &Path, features: Option<&str>) -> Result<Arc<Model>> {
+    let model = Model::load(path)?.cut_at_map(features);
+    Ok(Arc::new(model.context(|| path.display().to_string())?))
+}
+
 /// Checks that the model can be imported for such images, before any work on them.
 ///
 /// # Errors

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use priorfit::data::{Augment, Crop, Dataset, Flip, IMAGENET, Preprocess, Resize, Statistics};
+use priorfit::data::{
+    Augment, Crop, Dataset, Flip, IMAGENET, Preprocess, Resize, Statistics, TargetKind,
+};
 use priorfit::error::{Error, Result};
 use priorfit::onnx::Model;
 use priorfit::threads::Threads;
@@ -15,12 +17,13 @@ use crate::backbone::fixed;
 #[derive(Args)]
 #[command(next_help_heading = "Images")]
 pub struct PreprocessArgs {
-    /// Size of the network's input: S or HxW; needed only where the file leaves it open
+    /// Size of the network's input: S or HxW; needed only where the file leaves it open [default
+    /// with masks: that of the first image]
     #[arg(long, value_name = "S")]
     image_size: Option<ImageSize>,
-    /// How images of another size are fitted
-    #[arg(long, value_enum, default_value = "centre")]
-    resize: Fit,
+    /// How images of another size are fitted [default: centre; stretch with masks]
+    #[arg(long, value_enum)]
+    resize: Option<Fit>,
     /// Mean and standard deviation of the channels that are taken out; with --mean and --std those
     /// are meant, else those of the given data
     #[arg(long, value_enum)]
@@ -104,8 +107,12 @@ impl PreprocessArgs {
     /// When the model takes no images, its input's size is not known, the options do not fit it, or
     /// the data cannot be read.
     pub fn resolve(&self, model: &Model, data: &Dataset, threads: &Threads) -> Result<Preprocess> {
-        let [channels, height, width] = self.extents(model)?;
-        let resize = match self.resize {
+        let has_masks = data.target_kind() == Some(TargetKind::Mask);
+        // A model of masks takes images of any size; the data's own loses nothing.
+        let default = if has_masks { data.size(0).ok() } else { None };
+        let [channels, height, width] = self.extents(model, default)?;
+        let default = if has_masks { Fit::Stretch } else { Fit::Centre };
+        let resize = match self.resize.unwrap_or(default) {
             Fit::Stretch => Resize::Stretch,
             Fit::Centre => Resize::CentreCrop { part: 1.0 },
         };
@@ -135,24 +142,25 @@ impl PreprocessArgs {
         Ok(preprocess)
     }
 
-    /// Channels, height and width of the model's input.
-    fn extents(&self, model: &Model) -> Result<[usize; 3]> {
+    /// Channels, height and width of the model's input; `default` where neither options nor file
+    /// fix the size.
+    fn extents(&self, model: &Model, default: Option<[usize; 2]>) -> Result<[usize; 3]> {
         let dims = model.inputs().first().and_then(|input| input.dims.as_deref());
         let Some([_, channels, height, width]) = dims else {
             return Err(Error::unsupported("the model's input is not [N, C, H, W]")
                 .hint("only networks on images can be adapted"));
         };
         let size = self.image_size;
-        let side = |wanted: Option<usize>, dim| {
-            wanted.or(fixed(dim)).ok_or_else(|| {
+        let side = |wanted: Option<usize>, dim, axis: usize| {
+            wanted.or(fixed(dim)).or(default.map(|size| size[axis])).ok_or_else(|| {
                 Error::invalid("the file does not fix the size of its images")
                     .hint("give it with --image-size")
             })
         };
         Ok([
             fixed(channels).unwrap_or(3),
-            side(size.map(|s| s.height), height)?,
-            side(size.map(|s| s.width), width)?,
+            side(size.map(|s| s.height), height, 0)?,
+            side(size.map(|s| s.width), width, 1)?,
         ])
     }
 }
