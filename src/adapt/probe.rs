@@ -32,6 +32,8 @@ const SETTLED: f32 = 1e-5;
 const WINDOW: usize = 25;
 /// Most bytes of feature maps that are kept, unless a memory cap says less.
 const MAPS_BYTES_MAX: usize = 1 << 30;
+/// Bytes of the feature maps that the rate is chosen by, at least those of one image.
+const RATE_BYTES: usize = 1 << 26;
 
 /// The head that minimises the objective on the features of `train`.
 pub(super) fn fit(
@@ -149,10 +151,11 @@ impl Maps {
         let [f, h, w] = shape;
         let image = 4 * f * h * w;
         let most = settings.memory_cap.map_or(MAPS_BYTES_MAX, |cap| cap as usize);
-        let count = train.len().min((most / image.max(1)).max(1));
-        // A part of the images is enough for the rate.
+        let are_kept = train.len().saturating_mul(image) <= most;
+        // A part of the images is enough for the rate, the same whatever is kept.
+        let count = train.len().min((RATE_BYTES / image.max(1)).max(1));
         let some = train.subset(&(0..count).collect::<Vec<_>>())?;
-        let maps = features(network, &some, observe)?;
+        let maps = features(network, if are_kept { train } else { &some }, observe)?;
         let task = task(network)?;
         let preprocess = network.preprocess();
         let mut targets = vec![0.0; task.target_len(preprocess)];
@@ -169,7 +172,7 @@ impl Maps {
         // larger; pixels that are ignored leave more weight to the others.
         let share = (counted / (count * targets.len()) as f64).max(f64::MIN_POSITIVE);
         let rate = share / (task.curvature() * moment);
-        Ok(Maps { kept: (count == train.len()).then_some(maps), shape, rate })
+        Ok(Maps { kept: are_kept.then_some(maps), shape, rate })
     }
 
     /// Those of `batch`.

@@ -12,5 +12,6 @@ mod posteriors;
 mod samplers;
 mod steps;
 mod support;
+mod tasks;
 mod texts;
 mod tidy;

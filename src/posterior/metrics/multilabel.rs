@@ -180,3 +180,49 @@ impl fmt::Display for LabelReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<String> {
+        ["a", "b", "c"].map(str::to_string).to_vec()
+    }
+
+    /// Counted and summed by hand; the first label is the example of scikit-learn's documentation.
+    #[test]
+    fn every_measure_is_as_by_hand() {
+        let p = [0.1, 0.9, 0.2, 0.4, 0.8, 0.2, 0.35, 0.3, 0.2, 0.8, 0.2, 0.2];
+        let y = [0., 1., 0., 0., 0., 0., 1., 1., 0., 1., 0., 0.];
+        let report = LabelReport::new(&p, &y, &names()).expect("a report");
+        let ap: Vec<Option<f64>> = report.labels.iter().map(|l| l.average_precision).collect();
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} and {b}");
+        // Thresholds 0.8 (1 of 1), 0.4 (1 of 2), 0.35 (2 of 3).
+        close(ap[0].expect("some"), 0.5 * 1.0 + 0.5 * 2.0 / 3.0);
+        close(ap[1].expect("some"), 0.5 * 1.0 + 0.5 * 2.0 / 3.0);
+        assert_eq!(ap[2], None);
+        close(report.mean_average_precision, 5.0 / 6.0);
+        // Label a: one hit, one miss. Label b: one hit, one false alarm, one miss.
+        close(report.labels[0].f1, 2.0 / 3.0);
+        close(report.labels[1].f1, 0.5);
+        close(report.micro_f1, 4.0 / 7.0);
+        close(report.macro_f1, (2.0 / 3.0 + 0.5) / 3.0);
+        let each = p.iter().zip(y).map(|(&p, y)| if y == 1.0 { p } else { 1.0 - p });
+        close(report.nll, -each.map(f64::ln).sum::<f64>() / 4.0);
+        assert_eq!(report.summary().score, report.mean_average_precision);
+    }
+
+    #[test]
+    fn equal_scores_are_one_threshold() {
+        let ap = average_precision(vec![(0.5, true), (0.5, false), (0.5, false), (0.5, true)]);
+        assert_eq!(ap, Some(0.5));
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused() {
+        assert!(LabelReport::new(&[], &[], &names()).is_err());
+        assert!(LabelReport::new(&[0.5; 3], &[0.0; 6], &names()).is_err());
+        assert!(LabelReport::new(&[1.5, 0.5, 0.5], &[0.0; 3], &names()).is_err());
+        assert!(LabelReport::new(&[f64::NAN, 0.5, 0.5], &[0.0; 3], &names()).is_err());
+    }
+}

@@ -152,3 +152,59 @@ impl fmt::Display for NumberReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Key, Stream};
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|n| n.to_string()).collect()
+    }
+
+    #[test]
+    fn every_measure_is_as_by_hand() {
+        let (mean, variance) = ([1.0, 10.0, 3.0, 20.0], [1.0, 4.0, 4.0, 4.0]);
+        let truth = [2.0, 10.0, 1.0, 24.0];
+        let report = NumberReport::new(&mean, &variance, &truth, &names(2)).expect("a report");
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} and {b}");
+        let [first, second] = &report.outputs[..] else { panic!("two outputs") };
+        close(first.rmse, 2.5f64.sqrt());
+        close(first.mae, 1.5);
+        close(first.r2, 1.0 - 2.5 / 0.25);
+        close(second.r2, 1.0 - 8.0 / 49.0);
+        let nll = |v: f64, e: f64| 0.5 * ((2.0 * PI * v).ln() + e * e / v);
+        close(first.nll, (nll(1.0, 1.0) + nll(4.0, 2.0)) / 2.0);
+        close(report.nll, first.nll + second.nll);
+        // 4 is two deviations off, more than 1.645.
+        close(second.coverage_90, 0.5);
+        close(report.r2, (first.r2 + second.r2) / 2.0);
+        close(first.half_width_90, 1.5 * 1.644853627);
+    }
+
+    /// Normal errors of the predicted size are covered as promised, those twice as large are not.
+    #[test]
+    fn coverage_tells_honest_widths_from_narrow_ones() {
+        let mut sequence = Key::new(3, Stream::Probe).at(0);
+        let truth: Vec<f32> = (0..20_000).map(|_| sequence.normal()).collect();
+        let mean = vec![0.0; truth.len()];
+        let report = |variance: f64| {
+            let variance = vec![variance; truth.len()];
+            NumberReport::new(&mean, &variance, &truth, &names(1)).expect("a report")
+        };
+        let (honest, narrow) = (report(1.0), report(0.25));
+        // Three standard errors of a share of 20,000 are 0.01 at most.
+        assert!((honest.coverage_90 - 0.9).abs() < 0.01 && honest.ece < 0.01, "{honest:?}");
+        assert!(narrow.coverage_90 < 0.65 && narrow.ece > 0.1, "{narrow:?}");
+        assert!(honest.nll < narrow.nll);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused() {
+        assert!(NumberReport::new(&[], &[], &[], &names(1)).is_err());
+        assert!(NumberReport::new(&[1.0], &[1.0], &[1.0, 2.0], &names(1)).is_err());
+        assert!(NumberReport::new(&[1.0], &[0.0], &[1.0], &names(1)).is_err());
+        let constant = NumberReport::new(&[1.0], &[1.0], &[1.0], &names(1)).expect("a report");
+        assert_eq!(constant.r2, 0.0);
+    }
+}

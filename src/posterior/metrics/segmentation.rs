@@ -174,3 +174,39 @@ impl fmt::Display for MaskReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_parts_add_up_and_ignored_pixels_count_for_nothing() {
+        let names = ["a", "b", "c", "d"].map(str::to_string);
+        let mut scores = MaskScores::new(&names);
+        let row = |best: usize| {
+            let mut row = [0.1; 4];
+            row[best] = 0.7;
+            row
+        };
+        // Truth a a b b c, predicted a b b b a; one more pixel is ignored.
+        scores.add(&[row(0), row(1), row(1)].concat(), &[0.0, 0.0, 1.0]).expect("pixels");
+        scores.add(&[row(1), row(3), row(0)].concat(), &[1.0, -1.0, 2.0]).expect("pixels");
+        let report = scores.report().expect("a report");
+        assert_eq!(report.pixels, 5);
+        let iou: Vec<Option<f64>> = report.classes.iter().map(|class| class.iou).collect();
+        assert_eq!(iou, [Some(1.0 / 3.0), Some(2.0 / 3.0), Some(0.0), None]);
+        assert!((report.mean_iou - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(report.pixel_accuracy, 0.6);
+        let nll = -(3.0 * 0.7f64.ln() + 2.0 * 0.1f64.ln()) / 5.0;
+        assert!((report.nll - nll).abs() < 1e-12 && (report.ece - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused() {
+        let mut scores = MaskScores::new(&["a".to_string()]);
+        assert!(scores.add(&[1.0], &[1.0]).is_err());
+        assert!(scores.add(&[1.0, 1.0], &[0.0]).is_err());
+        scores.add(&[1.0], &[-1.0]).expect("an ignored pixel");
+        assert!(scores.report().is_err());
+    }
+}

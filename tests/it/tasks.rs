@@ -1,0 +1,255 @@
+//! Labels, numbers and masks from end to end; classes have `tests/it/adapt.rs`.
+
+use std::sync::Arc;
+
+use ndarray::{Array2, Array3, Array4};
+use priorfit::adapt::{Adapted, Adapter, Control, PriorKind, Settings};
+use priorfit::autodiff::vjp;
+use priorfit::backend::Backend;
+use priorfit::backend::cpu::Cpu;
+use priorfit::data::{Dataset, Preprocess, Statistics, TargetKind};
+use priorfit::graph::eval::{Env, outputs};
+use priorfit::graph::{Graph, LeafKind};
+use priorfit::onnx::Model;
+use priorfit::plan::Plan;
+use priorfit::posterior::metrics::Measure;
+use priorfit::posterior::{Evaluation, Posterior};
+use priorfit::task::{
+    COUNTED, FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, LOSS, Standard, TARGETS, Task,
+};
+use priorfit::tensor::tensor;
+use priorfit::threads::Threads;
+
+use crate::support::gpu::gpu;
+use crate::support::{FORWARD, GRADIENT, array, leaves, normal, relative_error, repository};
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|n| n.to_string()).collect()
+}
+
+fn tasks() -> [Task; 4] {
+    let standard = vec![Standard { mean: 0.0, std: 1.0, noise: None }; 3];
+    [
+        Task::Classification { classes: names(3) },
+        Task::MultiLabel { labels: names(3) },
+        Task::Regression { outputs: names(3), standard },
+        Task::Segmentation { classes: names(3), ignore: 255 },
+    ]
+}
+
+/// A head with its loss and gradients on `n` examples.
+fn head(task: &Task, n: usize) -> Graph {
+    let mut g = Graph::new();
+    let shape: &[usize] = if task.is_dense() { &[n, 7, 3, 5] } else { &[n, 7] };
+    let features = g.input(FEATURES, &shape.into()).expect("a leaf");
+    let logits = task.head(&mut g, features, [11, 9]).expect("a head");
+    let loss = task.loss(&mut g, logits).expect("a loss");
+    let params: Vec<_> = [HEAD_WEIGHT, HEAD_BIAS]
+        .map(|name| g.leaf(LeafKind::Param, name).expect("a parameter"))
+        .into_iter()
+        .chain([features])
+        .collect();
+    let one = g.constant(tensor(&[1], vec![1.0]).expect("one")).expect("a constant");
+    let gradients = vjp(&mut g, &[(loss, one)], &params).expect("gradients");
+    g.set_output(LOGITS, logits);
+    g.set_output(LOSS, loss);
+    for (index, gradient) in gradients.into_iter().enumerate() {
+        g.set_output(&format!("gradient{index}"), gradient.expect("each has one"));
+    }
+    g
+}
+
+/// Every output of a head on a backend against the interpreter.
+fn check(backend: &mut dyn Backend, task: &Task) {
+    let graph = head(task, 3);
+    let plan = backend.load(Plan::compile(&graph).expect("a plan")).expect("a loaded plan");
+    let mut env = Env::new();
+    for (lane, (leaf, shape)) in leaves(&graph).into_iter().enumerate() {
+        let value: Vec<f32> = match leaf.name.as_str() {
+            // Classes and pixels that are ignored, or 0 and 1, which numbers may be, too.
+            TARGETS if task.is_dense() => (0..shape.len()).map(|i| (i * 7 % 4) as f32 - 1.0).collect(),
+            TARGETS => (0..shape.len()).map(|i| f32::from(i % 3 == i / 3)).collect(),
+            COUNTED => vec![200.0],
+            _ => normal(&shape, lane as u64),
+        };
+        env.set(leaf.kind, &leaf.name, array(&shape, &value));
+        match leaf.kind {
+            LeafKind::Input => backend.write(plan, &leaf.name, &value).expect("an input"),
+            _ => backend.set(&leaf, &value).expect("a parameter"),
+        }
+    }
+    backend.run(plan).expect("a run");
+    for (name, expected) in outputs(&graph, &env).expect("numbers") {
+        let mut got = vec![0.0; expected.len()];
+        backend.read(plan, &name, &mut got).expect("an output");
+        let error = relative_error(&got, &expected.to_vec());
+        let most = if name.starts_with("gradient") { GRADIENT } else { FORWARD };
+        assert!(error <= most, "{task:?}, {name} on {}: off by {error}", backend.name());
+    }
+}
+
+#[test]
+fn heads_and_losses_are_the_interpreter_s_on_every_backend() {
+    for task in tasks() {
+        check(&mut Cpu::new(Arc::new(Threads::new(2))), &task);
+        if let Some(mut gpu) = gpu() {
+            check(&mut *gpu, &task);
+        }
+    }
+}
+
+/// Pictures of handwritten digits 16 by 16 with their classes, 60 of each to be fast.
+struct Digits {
+    pixels: Array4<u8>,
+    classes: Vec<usize>,
+    threads: Arc<Threads>,
+}
+
+fn digits() -> Digits {
+    let data = Dataset::open(&repository("models/demo/digits.npz")).expect("the digits");
+    let (data, _) = data.few(1, 60).expect("enough of each");
+    let threads = Arc::new(Threads::new(2));
+    let all: Vec<usize> = (0..data.len()).collect();
+    let plain = Preprocess { scale: 1.0, ..Preprocess::new(1, 16, 16) };
+    let mut x = vec![0.0; data.len() * 256];
+    data.fill(&all, &plain, None, &mut x, &threads).expect("pixels");
+    let pixels = Array4::from_shape_fn((data.len(), 16, 16, 1), |(n, y, c, _)| {
+        x[n * 256 + y * 16 + c] as u8
+    });
+    Digits { pixels, classes: data.labels(&all).expect("classes"), threads }
+}
+
+impl Digits {
+    fn images(&self) -> Dataset {
+        Dataset::from_images_u8(self.pixels.view(), None, vec![]).expect("images")
+    }
+
+    /// Even, round (with a closed loop), and above four.
+    fn labels(&self) -> Dataset {
+        let has = |digit: usize| [digit % 2 == 0, [0, 6, 8, 9].contains(&digit), digit > 4];
+        let row = |(n, label): (usize, usize)| f32::from(has(self.classes[n])[label]);
+        let rows = Array2::from_shape_fn((self.classes.len(), 3), row);
+        let names = ["even", "round", "large"].map(str::to_string).to_vec();
+        self.images().with_rows(TargetKind::Labels, rows.view(), names).expect("labels")
+    }
+
+    /// How much ink there is, and the height of its centre, in pixels.
+    fn numbers(&self) -> Dataset {
+        let rows = Array2::from_shape_fn((self.classes.len(), 2), |(n, number)| {
+            let pixels = self.pixels.index_axis(ndarray::Axis(0), n);
+            let ink: f32 = pixels.iter().map(|&p| f32::from(p)).sum();
+            let moment = pixels.indexed_iter().map(|((y, ..), &p)| y as f32 * f32::from(p));
+            if number == 0 { ink / 255.0 } else { moment.sum::<f32>() / ink.max(1.0) }
+        });
+        let names = ["ink", "centre"].map(str::to_string).to_vec();
+        self.images().with_rows(TargetKind::Numbers, rows.view(), names).expect("numbers")
+    }
+
+    /// Paper, and ink of even and of odd digits; the grey between is ignored.
+    fn masks(&self) -> Dataset {
+        let (count, ..) = self.pixels.dim();
+        let masks = Array3::from_shape_fn((count, 16, 16), |(n, y, x)| {
+            match self.pixels[[n, y, x, 0]] {
+                0..100 => 0,
+                100..160 => 255,
+                _ => 1 + (self.classes[n] % 2) as u8,
+            }
+        });
+        let names = ["paper", "even", "odd"].map(str::to_string).to_vec();
+        self.images().with_masks(masks.view(), names).expect("masks")
+    }
+
+    fn fit(&self, train: &Dataset, held: &Dataset, settings: Settings) -> Adapted {
+        let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
+        let model = match train.target_kind() {
+            Some(TargetKind::Mask) => model.cut_at_map(None).expect("a map"),
+            _ => model,
+        };
+        let statistics = Statistics { mean: vec![0.31], std: vec![0.37] };
+        let input = Preprocess::new(1, 16, 16).normalised(statistics);
+        Adapter::new(Arc::new(model), input, Arc::clone(&self.threads))
+            .with_settings(settings)
+            .expect("sound settings")
+            .fit(train, Some(held), &mut |_| Control::Continue)
+            .expect("a run")
+    }
+
+    fn evaluate(&self, posterior: &Posterior, data: &Dataset) -> Evaluation {
+        posterior.evaluate(data, &self.threads, &mut |_| true).expect("an evaluation")
+    }
+}
+
+fn isotropic(steps: usize) -> Settings {
+    Settings { prior: PriorKind::Isotropic, steps, ..Settings::default() }
+}
+
+/// A posterior that is saved and read again measures the same.
+fn survives(digits: &Digits, posterior: &Posterior, data: &Dataset) {
+    let folder = tempfile::tempdir().expect("a folder");
+    posterior.save(folder.path()).expect("saved");
+    let loaded = Posterior::load(folder.path()).expect("loaded");
+    assert_eq!(loaded.description().task, posterior.description().task);
+    assert_eq!(digits.evaluate(&loaded, data), digits.evaluate(posterior, data));
+}
+
+#[test]
+fn sets_of_labels_are_learned() {
+    let digits = digits();
+    let (held, train) = digits.labels().split(1, 0.3).expect("a split");
+    let adapted = digits.fit(&train, &held, isotropic(40));
+    let before = digits.evaluate(&adapted.probe, &held).summary();
+    let after = digits.evaluate(&adapted.posterior, &held).summary();
+    assert_eq!(after.measure, Measure::MeanAveragePrecision);
+    assert!(before.score > 0.8 && after.score > 0.9, "{before:?}, {after:?}");
+    assert!(after.nll < before.nll, "{before:?}, {after:?}");
+    let last = adapted.history.last().and_then(|epoch| epoch.validation).expect("a validation");
+    // The run's own measure is of the same weights.
+    assert!((last.nll - after.nll).abs() < 1e-6, "{last:?}, {after:?}");
+    survives(&digits, &adapted.posterior, &held);
+}
+
+#[test]
+fn numbers_are_learned_with_honest_widths() {
+    let digits = digits();
+    let (rest, train) = digits.numbers().split(1, 0.5).expect("a split");
+    let (held, test) = rest.split(2, 0.5).expect("a split");
+    let adapted = digits.fit(&train, &held, isotropic(40));
+    let Evaluation::Numbers(report) = digits.evaluate(&adapted.posterior, &test) else {
+        panic!("numbers have their report")
+    };
+    assert!(report.r2 > 0.8, "{report}");
+    // The noise is that of other examples than these; three standard errors of 150 are 0.07.
+    assert!((report.coverage_90 - 0.9).abs() < 0.08, "{report}");
+    let Task::Regression { standard, .. } = &adapted.posterior.description().task else {
+        panic!("numbers have their task")
+    };
+    for (standard, output) in standard.iter().zip(&report.outputs) {
+        let noise = standard.noise.expect("an estimate").sqrt();
+        let ratio = noise / output.rmse;
+        assert!((0.7..1.4).contains(&ratio), "noise {noise}, error {}", output.rmse);
+    }
+    survives(&digits, &adapted.posterior, &test);
+}
+
+#[test]
+fn masks_are_learned_and_parts_of_a_batch_add_up() {
+    let digits = digits();
+    let (rest, train) = digits.masks().split(1, 0.2).expect("a split");
+    let (held, _) = rest.split(3, 0.8).expect("a split");
+    let settings = Settings { probe_steps: 200, batch_size: 16, ..isotropic(30) };
+    let free = digits.fit(&train, &held, settings.clone());
+    let before = digits.evaluate(&free.probe, &held).summary();
+    let after = digits.evaluate(&free.posterior, &held).summary();
+    assert_eq!(after.measure, Measure::MeanIou);
+    assert!(after.score > before.score && after.nll < before.nll, "{before:?}, {after:?}");
+    survives(&digits, &free.posterior, &held);
+    // Batches in parts, whose pixels that count differ in number, make the same updates.
+    let cap = Some(free.memory.bytes as u64 * 7 / 10);
+    let parts = digits.fit(&train, &held, Settings { memory_cap: cap, ..settings });
+    assert!(parts.memory.micro_batch < free.memory.micro_batch, "{:?}", parts.memory);
+    let losses = |adapted: &Adapted| adapted.history.iter().map(|e| e.loss).collect::<Vec<_>>();
+    for (a, b) in losses(&free).iter().zip(losses(&parts)) {
+        // Rounding alone, over some thirty steps.
+        assert!((a - b).abs() < 1e-3 * a.abs(), "{:?} and {:?}", losses(&free), losses(&parts));
+    }
+}
