@@ -35,8 +35,16 @@ pub struct Description {
     pub classes: Vec<String>,
     /// How images become the network's input.
     pub preprocess: Preprocess,
+    /// What logits are divided by before the softmax: above 0, 1 unless cross-validation found
+    /// better.
+    #[serde(default = "plain")]
+    pub temperature: f64,
     /// How the weights came about: settings and history, for people.
     pub provenance: serde_json::Value,
+}
+
+fn plain() -> f64 {
+    1.0
 }
 
 /// Draws of the weights with everything needed to predict.
@@ -57,6 +65,11 @@ impl Posterior {
             return Err(Error::invalid("a posterior has at least one draw"));
         }
         description.preprocess.check()?;
+        let temperature = description.temperature;
+        if !(temperature.is_finite() && temperature > 0.0) {
+            let message = format!("the temperature is {temperature}; expected a number above 0");
+            return Err(Error::malformed(message));
+        }
         draws.iter().try_for_each(check_finite)?;
         Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH })
     }
@@ -70,6 +83,11 @@ impl Posterior {
     /// What is known besides the weights.
     pub fn description(&self) -> &Description {
         &self.description
+    }
+
+    /// What logits are divided by before the softmax.
+    pub fn temperature(&self) -> f64 {
+        self.description.temperature
     }
 
     /// The draws.
@@ -111,7 +129,7 @@ impl Posterior {
                     other => break other?,
                 }
             };
-            mean += &softmax(&logits);
+            mean += &tempered(&logits, self.description.temperature);
         }
         mean /= self.draws.len() as f64;
         Ok(mean)
@@ -128,6 +146,31 @@ fn check_finite(draw: &Weights) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Softmax of each row divided by `temperature`.
+pub fn tempered(logits: &Array2<f32>, temperature: f64) -> Array2<f64> {
+    softmax(&logits.mapv(|x| (f64::from(x) / temperature) as f32))
+}
+
+/// TEMP
+pub fn best_temperature(logits: &Array2<f32>, labels: &[usize]) -> f64 {
+    let objective = |log_t: f64| {
+        let p = tempered(logits, log_t.exp());
+        let nll: f64 = p.rows().into_iter().zip(labels).map(|(r, &y)| -r[y].max(1e-12).ln()).sum();
+        nll + 0.5 * log_t.powi(2)
+    };
+    let ratio = (5f64.sqrt() - 1.0) / 2.0;
+    let (mut low, mut high) = (-3.0, 3.0);
+    for _ in 0..30 {
+        let width = ratio * (high - low);
+        if objective(high - width) < objective(low + width) {
+            high = low + width
+        } else {
+            low = high - width
+        }
+    }
+    (0.5 * (low + high)).exp()
 }
 
 /// Softmax of each row, in `f64`.

@@ -349,11 +349,11 @@ fn a_result_that_cannot_be_written_is_known_before_the_work() {
 }
 
 #[test]
-fn the_demo_compares_five_methods_on_what_the_program_carries() {
+fn the_demo_compares_six_methods_on_what_the_program_carries() {
     let args = ["demo", "--shots", "2", "--seeds", "1", "--steps", "1", "--variance", "0.01"];
     let report = succeeds(&args, &["seconds", "choice", "peak_rss_mb"]);
     let rows = report["rows"].as_array().expect("a list");
-    assert_eq!(rows.len(), 5);
+    assert_eq!(rows.len(), 6);
     for row in rows {
         // A linear probe of two examples a class is far better than the tenth that chance gives.
         assert!(row["accuracy"]["mean"].as_f64().is_some_and(|a| a > 0.5), "{row}");
@@ -368,6 +368,7 @@ fn ctrl_c_saves_the_last_good_state_and_exits_with_130() {
     let mut run = Command::new(env!("CARGO_BIN_EXE_priorfit"))
         .args(["adapt", "--backbone", &file(BACKBONE), "--train", text(&train)])
         .args(["--out", text(&out), "--steps", "100000000", "--json", "--threads", "1"])
+        .args(["--strength", "1", "--no-gate"])
         // The step's plan is logged when training begins.
         .env("RUST_LOG", "priorfit::adapt=debug")
         .stdout(Stdio::piped())

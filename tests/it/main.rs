@@ -1,6 +1,7 @@
 //! What is guaranteed: one module for each promise.
 
 mod adapt;
+mod choice;
 mod cli;
 mod goldens;
 #[cfg(feature = "gpu")]

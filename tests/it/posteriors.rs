@@ -26,6 +26,7 @@ fn posterior() -> Posterior {
         backbone: model.fingerprint(),
         classes: vec!["a".to_string(), "b".to_string()],
         preprocess: Preprocess::new(1, 16, 16),
+        temperature: 1.0,
         provenance: serde_json::Value::Null,
     };
     Posterior::new(description, Arc::new(model), vec![draw]).expect("a posterior")
