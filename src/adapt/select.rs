@@ -157,7 +157,9 @@ impl Selection<'_> {
         let mut ends = vec![None; path.stages()];
         let mut predict = |step: usize, network: &mut Network| {
             if let Some(stage) = path.ended(step) {
-                ends[stage] = Some(network.logits(&held_out, &mut |_| true)?);
+                let logits = network.logits(&held_out, &mut |_| true)?;
+                check_finite(&logits, step)?;
+                ends[stage] = Some(logits);
             }
             Ok(())
         };
@@ -248,6 +250,18 @@ fn best(candidates: &[Candidate], gate: bool) -> usize {
     let first = usize::from(!gate && candidates.len() > 1);
     let nll = |at: usize| candidates[at].held_out.nll;
     (first..candidates.len()).fold(first, |best, at| if nll(at) < nll(best) { at } else { best })
+}
+
+/// The last step of a run can leave the numbers without any loss being computed from them.
+fn check_finite(logits: &Array2<f32>, step: usize) -> Result<()> {
+    match logits.iter().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Diverged,
+            format!("after step {} predictions are no numbers", step + 1),
+        )
+        .hint("lower --lr, or clip the gradient with --clip")),
+    }
 }
 
 fn stopped() -> Error {
