@@ -80,8 +80,10 @@ impl Context {
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         if experiments && has_small_matrices(adapter) {
             features |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-            // SAFETY: the host asked for it, told by `Options::cooperative_matrices` what it means;
-            // the one shader that uses it keeps to the rules that naga validates.
+            // SAFETY: the token admits that wgpu's own code for the feature may have faults, and
+            // gives nothing else. The one shader that uses it keeps to what the specification
+            // defines: uniform control flow, and places within workgroup memory for all operands;
+            // and it is used where its results were compared with those of a plain shader.
             experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
         }
         let descriptor = wgpu::DeviceDescriptor {

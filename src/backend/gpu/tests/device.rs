@@ -35,12 +35,21 @@ const LIMITS: Limits = Limits {
 #[test]
 fn a_variant_that_computes_something_else_is_found_out() {
     let Some(context) = context() else { return };
-    qualify::compare(&context, LIMITS, LIMITS, qualify::updated)
-        .expect("a kernel agrees with itself");
-    // Columns in half precision are off by far more than an order of summation.
-    let wrong = Limits { half_factor: true, ..LIMITS };
-    let error =
-        qualify::compare(&context, LIMITS, wrong, qualify::updated).expect_err("other numbers");
+    for run in [qualify::updated, qualify::multiplied] {
+        qualify::compare(&context, LIMITS, LIMITS, run).expect("a kernel agrees with itself");
+    }
+    let half = Limits { half_factor: true, ..LIMITS };
+    qualify::compare(&context, LIMITS, half, qualify::updated).expect("halves are unpacked");
+    // One element of one result that is off by a few parts in a hundred thousand.
+    let wrong = |context: &Arc<Context>, limits: Limits| {
+        let mut results = qualify::updated(context, limits)?;
+        if limits.half_factor {
+            let last = results.last_mut().and_then(|(_, sums)| sums.last_mut()).expect("a sum");
+            *last *= 1.0 + 3e-5;
+        }
+        Ok(results)
+    };
+    let error = qualify::compare(&context, LIMITS, half, wrong).expect_err("other numbers");
     assert!(error.to_string().contains("expected"), "{error}");
 }
 
