@@ -38,7 +38,7 @@ const EXTENTS: [[usize; 3]; 4] = [[1, 1, 1], [8, 8, 8], [65, 17, 3], [100, 70, 9
 /// Results by name.
 type Results = Vec<(String, Vec<f32>)>;
 
-/// A variant, told by the features that a device was made with and by what its user wants.
+/// A variant that is wanted.
 struct Candidate {
     name: &'static str,
     /// Why it is not even tried, if so.
@@ -52,17 +52,12 @@ struct Candidate {
 /// Computes something under limits.
 type Run = fn(&Arc<Context>, Limits) -> Result<Results>;
 
-/// The variants that `options` want of a device with `features`.
-fn candidates(features: wgpu::Features, options: &Options) -> Vec<Candidate> {
-    let needs = |feature| match features.contains(feature) {
-        true => None,
-        false => Some("the device was made without them"),
-    };
-    let small_matrices =
-        wgpu::Features::SUBGROUP.union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+/// The variants that `options` want of a device that has subgroups or small matrices.
+fn candidates(has_subgroups: bool, has_matrices: bool, options: &Options) -> Vec<Candidate> {
+    let lacks = |has: bool| (!has).then_some("the device was made without them");
     let subgroups = Candidate {
         name: "subgroups",
-        lacks: needs(wgpu::Features::SUBGROUP),
+        lacks: lacks(has_subgroups),
         with: |limits| Limits { subgroups: true, ..limits },
         run: updated,
     };
@@ -75,7 +70,7 @@ fn candidates(features: wgpu::Features, options: &Options) -> Vec<Candidate> {
     };
     let matrices = Candidate {
         name: "cooperative matrices",
-        lacks: needs(small_matrices),
+        lacks: lacks(has_subgroups && has_matrices),
         with: |limits| Limits { cooperative: true, ..limits },
         run: multiplied,
     };
@@ -93,29 +88,28 @@ pub(super) fn variants(
     plain: Limits,
     options: &Options,
 ) -> (Limits, Vec<Variant>) {
-    let features = context.device.features();
-    let (limits, variants) = judge(candidates(features, options), plain, |limits, run| {
+    let has_subgroups = context.device.features().contains(wgpu::Features::SUBGROUP);
+    let candidates = candidates(has_subgroups, context.small_matrices, options);
+    judge(candidates, plain, |name, limits, run| {
         compare(context, plain, limits, run)
-    });
-    for Variant { name, reason, .. } in &variants {
-        if let Some(reason) = reason {
-            log::info!("'{}' runs without {name}: {reason}", context.info.name);
-        }
-    }
-    (limits, variants)
+            .inspect_err(|e| log::warn!("'{}' runs without {name}: {e}", context.info.name))
+    })
 }
 
 /// Takes in what passes `compare`, one after the other.
 fn judge(
     candidates: Vec<Candidate>,
     plain: Limits,
-    compare: impl Fn(Limits, Run) -> Result<()>,
+    compare: impl Fn(&str, Limits, Run) -> Result<()>,
 ) -> (Limits, Vec<Variant>) {
     let (mut limits, mut variants) = (plain, Vec::new());
     for Candidate { name, lacks, with, run } in candidates {
         let verdict = match lacks {
-            None => compare(with(limits), run),
-            Some(lacks) => Err(Error::new(Kind::Device, lacks)),
+            None => compare(name, with(limits), run),
+            Some(lacks) => {
+                log::info!("no {name}: {lacks}");
+                Err(Error::new(Kind::Device, lacks))
+            }
         };
         let reason = verdict.err().map(|error| error.to_string());
         if reason.is_none() {
@@ -256,6 +250,7 @@ fn half(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::gpu::loaded::Needs;
 
     const PLAIN: Limits = Limits {
         binding: 1 << 20,
@@ -269,8 +264,8 @@ mod tests {
     /// something else.
     fn judged(wrong: fn(&Limits) -> bool) -> (Limits, Vec<Variant>) {
         let options = Options { half_factor: true, ..Options::default() };
-        let all = candidates(wgpu::Features::all(), &options);
-        judge(all, PLAIN, |limits, _| match wrong(&limits) {
+        let all = candidates(true, true, &options);
+        judge(all, PLAIN, |_, limits, _| match wrong(&limits) {
             true => Err(Error::new(Kind::Device, "element 3 is 4, expected 5")),
             false => Ok(()),
         })
@@ -293,10 +288,24 @@ mod tests {
     }
 
     #[test]
+    fn factors_that_stay_in_single_precision_are_counted_as_such() {
+        let plan = Plan::compile(&graph().expect("a graph")).expect("a plan");
+        let bytes = |limits: &Limits| {
+            let needs = Needs::of(&plan, limits).expect("it fits");
+            needs.residents(&plan).map(|(_, bytes)| bytes).sum::<usize>()
+        };
+        let (dropped, _) = judged(|limits| limits.half_factor);
+        let (used, _) = judged(|_| false);
+        assert_eq!(bytes(&dropped), bytes(&PLAIN));
+        let saved = bytes(&PLAIN) - bytes(&used);
+        assert!(saved.abs_diff(2 * RANK * LEN) < 1000, "{saved} bytes, but for padding");
+    }
+
+    #[test]
     fn what_a_device_lacks_or_nobody_wants_is_not_tried() {
-        let never = |_: Limits, _: Run| -> Result<()> { panic!("it is not tried") };
+        let never = |_: &str, _: Limits, _: Run| -> Result<()> { panic!("it is not tried") };
         let options = Options { cooperative_matrices: false, ..Options::default() };
-        let (limits, variants) = judge(candidates(wgpu::Features::empty(), &options), PLAIN, never);
+        let (limits, variants) = judge(candidates(false, false, &options), PLAIN, never);
         assert_eq!(limits, PLAIN);
         let names: Vec<_> = variants.iter().map(|v| v.name).collect();
         assert_eq!(names, ["subgroups"]);
