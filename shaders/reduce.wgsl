@@ -1,8 +1,8 @@
 // reduce: sums or maxima over some axes of a tape's result.
 //
 // `lanes` threads share an output; a workgroup works on 256 / lanes of them. Each thread combines
-// every lanes-th element in order, and a tree combines the threads; sums are compensated in both. Few
-// outputs are cut into segments, whose results a second launch combines: the order of all sums
+// every lanes-th element in order, and a tree combines the threads; sums are compensated in both.
+// Few outputs are cut into segments, whose results a second launch combines: the order of all sums
 // depends on the geometry alone.
 
 //!include grid

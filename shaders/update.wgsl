@@ -2,8 +2,9 @@
 //
 // Each thread takes four vectors of four elements. The K factor columns of a vector stay in
 // registers between their two uses, so each is read once. A workgroup leaves its K + 1 compensated
-// sums, which a `reduce` adds in order. The variant sets METHOD, RANK, SUMS, the accessors of what the prior
-// stores, and how sums are added up; formulas and names are those of the processor's kernel.
+// sums, which a `reduce` adds in order. The variant sets METHOD, RANK, SUMS, the accessors of what
+// the prior stores, and how sums are added up; formulas and names are those of the processor's
+// kernel.
 
 //!include grid
 //!include philox

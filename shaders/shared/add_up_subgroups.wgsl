@@ -1,6 +1,6 @@
 // Add up: the sums of a workgroup's threads, first within subgroups, so that one barrier is enough.
 
-// Most subgroups of a workgroup: those of the smallest size there is.
+// Most subgroups of a workgroup: those of the smallest size there is. SUMS is at most 32.
 const SUBGROUPS: u32 = 64u;
 
 var<workgroup> combined: array<Sum, SUMS * SUBGROUPS>;

@@ -118,16 +118,19 @@ impl Device {
     /// # Errors
     /// When the adapter lacks a needed limit or gives no device.
     pub fn open(adapter: &Adapter, options: Options) -> Result<Self> {
-        if options.cooperative_matrices && adapter.has_cooperative_matrix() {
-            let reason = match Self::open_once(adapter, options.clone()) {
-                Ok(device) if !device.is_lost() => return Ok(device),
-                Ok(_) => "it was lost with them".to_string(),
-                Err(error) => error.to_string(),
-            };
-            // An experiment that a driver does not survive is not made again.
-            log::warn!("'{}' runs without cooperative matrices: {reason}", adapter.info().name);
-        }
-        Self::open_once(adapter, Options { cooperative_matrices: false, ..options })
+        let is_experiment = options.cooperative_matrices && adapter.has_cooperative_matrix();
+        let reason = match Self::open_once(adapter, options.clone()) {
+            Ok(device) if is_experiment && device.is_lost() => "the device was lost".to_string(),
+            Err(error) if is_experiment => error.to_string(),
+            opened => return opened,
+        };
+        // An experiment that a driver does not survive is not made again.
+        let name = qualify::MATRICES;
+        log::warn!("'{}' runs without {name}: {reason}", adapter.info().name);
+        let options = Options { cooperative_matrices: false, ..options };
+        let mut device = Self::open_once(adapter, options)?;
+        device.variants.push(Variant { name, used: false, reason: Some(reason) });
+        Ok(device)
     }
 
     fn open_once(adapter: &Adapter, options: Options) -> Result<Self> {

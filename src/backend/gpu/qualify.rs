@@ -27,13 +27,16 @@ pub struct Variant {
 /// Relative error of a sum whose terms are added in another order.
 const TOLERANCE: f32 = 1e-5;
 /// Elements of the parameter that is compared: three blocks, the last of them partial.
-const LEN: usize = 10_007;
+pub(super) const LEN: usize = 10_007;
 const RANK: usize = 5;
 /// Scale of the last column: below the normal numbers of half precision.
 const TINY: f32 = 1e-5;
 /// Rows, depth and columns of the products that are compared: one element, whole small matrices,
 /// and partial tiles on all sides.
 const EXTENTS: [[usize; 3]; 4] = [[1, 1, 1], [8, 8, 8], [65, 17, 3], [100, 70, 90]];
+
+/// The variant whose trial a device may not survive.
+pub(super) const MATRICES: &str = "cooperative matrices";
 
 /// Results by name.
 type Results = Vec<(String, Vec<f32>)>;
@@ -69,7 +72,7 @@ fn candidates(has_subgroups: bool, has_matrices: bool, options: &Options) -> Vec
         run: updated,
     };
     let matrices = Candidate {
-        name: "cooperative matrices",
+        name: MATRICES,
         lacks: lacks(has_subgroups && has_matrices),
         with: |limits| Limits { cooperative: true, ..limits },
         run: multiplied,
@@ -178,6 +181,15 @@ pub(super) fn multiplied(context: &Arc<Context>, limits: Limits) -> Result<Resul
 
 /// θ' and the sums of one step.
 pub(super) fn updated(context: &Arc<Context>, limits: Limits) -> Result<Results> {
+    updated_from(context, limits, data)
+}
+
+/// [`updated`] with data of one's own: those of a leaf, given its length and number.
+pub(super) fn updated_from(
+    context: &Arc<Context>,
+    limits: Limits,
+    data: impl Fn(&Leaf, usize, u64) -> Vec<f32>,
+) -> Result<Results> {
     let mut gpu = Gpu::new(&Device::bare(Arc::clone(context), limits, Options::default()));
     let graph = graph()?;
     let plan = gpu.load(Plan::compile(&graph)?)?;
