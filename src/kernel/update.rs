@@ -3,8 +3,8 @@
 //! The formulas are those of [`Update`]; here they run block by block, so that θ, the gradient, the
 //! moments, mean, precision and the K factor rows are each read from memory once, and θ and the
 //! moments written once. The steps of a block pass short vectors to each other that stay in cache.
-//! Each block adds its K + 1 sums up in `f64` and leaves them in scratch; they are added in order of
-//! the blocks, in `f64` again, so the result does not depend on the number of threads.
+//! Each block adds its K + 1 sums up in `f64` and leaves them in scratch; they are added in order
+//! of the blocks, in `f64` again, so the result does not depend on the number of threads.
 
 use super::noise::{self, Noise};
 use super::vectorised::{Vectorised, widest};

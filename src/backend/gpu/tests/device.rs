@@ -54,7 +54,7 @@ fn a_variant_that_computes_something_else_is_found_out() {
     assert!(error.to_string().contains("expected"), "{error}");
 }
 
-/// A factor whose columns hold, in every block of 4096, a huge number of each sign among small ones.
+/// A factor whose columns hold a huge number of each sign among small ones in each block of 4096.
 fn with_huge_pairs(len: usize) -> Vec<f32> {
     const HUGE: f32 = 67_108_864.0;
     let small = |at: usize| 1.0 + (at * 7919 % 1000) as f32 / 1000.0;
