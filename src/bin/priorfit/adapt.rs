@@ -336,8 +336,8 @@ impl Adapt {
 fn choice_text(choice: &Choice) -> String {
     let Choice { folds, held_out, head_variance, candidates, kept } = choice;
     let mut text = format!(
-        "\nCross-validation of {held_out} examples in {folds} folds, head variance {head_variance}\n\
-         kept  after steps    strength  temperature  accuracy      NLL     ECE\n"
+        "\nCross-validation of {held_out} examples in {folds} folds, head variance \
+         {head_variance}\nkept  after steps    strength  temperature  accuracy      NLL     ECE\n"
     );
     for (at, Candidate { steps, strength, temperature, held_out }) in candidates.iter().enumerate()
     {
@@ -346,7 +346,8 @@ fn choice_text(choice: &Choice) -> String {
         let strength = strength.map_or("-".to_string(), |strength| format!("{strength:.3e}"));
         let Summary { accuracy, nll, ece } = held_out;
         text += &format!(
-            "{mark:>4}  {steps:>11}  {strength:>10}  {temperature:>11.3}  {:>8}  {nll:>7.4} {ece:>7.4}\n",
+            "{mark:>4}  {steps:>11}  {strength:>10}  {temperature:>11.3}  {:>8}  {nll:>7.4} \
+             {ece:>7.4}\n",
             percent(*accuracy)
         );
     }
