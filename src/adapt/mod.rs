@@ -273,6 +273,7 @@ impl Adapter {
             classes: train.classes().to_vec(),
             preprocess: self.preprocess.clone(),
             provenance,
+            calibration: None,
         };
         Posterior::new(description, Arc::clone(&self.model), vec![draw])
     }
