@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ndarray::Array2;
-use priorfit::adapt::score;
+use priorfit::adapt::{Adapter, Control, PriorKind, Settings, score};
 use priorfit::data::{Dataset, Preprocess, Statistics};
 use priorfit::error::Kind;
 use priorfit::onnx::Model;
@@ -111,10 +111,10 @@ fn calibration_makes_an_overconfident_posterior_honest_and_is_stored() {
     let (held_out, test) = rest.split(2, 0.5).expect("labelled");
     let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
     let input = posterior(1).description().preprocess.clone();
-    let settings = priorfit::adapt::Settings { steps: 0, ..Default::default() };
-    let adapted = priorfit::adapt::Adapter::new(Arc::new(model), input, threads())
+    let settings = Settings { steps: 0, prior: PriorKind::None, ..Settings::default() };
+    let adapted = Adapter::new(Arc::new(model), input, threads())
         .with_settings(settings)
-        .and_then(|a| a.fit(&train, None, &mut |_| priorfit::adapt::Control::Continue))
+        .and_then(|adapter| adapter.fit(&train, None, &mut |_| Control::Continue))
         .expect("a probe");
     let honest = adapted.posterior;
     // Eight times its logits: as accurate, and far too sure.

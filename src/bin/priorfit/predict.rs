@@ -29,8 +29,8 @@ is the part of it that comes from draws of the weights contradicting each other.
 marks unfamiliar images.
 
 --settle stops asking draws about an image whose class no longer depends on them:
-  certain    the rest could not change it; the class is that of all draws
-  0.01       any probability: the class may differ from that of all draws with at most this one
+  --settle       the rest could not change the class, which is that of all draws
+  --settle=0.01  or, at most with this probability, it differs from that of all draws
 Probabilities are then the average of the draws that were asked.")]
 pub struct Predict {
     /// The folder that `adapt` wrote
