@@ -58,5 +58,5 @@ fn spread(numbers: &mut [f32]) {
         .iter()
         .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
     let scale = if high > low { 255.0 / (high - low) } else { 0.0 };
-    numbers.iter_mut().for_each(|x| *x = (*x - low) * scale);
+    numbers.iter_mut().for_each(|x| *x = ((*x - low) * scale).round());
 }
