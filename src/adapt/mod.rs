@@ -415,6 +415,7 @@ impl Adapter {
             preprocess: self.preprocess.clone(),
             temperature,
             provenance,
+            calibration: None,
         };
         let posterior = Posterior::new(description, Arc::clone(&self.model), vec![draw])?;
         Ok(posterior.with_forward_batch(memory.forward_batch))

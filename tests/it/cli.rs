@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::support::repository;
 
+mod uncertainty;
+
 /// A network of features, and one that ends in a classifier.
 const BACKBONE: &str = "models/golden/mobilenetv2_folded.onnx";
 const CLASSIFIER: &str = "models/golden/resnet_basic_classifier.onnx";

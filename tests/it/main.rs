@@ -10,6 +10,7 @@ mod hostile;
 mod memory;
 mod ops;
 mod posteriors;
+mod predictions;
 mod samplers;
 mod steps;
 mod sums;
