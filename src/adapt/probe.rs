@@ -2,7 +2,8 @@
 //!
 //! The objective (the task's mean loss plus |head|²/(2τN)) is convex. Its curvature is at most that of
 //! the loss in an output times the largest eigenvalue of the features' second moment, which gives
-//! the learning rate: nothing is left to tune. The whole data set is one batch, but for masks, whose pixels are too many.
+//! the learning rate: nothing is left to tune. The whole data set is one batch, but for masks, whose
+//! pixels are too many.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use crate::posterior::Network;
 use crate::prior::Weights;
 use crate::step::{Group, Recipe, Trainable, train_step};
 use crate::task::{COUNTED, FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, Task};
-use crate::tensor::tensor;
+use crate::tensor::{contiguous, tensor};
+use crate::threads::Threads;
 use crate::update::{Noise, Optimizer, Schedule};
 
 /// Momentum of the probe's descent.
@@ -35,34 +37,45 @@ const MAPS_BYTES_MAX: usize = 1 << 30;
 /// Bytes of the feature maps that the rate is chosen by, at least those of one image.
 const RATE_BYTES: usize = 1 << 26;
 
-/// The head that minimises the objective on the features of `train`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProbeSettings<'a> {
+    pub(super) task: &'a Task,
+    /// τ
+    pub(super) head_variance: f64,
+    /// Most steps.
+    pub(super) steps: usize,
+}
+
+/// The head that minimises the objective on `features: [N, F]` with these `targets`, sought from
+/// `start` if given.
 pub(super) fn fit(
-    network: &mut Network,
-    train: &Dataset,
-    settings: &Settings,
+    features: &Array2<f32>,
+    targets: &[f32],
+    settings: ProbeSettings<'_>,
+    start: Option<&Weights>,
+    threads: &Arc<Threads>,
     observe: Observer<'_>,
 ) -> Result<Weights> {
-    let features = features(network, train, observe)?;
-    let (task, preprocess) = (task(network)?, network.preprocess());
-    let threads = network.threads();
-    let (n, f) = features.dim();
-    let mut targets = vec![0.0; n * task.target_len(preprocess)];
-    let all: Vec<usize> = (0..n).collect();
-    task.fill_targets(train, &all, preprocess, None, &mut targets, threads)?;
+    check_finite(features)?;
+    let (task, (n, f)) = (settings.task, features.dim());
     let mut backend = Cpu::new(Arc::clone(threads));
     let plan = backend.load(Plan::compile(&graph(task, &[n, f], [1; 2])?)?)?;
+    for (name, weight) in start.into_iter().flatten() {
+        let leaf = Leaf { kind: LeafKind::Param, name: name.clone() };
+        backend.set(&leaf, &contiguous(weight))?;
+    }
     let x: Vec<f32> = features.iter().copied().collect();
     let rate = 1.0 / (task.curvature() * second_moment(n, f, |row| x[row * f..].iter().copied()));
-    let hyper = hyper(settings, n, rate);
+    let hyper = hyper(settings.head_variance, n, rate);
     let mut before = f32::INFINITY;
-    for step in 0..settings.probe_steps {
+    for step in 0..settings.steps {
         backend.write(plan, FEATURES, &x)?;
-        backend.write(plan, TARGETS, &targets)?;
+        backend.write(plan, TARGETS, targets)?;
         backend.write(plan, Group::Head.hyper(), &hyper)?;
         backend.run(plan)?;
         let mut loss = [0.0];
         backend.read(plan, LOSS, &mut loss)?;
-        if tell(observe, step, settings.probe_steps, loss[0]) == Control::Stop {
+        if tell(observe, step, settings.steps, loss[0]) == Control::Stop {
             break;
         }
         if step % WINDOW == 0 {
@@ -83,6 +96,7 @@ pub(super) fn fit_dense(
     network: &mut Network,
     train: &Dataset,
     settings: &Settings,
+    head_variance: f64,
     observe: Observer<'_>,
 ) -> Result<Weights> {
     let task = task(network)?.clone();
@@ -119,7 +133,7 @@ pub(super) fn fit_dense(
         backend.write(plan, FEATURES, &maps.of(network, train, batch)?)?;
         backend.write(plan, TARGETS, &targets)?;
         backend.write(plan, COUNTED, &[task.counted(&targets, len)])?;
-        backend.write(plan, Group::Head.hyper(), &hyper(settings, train.len(), rate))?;
+        backend.write(plan, Group::Head.hyper(), &hyper(head_variance, train.len(), rate))?;
         backend.run(plan)?;
         let mut loss = [0.0];
         backend.read(plan, LOSS, &mut loss)?;
@@ -185,6 +199,14 @@ impl Maps {
     }
 }
 
+/// The targets of all examples as a task without masks has them.
+pub(super) fn targets(task: &Task, train: &Dataset) -> Result<Vec<f32>> {
+    let mut targets = vec![0.0; train.len() * task.outputs()];
+    let all: Vec<usize> = (0..train.len()).collect();
+    task.fill_rows(train, &all, &mut targets)?;
+    Ok(targets)
+}
+
 fn map_shape(network: &Network) -> Result<[usize; 3]> {
     let graph = network.graph(1)?;
     let features = graph.output(FEATURES).map(|features| graph.shape(features).to_vec());
@@ -199,18 +221,19 @@ fn task(network: &Network) -> Result<&Task> {
 }
 
 /// Features of all examples, which are finite.
-fn features(
-    network: &mut Network,
-    train: &Dataset,
-    observe: Observer<'_>,
-) -> Result<Array2<f32>> {
+fn features(network: &mut Network, train: &Dataset, observe: Observer<'_>) -> Result<Array2<f32>> {
     let features = network.features(train, &mut |p| {
         let (phase, step, steps) = (Phase::Features, p.done, p.total);
         let progress = Progress { phase, step, steps, loss: None, penalty: None };
         observe(progress) == Control::Continue
     })?;
+    check_finite(&features)?;
+    Ok(features)
+}
+
+fn check_finite(features: &Array2<f32>) -> Result<()> {
     match features.indexed_iter().find(|(_, x)| !x.is_finite()) {
-        None => Ok(features),
+        None => Ok(()),
         Some(((example, feature), x)) => {
             let message = format!("feature {feature} of example {example} is {x}");
             Err(Error::new(Kind::Diverged, message).hint("check the images' normalisation"))
@@ -224,8 +247,8 @@ fn tell(observe: Observer<'_>, step: usize, steps: usize, loss: f32) -> Control 
 }
 
 /// The numbers of a step on some of `n` examples.
-fn hyper(settings: &Settings, n: usize, rate: f64) -> [f32; Hyper::COUNT] {
-    let weight = (1.0 / (settings.head_variance * n as f64)) as f32;
+fn hyper(head_variance: f64, n: usize, rate: f64) -> [f32; Hyper::COUNT] {
+    let weight = (1.0 / (head_variance * n as f64)) as f32;
     let noise = Noise { seed: 0, examples: n };
     Optimizer::Sgd { momentum: MOMENTUM }.hyper(0, rate as f32, weight, noise)
 }
@@ -269,7 +292,8 @@ fn second_moment<I: Iterator<Item = f32>>(n: usize, f: usize, row: impl Fn(usize
     for _ in 0..ITERATIONS {
         let mut next = vec![0.0; f + 1];
         for at in 0..n {
-            let product: f64 = v[f] + row(at).zip(&v[..f]).map(|(x, v)| f64::from(x) * v).sum::<f64>();
+            let product: f64 =
+                v[f] + row(at).zip(&v[..f]).map(|(x, v)| f64::from(x) * v).sum::<f64>();
             row(at).zip(&mut next[..f]).for_each(|(x, next)| *next += f64::from(x) * product);
             next[f] += product;
         }

@@ -86,8 +86,7 @@ impl Masks {
             Storage::Array(array) => {
                 let (_, height, width) = array.dim();
                 let pixels = array.index_axis(Axis(0), row).to_slice().map(Cow::Borrowed);
-                let pixels =
-                    pixels.ok_or_else(|| Error::internal("stored masks are row-major"))?;
+                let pixels = pixels.ok_or_else(|| Error::internal("stored masks are row-major"))?;
                 Ok(Mask { pixels, height, width })
             }
             Storage::Files(paths) => file(&paths[row]),
@@ -183,7 +182,9 @@ fn check_header(info: &png::Info<'_>) -> Result<[usize; 2]> {
     if !is_index || info.bit_depth == BitDepth::Sixteen {
         let (colour, depth) = (info.color_type, info.bit_depth as u8);
         return Err(Error::unsupported(format!("a mask of type {colour:?} with {depth} bits"))
-            .hint("expected an indexed or grey PNG of up to 8 bits that holds numbers of classes"));
+            .hint(
+                "expected an indexed or grey PNG of up to 8 bits that holds numbers of classes",
+            ));
     }
     if u64::from(info.width) * u64::from(info.height) > PIXELS_MAX {
         return Err(Error::unsupported(format!(
@@ -223,8 +224,7 @@ fn pixels<R: Read + std::io::BufRead + std::io::Seek>(
 fn unpack(line: &[u8], bits: usize, width: usize) -> impl Iterator<Item = u8> {
     let per_byte = 8 / bits;
     let mask = (1u16 << bits) as u8 - 1;
-    let number =
-        move |at: usize| line[at / per_byte] >> (8 - bits * (at % per_byte + 1)) & mask;
+    let number = move |at: usize| line[at / per_byte] >> (8 - bits * (at % per_byte + 1)) & mask;
     (0..width).map(number)
 }
 

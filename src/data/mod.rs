@@ -33,12 +33,13 @@ mod table;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod thumbnail;
 
 pub use augment::{Augment, Augmentation, Crop, Flip};
 pub use batches::{Batches, one_hot};
 use images::Images;
-pub use masks::{IGNORED, encode_grey, encode_mask};
 use masks::Masks;
+pub use masks::{IGNORED, encode_grey, encode_mask};
 pub use preprocess::{IMAGENET, Preprocess, Resize, Statistics};
 pub use targets::TargetKind;
 use targets::Targets;

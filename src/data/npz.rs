@@ -153,11 +153,7 @@ fn row_major<T: Clone, D: Dimension>(
 }
 
 /// Reads `y`: classes `[N]`, labels or numbers `[N, D]`, or masks `[N, H, W]`.
-fn targets(
-    reader: &mut dyn Read,
-    header: &Header,
-    images: &Images,
-) -> Result<(Targets, usize)> {
+fn targets(reader: &mut dyn Read, header: &Header, images: &Images) -> Result<(Targets, usize)> {
     let count = images.len();
     let is_float = header.element.kind == Number::Float;
     match header.shape[..] {

@@ -301,12 +301,7 @@ impl Preprocess {
 
     /// The mask `[H, W]` of an image under the same geometry: each pixel is the nearest one of
     /// `mask`, or `outside` where the image does not reach.
-    pub(super) fn fit_mask(
-        &self,
-        mask: &Mask<'_>,
-        variation: &Variation,
-        outside: u8,
-    ) -> Vec<u8> {
+    pub(super) fn fit_mask(&self, mask: &Mask<'_>, variation: &Variation, outside: u8) -> Vec<u8> {
         let (height, width) = (mask.height as f64, mask.width as f64);
         let whole = Window { top: 0.0, left: 0.0, height, width };
         let window = variation.window.or_else(|| self.window(mask.height, mask.width));

@@ -275,7 +275,9 @@ impl Dataset {
         let own = self.classes();
         let is_numbers = self.target_kind() == Some(TargetKind::Numbers);
         let place: Vec<Option<usize>> = match self.classes.origin {
-            Origin::Numbered => (0..names.len()).map(|i| Some(i).filter(|&i| i < own.len())).collect(),
+            Origin::Numbered => {
+                (0..names.len()).map(|i| Some(i).filter(|&i| i < own.len())).collect()
+            }
             Origin::Named => {
                 names.iter().map(|name| own.iter().position(|other| other == name)).collect()
             }

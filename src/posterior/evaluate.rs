@@ -12,7 +12,7 @@ use crate::backend::Engine;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::prior::Weights;
-use crate::task::Task;
+use crate::task::{Standard, Task};
 use crate::tensor::tensor;
 
 /// Least variance of the noise of a number, as a share of the variance of its targets: a model that
@@ -69,7 +69,7 @@ impl Posterior {
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Evaluation> {
         let data = self.description.task.align(data)?;
-        evaluate(&mut self.network(engine)?, Some(&self.draws), &data, observe)
+        measure(&mut self.network(engine)?, self.weights(), &data, observe)
     }
 
     /// The same with the noise of its numbers, the variance that is left around the predictions of
@@ -90,7 +90,7 @@ impl Posterior {
         }
         let data = self.description.task.align(data)?;
         let mut network = self.network(engine)?;
-        let rows = Rows::predict(&mut network, Some(&self.draws), &data, observe)?;
+        let rows = Rows::predict(&mut network, self.weights(), &data, observe)?;
         if let Task::Regression { standard, .. } = &mut self.description.task {
             for (column, standard) in standard.iter_mut().enumerate() {
                 standard.noise = Some(rows.noise(column, standard.std));
@@ -98,49 +98,53 @@ impl Posterior {
         }
         Ok(self)
     }
+
+    pub(super) fn weights(&self) -> WeightsAt<'_> {
+        (Some(&self.draws), self.temperature())
+    }
 }
 
-/// Measures the predictions of `draws`, or of the network's present weights, for `data`, whose
-/// targets are the task's.
+/// Measures the predictions of the network's present weights for `data`, whose targets are the
+/// task's.
 pub(crate) fn evaluate(
     network: &mut Network,
-    draws: Option<&[Weights]>,
+    data: &Dataset,
+    observe: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Evaluation> {
+    measure(network, (None, 1.0), data, observe)
+}
+
+/// Measures raw `outputs` `[N, outputs]` for `data`, whose targets are the task's; not of masks.
+pub(crate) fn evaluate_outputs(
+    task: &Task,
+    mut outputs: Vec<f64>,
+    data: &Dataset,
+) -> Result<Evaluation> {
+    task.link(&mut outputs);
+    let variance = vec![0.0; outputs.len()];
+    Rows::new(task, outputs, variance, data)?.evaluate(task, data)
+}
+
+/// Draws, or the network's present weights, and a temperature.
+pub(super) type WeightsAt<'a> = (Option<&'a [Weights]>, f64);
+
+fn measure(
+    network: &mut Network,
+    weights: WeightsAt<'_>,
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Evaluation> {
     let task = network.task().cloned();
     let task = task.ok_or_else(|| Error::internal("a network that is measured has a task"))?;
     if task.is_dense() {
-        return masks(network, draws, data, task.names(), observe).map(Evaluation::Masks);
+        return masks(network, weights, data, task.names(), observe).map(Evaluation::Masks);
     }
-    let rows = Rows::predict(network, draws, data, observe)?;
-    let names = task.names();
-    Ok(match &task {
-        Task::Classification { .. } => {
-            let p = rows.mean.iter().map(|&p| p as f32).collect();
-            let p = tensor(&[data.len(), names.len()], p)?;
-            let labels = data.labels(&(0..data.len()).collect::<Vec<_>>())?;
-            Evaluation::Classes(Scored::new(&p, &labels)?.report())
-        }
-        Task::MultiLabel { .. } => {
-            Evaluation::Labels(LabelReport::new(&rows.mean, &rows.truth, names)?)
-        }
-        Task::Regression { standard, .. } => {
-            let known = |(column, s): (usize, &crate::task::Standard)| {
-                s.noise.unwrap_or_else(|| rows.noise(column, s.std))
-            };
-            let noise: Vec<f64> = standard.iter().enumerate().map(known).collect();
-            let total = |(at, v): (usize, &f64)| v + noise[at % noise.len()];
-            let variance: Vec<f64> = rows.variance.iter().enumerate().map(total).collect();
-            Evaluation::Numbers(NumberReport::new(&rows.mean, &variance, &rows.truth, names)?)
-        }
-        Task::Segmentation { .. } => return Err(Error::internal("masks are measured apart")),
-    })
+    Rows::predict(network, weights, data, observe)?.evaluate(&task, data)
 }
 
 fn masks(
     network: &mut Network,
-    draws: Option<&[Weights]>,
+    weights: WeightsAt<'_>,
     data: &Dataset,
     names: &[String],
     observe: &mut dyn FnMut(Progress) -> bool,
@@ -149,7 +153,7 @@ fn masks(
     let pixels = preprocess.height * preprocess.width;
     let mut scores = MaskScores::new(names);
     let mut truth = Vec::new();
-    each_part(network, draws, data, observe, &mut |part| {
+    each_part(network, weights, data, observe, &mut |part| {
         truth.resize(part.examples.len() * pixels, 0.0);
         let indices: Vec<usize> = part.examples.collect();
         data.fill_masks(&indices, &preprocess, None, &mut truth, &threads)?;
@@ -168,26 +172,55 @@ struct Rows {
 }
 
 impl Rows {
-    fn predict(
-        network: &mut Network,
-        draws: Option<&[Weights]>,
-        data: &Dataset,
-        observe: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Self> {
-        let task = network.task().ok_or_else(|| Error::internal("a network has a task"))?;
-        let (outputs, is_classes) =
-            (task.outputs(), matches!(task, Task::Classification { .. }));
-        let (mut mean, mut variance) = (Vec::new(), Vec::new());
-        each_part(network, draws, data, observe, &mut |part: Part| {
-            mean.extend(part.mean);
-            variance.extend(part.variance);
-            Ok(())
-        })?;
+    fn new(task: &Task, mean: Vec<f64>, variance: Vec<f64>, data: &Dataset) -> Result<Self> {
+        let outputs = task.outputs();
+        let is_classes = matches!(task, Task::Classification { .. });
         let mut truth = vec![0.0; if is_classes { 0 } else { data.len() * outputs }];
         if !is_classes {
             data.fill_rows(&(0..data.len()).collect::<Vec<_>>(), &mut truth)?;
         }
         Ok(Rows { mean, variance, truth, outputs })
+    }
+
+    fn predict(
+        network: &mut Network,
+        weights: WeightsAt<'_>,
+        data: &Dataset,
+        observe: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Self> {
+        let (mut mean, mut variance) = (Vec::new(), Vec::new());
+        each_part(network, weights, data, observe, &mut |part: Part| {
+            mean.extend(part.mean);
+            variance.extend(part.variance);
+            Ok(())
+        })?;
+        let task = network.task().ok_or_else(|| Error::internal("a network has a task"))?;
+        Rows::new(task, mean, variance, data)
+    }
+
+    fn evaluate(&self, task: &Task, data: &Dataset) -> Result<Evaluation> {
+        let names = task.names();
+        Ok(match task {
+            Task::Classification { .. } => {
+                let p = self.mean.iter().map(|&p| p as f32).collect();
+                let p = tensor(&[data.len(), names.len()], p)?;
+                let labels = data.labels(&(0..data.len()).collect::<Vec<_>>())?;
+                Evaluation::Classes(Scored::new(&p, &labels)?.report())
+            }
+            Task::MultiLabel { .. } => {
+                Evaluation::Labels(LabelReport::new(&self.mean, &self.truth, names)?)
+            }
+            Task::Regression { standard, .. } => {
+                let known = |(column, s): (usize, &Standard)| {
+                    s.noise.unwrap_or_else(|| self.noise(column, s.std))
+                };
+                let noise: Vec<f64> = standard.iter().enumerate().map(known).collect();
+                let total = |(at, v): (usize, &f64)| v + noise[at % noise.len()];
+                let variance: Vec<f64> = self.variance.iter().enumerate().map(total).collect();
+                Evaluation::Numbers(NumberReport::new(&self.mean, &variance, &self.truth, names)?)
+            }
+            Task::Segmentation { .. } => return Err(Error::internal("masks are measured apart")),
+        })
     }
 
     /// The mean squared error of a column that the draws' disagreement does not explain.

@@ -39,7 +39,7 @@ impl Posterior {
         observe: &mut dyn FnMut(Progress) -> bool,
         visit: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<()> {
-        each_part(&mut self.network(engine)?, Some(&self.draws), data, observe, visit)
+        each_part(&mut self.network(engine)?, self.weights(), data, observe, visit)
     }
 
     /// The network that predicts, before its first weights.
@@ -55,10 +55,11 @@ impl Posterior {
     }
 }
 
-/// Predicts `data` with each of `draws`, or with the network's present weights.
+/// Predicts `data` with each of the draws, or with the network's present weights, its outputs
+/// divided by a temperature.
 pub(super) fn each_part(
     network: &mut Network,
-    draws: Option<&[Weights]>,
+    (draws, temperature): (Option<&[Weights]>, f64),
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
     visit: &mut dyn FnMut(Part) -> Result<()>,
@@ -79,6 +80,7 @@ pub(super) fn each_part(
             let before = start * count + number * examples.len();
             let observe = &mut |p: Progress| observe(Progress { done: before + p.done, total });
             let mut values = outputs(network, draw, &part, observe)?;
+            values.iter_mut().for_each(|value| *value /= temperature);
             network.task().ok_or_else(no_task)?.link(&mut values);
             add(number, &values, &mut mean, &mut squares);
         }

@@ -261,18 +261,28 @@ impl Task {
         threads: &Threads,
     ) -> Result<()> {
         match self {
-            Task::Classification { classes } => {
-                one_hot(&data.labels(indices)?, classes.len(), out)
+            Task::Segmentation { .. } => {
+                data.fill_masks(indices, preprocess, augmentation, out, threads)
             }
+            _ => self.fill_rows(data, indices, out),
+        }
+    }
+
+    /// Like [`Task::fill_targets`] of the tasks whose targets no image changes: all but
+    /// segmentation.
+    ///
+    /// # Errors
+    /// When the data have other targets.
+    pub fn fill_rows(&self, data: &Dataset, indices: &[usize], out: &mut [f32]) -> Result<()> {
+        match self {
+            Task::Classification { classes } => one_hot(&data.labels(indices)?, classes.len(), out),
             Task::MultiLabel { .. } => data.fill_rows(indices, out),
             Task::Regression { standard, .. } => {
                 data.fill_rows(indices, out)?;
                 regression::standardise(standard, out);
                 Ok(())
             }
-            Task::Segmentation { .. } => {
-                data.fill_masks(indices, preprocess, augmentation, out, threads)
-            }
+            Task::Segmentation { .. } => Err(Error::internal("masks have no rows")),
         }
     }
 
@@ -280,7 +290,9 @@ impl Task {
     /// numbers each, or of pixels that count.
     pub fn counted(&self, targets: &[f32], len: usize) -> f32 {
         match self {
-            Task::Segmentation { .. } => targets.iter().filter(|&&class| class >= 0.0).count() as f32,
+            Task::Segmentation { .. } => {
+                targets.iter().filter(|&&class| class >= 0.0).count() as f32
+            }
             _ => (targets.len() / len.max(1)) as f32,
         }
     }

@@ -59,7 +59,11 @@ pub fn dense_head(
 
 /// Maps `[N, C, h, w]` resized to `[N, H, W, C]`, one axis at a time. The axis is brought to the
 /// front, where the map is one product `[to, from] · [from, rest]`; the larger result is the second.
-pub(super) fn upsample(graph: &mut Graph, x: ValueId, [height, width]: [usize; 2]) -> Result<ValueId> {
+pub(super) fn upsample(
+    graph: &mut Graph,
+    x: ValueId,
+    [height, width]: [usize; 2],
+) -> Result<ValueId> {
     let x = graph.transpose(x, &[3, 2, 0, 1])?;
     let x = interpolate(graph, x, width)?;
     let x = graph.transpose(x, &[1, 2, 0, 3])?;

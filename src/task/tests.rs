@@ -133,10 +133,9 @@ fn the_decoder_interpolates_between_pixel_centres() {
     env.set(LeafKind::Param, HEAD_BIAS, Array::from_fn(&[3].into(), |i| b[i]));
     let got = outputs(&g, &env).expect("numbers")[LOGITS].to_vec();
     let expected = [
-        0.6, 0.8, -0.45, -0.025, 0.1125, 0.6125, -1.275, -1.2625, 2.7375, -1.9, -1.95, 3.8,
-        -0.525, 0.8, 1.7375, -0.30625, 0.675, 1.284375, 0.13125, 0.425, 0.378125, 0.35, 0.3,
-        -0.075, -1.65, 0.8, 3.925, -0.5875, 1.2375, 1.95625, 1.5375, 2.1125, -1.98125, 2.6, 2.55,
-        -3.95,
+        0.6, 0.8, -0.45, -0.025, 0.1125, 0.6125, -1.275, -1.2625, 2.7375, -1.9, -1.95, 3.8, -0.525,
+        0.8, 1.7375, -0.30625, 0.675, 1.284375, 0.13125, 0.425, 0.378125, 0.35, 0.3, -0.075, -1.65,
+        0.8, 3.925, -0.5875, 1.2375, 1.95625, 1.5375, 2.1125, -1.98125, 2.6, 2.55, -3.95,
     ];
     for (got, expected) in got.iter().zip(expected) {
         assert!((got - expected).abs() <= CLOSE, "{got}, expected {expected}");
@@ -171,10 +170,8 @@ fn outputs_become_probabilities_or_numbers_in_the_data_s_units() {
 fn stored_tasks_that_cannot_be_are_refused() {
     let named = |count: usize| vec!["n".to_string(); count];
     let good = Standard { mean: 0.0, std: 1.0, noise: Some(1.0) };
-    let regression = |standard: Standard| Task::Regression {
-        outputs: named(1),
-        standard: vec![standard],
-    };
+    let regression =
+        |standard: Standard| Task::Regression { outputs: named(1), standard: vec![standard] };
     for bad in [
         Task::Classification { classes: vec![] },
         Task::Segmentation { classes: named(257), ignore: 255 },

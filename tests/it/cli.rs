@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::support::repository;
 
+mod uncertainty;
+
 /// A network of features, and one that ends in a classifier.
 const BACKBONE: &str = "models/golden/mobilenetv2_folded.onnx";
 const CLASSIFIER: &str = "models/golden/resnet_basic_classifier.onnx";
@@ -227,6 +229,22 @@ fn folders_work_and_a_classifier_is_cut_off_with_a_note() {
 }
 
 #[test]
+fn devices_tells_of_every_variant_whether_it_is_used_or_why_not() {
+    let report = succeeds(&["devices"], &["threads", "gpus"]);
+    for gpu in report["gpus"].as_array().expect("a list") {
+        if !gpu["lacks"].is_null() {
+            continue;
+        }
+        let lists = ["variants", "dropped"].map(|list| gpu[list].as_array().expect("a list"));
+        let told: Vec<&str> = lists.into_iter().flatten().filter_map(Value::as_str).collect();
+        for variant in ["subgroups", "factors in half precision", "cooperative matrices"] {
+            let count = told.iter().filter(|text| text.starts_with(variant)).count();
+            assert_eq!(count, 1, "{variant}: {told:?}");
+        }
+    }
+}
+
+#[test]
 fn bench_has_the_promised_numbers() {
     let keys = [
         "step_ms",
@@ -248,6 +266,22 @@ fn bench_has_the_promised_numbers() {
         }
         assert_eq!(report.get("profile").is_some(), options.contains(&"--profile"));
     }
+}
+
+#[test]
+fn bench_keeps_to_a_memory_cap_or_says_what_it_takes() {
+    let model = file(BACKBONE);
+    let bench = ["bench", &model, "--batch", "16", "--repeats", "1", "--no-prior"];
+    let keys = ["planned_bytes", "recomputes"];
+    let plain = succeeds(&bench, &keys);
+    assert_eq!(plain["recomputes"], false);
+    let cap = plain["planned_bytes"].as_u64().expect("bytes") - 1;
+    let capped = succeeds(&[&bench[..], &["--memory-cap", &cap.to_string()]].concat(), &keys);
+    assert_eq!(capped["recomputes"], true);
+    let least = capped["planned_bytes"].as_u64().expect("bytes");
+    assert!(least <= cap, "{least} of {cap}");
+    let less = (least - 1).to_string();
+    fails(&[&bench[..], &["--memory-cap", &less]].concat(), &["memory cap", &least.to_string()]);
 }
 
 #[test]
@@ -349,11 +383,11 @@ fn a_result_that_cannot_be_written_is_known_before_the_work() {
 }
 
 #[test]
-fn the_demo_compares_five_methods_on_what_the_program_carries() {
+fn the_demo_compares_six_methods_on_what_the_program_carries() {
     let args = ["demo", "--shots", "2", "--seeds", "1", "--steps", "1", "--variance", "0.01"];
     let report = succeeds(&args, &["seconds", "choice", "peak_rss_mb"]);
     let rows = report["rows"].as_array().expect("a list");
-    assert_eq!(rows.len(), 5);
+    assert_eq!(rows.len(), 6);
     for row in rows {
         // A linear probe of two examples a class is far better than the tenth that chance gives.
         assert!(row["accuracy"]["mean"].as_f64().is_some_and(|a| a > 0.5), "{row}");
@@ -368,6 +402,7 @@ fn ctrl_c_saves_the_last_good_state_and_exits_with_130() {
     let mut run = Command::new(env!("CARGO_BIN_EXE_priorfit"))
         .args(["adapt", "--backbone", &file(BACKBONE), "--train", text(&train)])
         .args(["--out", text(&out), "--steps", "100000000", "--json", "--threads", "1"])
+        .args(["--strength", "1", "--no-gate"])
         // The step's plan is logged when training begins.
         .env("RUST_LOG", "priorfit::adapt=debug")
         .stdout(Stdio::piped())

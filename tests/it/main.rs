@@ -1,6 +1,7 @@
 //! What is guaranteed: one module for each promise.
 
 mod adapt;
+mod choice;
 mod cli;
 mod goldens;
 #[cfg(feature = "gpu")]
@@ -9,8 +10,10 @@ mod hostile;
 mod memory;
 mod ops;
 mod posteriors;
+mod predictions;
 mod samplers;
 mod steps;
+mod sums;
 mod support;
 mod tasks;
 mod texts;

@@ -117,9 +117,8 @@ impl Output {
         let square = average(&|[m, _, y]| (y - m).powi(2));
         let centre = average(&|[_, _, y]| *y);
         let spread = average(&|[_, _, y]| (y - centre).powi(2));
-        let coverage = |half: f64| {
-            average(&|[m, v, y]| f64::from(u8::from((y - m).abs() <= half * v.sqrt())))
-        };
+        let coverage =
+            |half: f64| average(&|[m, v, y]| f64::from(u8::from((y - m).abs() <= half * v.sqrt())));
         let gaps = HALF_WIDTHS.iter().enumerate();
         let gaps = gaps.map(|(i, &half)| (coverage(half) - (i + 1) as f64 / 10.0).abs());
         let widest = HALF_WIDTHS[HALF_WIDTHS.len() - 1];

@@ -36,8 +36,10 @@ impl MaskArgs {
     /// When they are given for another task, or missing for this.
     pub fn check(&self, task: &Task) -> Result<()> {
         match (task.is_dense(), &self.out) {
-            (false, Some(_)) => Err(Error::invalid("--out is for masks, which this model has none")
-                .hint("expected a model of `adapt --task segment`; --json prints predictions")),
+            (false, Some(_)) => {
+                Err(Error::invalid("--out is for masks, which this model has none")
+                    .hint("expected a model of `adapt --task segment`; --json prints predictions"))
+            }
             (true, None) => Err(Error::invalid("predicted masks need a folder").hint("give --out")),
             (true, Some(out)) => check_destination(out, Destination::Folder),
             (false, None) => Ok(()),
@@ -120,9 +122,8 @@ impl Writer<'_> {
             _ => priorfit::data::IGNORED,
         };
         let size = self.data.size(index)?;
-        let restore = |values: &[u8], outside| {
-            description.preprocess.restore_mask(values, size, outside)
-        };
+        let restore =
+            |values: &[u8], outside| description.preprocess.restore_mask(values, size, outside);
         let path = self.out.join(format!("{}.png", self.stem(index)));
         let mask = encode_mask(&restore(&classes, ignore)?, size)?;
         if self.options.entropy {
