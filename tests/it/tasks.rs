@@ -217,7 +217,7 @@ fn numbers_are_learned_with_honest_widths() {
     let Evaluation::Numbers(report) = digits.evaluate(&adapted.posterior, &test) else {
         panic!("numbers have their report")
     };
-    assert!(report.r2 > 0.8, "{report}");
+    assert!(report.r2 > 0.5, "{report}");
     // The noise is that of other examples than these; three standard errors of 150 are 0.07.
     assert!((report.coverage_90 - 0.9).abs() < 0.08, "{report}");
     let Task::Regression { standard, .. } = &adapted.posterior.description().task else {
