@@ -254,3 +254,18 @@ fn masks_are_learned_and_parts_of_a_batch_add_up() {
         assert!((a - b).abs() < 1e-3 * a.abs(), "{:?} and {:?}", losses(&free), losses(&parts));
     }
 }
+
+/// Pooling and classifier are left out, and the file's image size is not binding.
+#[test]
+fn networks_end_in_maps_for_images_of_any_size() {
+    for name in ["resnet_basic_classifier", "resnet_basic", "mobilenetv2_folded"] {
+        let path = repository(&format!("models/golden/{name}.onnx"));
+        let model = Model::load(&path).expect("a golden network").cut_at_map(None).expect("a map");
+        for size in [[32, 32], [48, 64]] {
+            let graph = model.graph(&[2, 3, size[0], size[1]]).expect("its graph");
+            let shape = graph.shape(graph.outputs()[0].1).clone();
+            let [2, _, h, w] = shape[..] else { panic!("{name}: features of shape {shape}") };
+            assert!(h * size[1] == w * size[0] && h > 0, "{name}: {shape} of {size:?}");
+        }
+    }
+}

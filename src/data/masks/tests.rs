@@ -143,3 +143,25 @@ fn written_masks_are_read_again() {
     assert_eq!(palette()[..9], [0, 0, 0, 128, 0, 0, 0, 128, 0]);
     assert!(encode_mask(&classes, [2, 2]).is_err());
 }
+
+#[test]
+fn damaged_masks_are_errors_or_masks() {
+    let sound = encode_mask(&(0..6).collect::<Vec<u8>>(), [2, 3]).expect("a file");
+    let folder = folder(&sound);
+    let path = folder.path().join("masks/a.png");
+    for round in 0..400u64 {
+        let mut random = crate::rng::Key::new(23, crate::rng::Stream::Probe).at(round);
+        let mut bytes = sound.clone();
+        for _ in 0..=random.bits() % 3 {
+            let at = random.bits() as usize % bytes.len();
+            bytes[at] ^= 1 << (random.bits() % 8);
+        }
+        if round % 4 == 0 {
+            bytes.truncate(random.bits() as usize % bytes.len());
+        }
+        fs::write(&path, &bytes).expect("a mask");
+        if let Ok(mask) = file(&path) {
+            assert_eq!(mask.pixels.len(), mask.height * mask.width, "round {round}");
+        }
+    }
+}
