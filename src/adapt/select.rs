@@ -290,5 +290,5 @@ fn apply(head: &Weights, features: &Array2<f32>) -> Result<Array2<f32>> {
     let bias = get(HEAD_BIAS)?.into_dimensionality().map_err(|_| missing())?;
     let weight: ndarray::ArrayView2<'_, f32> = weight;
     let bias: ndarray::ArrayView1<'_, f32> = bias;
-    Ok(features.dot(&weight.t()) + &bias)
+    Ok(features.dot(&weight.t()) + bias)
 }
