@@ -112,7 +112,7 @@ fn calibration_makes_an_overconfident_posterior_honest_and_is_stored() {
     let (held_out, test) = rest.split(2, 0.5).expect("labelled");
     let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
     let input = posterior(1).description().preprocess.clone();
-    let settings = Settings { steps: 0, prior: PriorKind::None, ..Settings::default() };
+    let settings = Settings { steps: 0, prior: PriorKind::None, ..Settings::fixed() };
     let adapted = Adapter::new(Arc::new(model), input, threads())
         .with_settings(settings)
         .and_then(|adapter| adapter.fit(&train, None, &mut |_| Control::Continue))
