@@ -1,6 +1,8 @@
 //! What is guaranteed: one module for each promise.
 
 mod adapt;
+#[cfg(feature = "gpu")]
+mod bindings;
 mod cli;
 mod goldens;
 #[cfg(feature = "gpu")]

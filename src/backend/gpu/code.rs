@@ -16,7 +16,9 @@ use crate::kernel::tape::{Action, Instruction, Source, Tape};
 pub(super) const SPACE: u32 = 1;
 
 /// A tape as text, and what it reads.
-pub(super) struct Code {
+pub(super) struct Code<'a> {
+    /// The tape.
+    pub tape: &'a Tape,
     /// Declarations of its operands and the functions.
     pub text: String,
     /// The iteration space.
@@ -42,9 +44,9 @@ pub(super) struct Operand {
 ///
 /// # Errors
 /// When the tape has more constants than a space holds.
-pub(super) fn producer(tape: &Tape, first: u32) -> Result<Code> {
+pub(super) fn producer(tape: &Tape, first: u32) -> Result<Code<'_>> {
     let mut code = operands(tape, first, None);
-    function(&mut code, tape, None)?;
+    function(&mut code, None)?;
     Ok(code)
 }
 
@@ -53,9 +55,9 @@ pub(super) fn producer(tape: &Tape, first: u32) -> Result<Code> {
 ///
 /// # Errors
 /// As for [`producer`].
-pub(super) fn epilogue(fused: &Fused, first: u32) -> Result<Code> {
+pub(super) fn epilogue(fused: &Fused, first: u32) -> Result<Code<'_>> {
     let mut code = operands(&fused.tape, first, Some(fused.own));
-    function(&mut code, &fused.tape, Some(fused.own))?;
+    function(&mut code, Some(fused.own))?;
     let finish = match fused.replaces {
         Some(_) => "    out[index] = value(index, sum);\n",
         None => "    out[index] = sum;\n    result[index] = value(index, sum);\n",
@@ -80,11 +82,11 @@ fn line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-fn operands(tape: &Tape, first: u32, own: Option<usize>) -> Code {
+fn operands(tape: &Tape, first: u32, own: Option<usize>) -> Code<'_> {
     let mut space = Space::zeroed();
     space.rank = tape.extents.len() as u32;
     space.extents = axes(tape.extents.iter().copied());
-    let mut code = Code { text: String::new(), space, operands: Vec::new(), next: first };
+    let mut code = Code { tape, text: String::new(), space, operands: Vec::new(), next: first };
     for (operand, view) in tape.views.iter().enumerate() {
         code.space.strides[operand] = axes(view.0.iter().copied());
         if Some(operand) == own {
@@ -101,7 +103,8 @@ fn operands(tape: &Tape, first: u32, own: Option<usize>) -> Code {
     code
 }
 
-fn function(code: &mut Code, tape: &Tape, own: Option<usize>) -> Result<()> {
+fn function(code: &mut Code<'_>, own: Option<usize>) -> Result<()> {
+    let tape = code.tape;
     let parameter = if own.is_some() { ", own: f32" } else { "" };
     line(&mut code.text, &format!("fn value(index: u32{parameter}) -> f32 {{"));
     for register in 0..tape.registers {

@@ -320,6 +320,7 @@ fn check_layout<T: Uniform>(shader: &str, name: &str) {
 fn uniforms_are_laid_out_as_in_the_shaders() {
     check_layout::<params::Space>("map", "Space");
     check_layout::<params::Map>("map", "Params");
+    check_layout::<params::Part>("transpose", "Part");
     check_layout::<params::Strided>("transpose", "Params");
     check_layout::<params::Strided>("slice", "Params");
     check_layout::<params::Pad>("pad", "Params");
@@ -431,7 +432,7 @@ fn parts_of_shaders_stand_alone() {
     validated_text("philox", &text);
     assert!(assemble("nonsense", "").is_err());
     // A launch keeps what it was built with.
-    let params = params::Map { len: 1, spare0: 0, spare1: 0, spare2: 0 };
+    let params = params::Map { len: 1, skipped: 0, spare1: 0, spare2: 0 };
     let launch = Builder::new("map", &params).read(3, 0).elements(513);
     assert_eq!(launch.workgroups, 3);
 }

@@ -1,8 +1,10 @@
 //! Dispatches to launches: which shaders run for a kernel, on which parts of its operands.
 //!
 //! A device binds only so much of a buffer at a time; work on more is cut along an axis on which
-//! every operand's part is contiguous (images, rows, elements). Nothing here needs a device.
+//! every operand's part is contiguous (images, rows, elements), or into pairs of windows
+//! (`src/backend/gpu/lower/cut.rs`). Nothing here needs a device.
 
+mod cut;
 mod layout;
 mod pool;
 mod product;
@@ -45,7 +47,7 @@ pub(super) fn lower(kernel: &Kernel, limits: &Limits) -> Result<Vec<Launch>> {
     }
     match kernel {
         Kernel::Map(tape) => tapes::map(tape, limits),
-        Kernel::Reduce(geometry) => reduce::reduce(geometry),
+        Kernel::Reduce(geometry) => reduce::reduce(geometry, limits),
         Kernel::MatMul(g, fused) => product::matmul(g, fused.as_ref(), limits),
         Kernel::Conv2d(g, fused) => product::conv2d(g, fused.as_ref(), limits),
         Kernel::Conv2dInputGrad(g, fused) => product::input_grad(g, fused.as_ref(), limits),
@@ -56,12 +58,12 @@ pub(super) fn lower(kernel: &Kernel, limits: &Limits) -> Result<Vec<Launch>> {
         Kernel::SumPoolGrad(g) => pool::sum_pool_grad(g, limits),
         Kernel::Softmax { rows, columns } => rows::rows("softmax", *rows, *columns, limits),
         Kernel::LogSoftmax { rows, columns } => rows::rows("log_softmax", *rows, *columns, limits),
-        Kernel::Transpose { shape, perm } => Ok(layout::transpose(shape, perm)),
-        Kernel::Slice { shape, slice } => Ok(layout::slice(shape, slice)),
-        Kernel::Pad { shape, axes } => Ok(layout::pad(shape, axes)),
-        Kernel::Concat { shapes, axis } => Ok(layout::concat(shapes, *axis)),
-        Kernel::Gather { shape, indices } => Ok(layout::gather(shape, indices)),
-        Kernel::ScatterAdd { shape, indices } => Ok(layout::scatter_add(shape, indices)),
+        Kernel::Transpose { shape, perm } => layout::transpose(shape, perm, limits),
+        Kernel::Slice { shape, slice } => layout::slice(shape, slice, limits),
+        Kernel::Pad { shape, axes } => layout::pad(shape, axes, limits),
+        Kernel::Concat { shapes, axis } => layout::concat(shapes, *axis, limits),
+        Kernel::Gather { shape, indices } => layout::gather(shape, indices, limits),
+        Kernel::ScatterAdd { shape, indices } => layout::scatter_add(shape, indices, limits),
         Kernel::Update { update, len, rank } => update::update(update, *len, *rank, limits),
     }
 }
@@ -77,15 +79,19 @@ fn parts(limits: &Limits, count: usize, lens: &[usize]) -> Result<Vec<Range<usiz
     let most = limits.binding / widest;
     // Starts repeat their alignment after `align` items at the latest.
     let steps = (1..=most.min(limits.align)).map(|back| most + 1 - back);
-    let step = steps.into_iter().find(|&step| starts_aligned(step)).ok_or_else(|| {
-        let (needed, offered) = (4 * widest, 4 * limits.binding);
-        Error::unsupported(format!(
-            "the device binds at most {offered} bytes of a buffer at a time; a part that cannot be \
-             cut further has {needed} bytes"
-        ))
-        .hint("use smaller images or batches, or another device")
-    })?;
+    let step = steps.into_iter().find(|&step| starts_aligned(step));
+    let step = step.ok_or_else(|| uncuttable(limits, widest))?;
     Ok((0..count).step_by(step).map(|start| start..count.min(start + step)).collect())
+}
+
+/// The error of a part of `len` elements that cannot be cut further.
+fn uncuttable(limits: &Limits, len: usize) -> Error {
+    let (needed, offered) = (4 * len, 4 * limits.binding);
+    Error::unsupported(format!(
+        "the device binds at most {offered} bytes of a buffer at a time; a part that cannot be cut \
+         further has {needed} bytes"
+    ))
+    .hint("use smaller images or batches, or another device")
 }
 
 /// The window of a part, in elements; none if it is the whole.

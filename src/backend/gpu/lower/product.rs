@@ -86,28 +86,32 @@ fn walks(a_along_sum: bool, b_along_sum: bool) -> [(&'static str, u32); 2] {
     [("A_ALONG_SUM", u32::from(a_along_sum)), ("B_ALONG_SUM", u32::from(b_along_sum))]
 }
 
-/// Writes the result: through the tape that follows, if there is one. `out` is the result's window,
-/// whose first element has the number `base`.
+/// Writes items `part` of the `count` of `len` elements that are the result: through the tape that
+/// follows, if there is one.
 fn finish(
     builder: Builder,
-    fused: Option<&(Code, &Fused)>,
-    base: usize,
-    out: Option<(usize, usize)>,
+    fused: Option<&(Code<'_>, &Fused)>,
+    part: &Range<usize>,
+    [count, len]: [usize; 2],
+    limits: &Limits,
 ) -> Builder {
+    let out = window(part, count, len);
     let builder = builder.bind_window(4, Access::Write, Bound::Result(0), out);
     let Some((code, fused)) = fused else {
         return builder.variant(code::PLAIN);
     };
     // The tape's other operands follow the product's two.
     let number = |operand: usize| 2 + operand - usize::from(operand > fused.own);
-    let builder = bind_tape(builder.variant(&code.text), code, base, out, number);
+    let builder = builder.variant(&code.text);
+    let elements = part.start * len..part.end * len;
+    let builder = bind_tape(builder, code, &elements, limits, number);
     match fused.replaces {
         Some(_) => builder,
         None => builder.bind_window(code.next - 1, Access::Write, Bound::Result(1), out),
     }
 }
 
-fn fused_code(fused: Option<&Fused>) -> Result<Option<(Code, &Fused)>> {
+fn fused_code(fused: Option<&Fused>) -> Result<Option<(Code<'_>, &Fused)>> {
     fused.map(|fused| Ok((code::epilogue(fused, EPILOGUE)?, fused))).transpose()
 }
 
@@ -136,23 +140,22 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
             b_batch: (k * n) as u32,
             spare: 0,
         };
-        let windowed = |len: usize| window(&part, if by_rows { m } else { batch }, len);
-        let (a, b, out) = match by_rows {
-            true => (windowed(k), None, windowed(n)),
-            false => (windowed(m * k), windowed(k * n), windowed(m * n)),
+        let (count, [a, b, out]) = match by_rows {
+            true => (m, [k, 0, n]),
+            false => (batch, [m * k, k * n, m * n]),
         };
+        let b = if by_rows { None } else { window(&part, count, b) };
         let builder = Builder::new("matmul", &params)
             .variant(&tiles.variant())
             .overrides(&walks(!how.transpose_a, how.transpose_b))
-            .bind_window(2, Access::Read, Bound::Operand(0), a)
+            .bind_window(2, Access::Read, Bound::Operand(0), window(&part, count, a))
             .bind_window(3, Access::Read, Bound::Operand(1), b);
         // Neighbouring rows or columns that are neighbours in memory, in whole vectors.
         let a_vectors = how.transpose_a && m.is_multiple_of(4);
         let b_vectors = !how.transpose_b && n.is_multiple_of(4);
         let builder =
             builder.variant(&operand("a", 2, a_vectors)).variant(&operand("b", 3, b_vectors));
-        let base = part.start * if by_rows { n } else { m * n };
-        finish(builder, code.as_ref(), base, out).launch(tiles.count(), 0)
+        finish(builder, code.as_ref(), &part, [count, out], limits).launch(tiles.count(), 0)
     };
     Ok(parts.into_iter().map(launch).collect())
 }
@@ -212,8 +215,7 @@ pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Resu
             .overrides(&taps(g))
             .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, before))
             .read(3, 1);
-        let out = window(&part, g.batch, after);
-        finish(builder, code.as_ref(), part.start * after, out).launch(workgroups, 0)
+        finish(builder, code.as_ref(), &part, [g.batch, after], limits).launch(workgroups, 0)
     };
     Ok(parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect())
 }
@@ -250,14 +252,13 @@ pub(super) fn input_grad(
             .overrides(&taps(g))
             .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, after))
             .read(3, 1);
-        let out = window(&part, g.batch, before);
-        finish(builder, code.as_ref(), part.start * before, out).launch(workgroups, 0)
+        finish(builder, code.as_ref(), &part, [g.batch, before], limits).launch(workgroups, 0)
     };
     Ok(parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect())
 }
 
 fn depthwise(entry: &'static str, geometry: params::Geometry, len: usize) -> (Builder, usize) {
-    let params = params::Depthwise { geometry, len: len as u32, spare0: 0, spare1: 0, spare2: 0 };
+    let params = params::Depthwise { geometry, len: len as u32, first: 0, spare1: 0, spare2: 0 };
     let builder = Builder::new("depthwise", &params).entry(entry);
     (builder, len.div_ceil(crate::backend::gpu::launch::WORKGROUP))
 }
@@ -265,7 +266,7 @@ fn depthwise(entry: &'static str, geometry: params::Geometry, len: usize) -> (Bu
 /// `x, ct` to the cotangent of the filter; long sums are cut, and added by a second launch.
 pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
     if is_depthwise(g) {
-        return Ok(vec![depthwise_filter_grad(g)]);
+        return depthwise_filter_grad(g, limits);
     }
     let [before, after] = image_lens(g);
     let parts = parts(limits, g.batch, &[before, after])?;
@@ -307,19 +308,33 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
     Ok(launches)
 }
 
-fn depthwise_filter_grad(g: &Conv2d) -> Launch {
-    let filters = g.filter_shape().len();
-    let params = params::Depthwise {
-        geometry: geometry(g, g.batch),
-        len: filters as u32,
-        spare0: 0,
-        spare1: 0,
-        spare2: 0,
+/// The same for groups of one input channel; parts of the images have sums of their own.
+fn depthwise_filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
+    let [before, after] = image_lens(g);
+    let parts = parts(limits, g.batch, &[before, after])?;
+    let filter_len = g.filter_shape().len();
+    let (out, scratch_len) = match parts.len() {
+        1 => (Bound::Result(0), 0),
+        count => (Bound::Scratch, count * filter_len),
     };
-    Builder::new("depthwise_filter_grad", &params)
-        .overrides(&taps(g))
-        .read(2, 0)
-        .read(3, 1)
-        .write(4, 0)
-        .launch(filters, 0)
+    let launch = |(number, part): (usize, &Range<usize>)| {
+        let params = params::Depthwise {
+            geometry: geometry(g, part.len()),
+            len: filter_len as u32,
+            first: (number * filter_len) as u32,
+            spare1: 0,
+            spare2: 0,
+        };
+        Builder::new("depthwise_filter_grad", &params)
+            .overrides(&taps(g))
+            .bind_window(2, Access::Read, Bound::Operand(0), window(part, g.batch, before))
+            .bind_window(3, Access::Read, Bound::Operand(1), window(part, g.batch, after))
+            .bind(4, Access::Write, out.clone())
+            .launch(filter_len, scratch_len)
+    };
+    let mut launches: Vec<Launch> = parts.iter().enumerate().map(launch).collect();
+    if parts.len() > 1 {
+        launches.push(reduce::combine(parts.len(), filter_len, false));
+    }
+    Ok(launches)
 }
