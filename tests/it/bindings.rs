@@ -96,6 +96,18 @@ fn products_windows_and_rows_beyond_a_binding_agree() {
     let shapes = [[300, 16].into(), [16, 64].into()];
     let case = Case::new(&shapes, |g, x| g.matmul(x[0], x[1], MatMul::default()));
     case.check(&mut gpu, "matmul by rows");
+    for (m, n) in [(16, 12), (60, 68), (13, 67)] {
+        let shapes = [[1003, m].into(), [1003, n].into(), [m, n].into()];
+        let how = MatMul { transpose_a: true, transpose_b: false };
+        let case = Case::new(&shapes[..2], |g, x| g.matmul(x[0], x[1], how));
+        case.check(&mut gpu, &format!("matmul {m} by {n} by parts of the sum"));
+        let case = Case::new(&shapes, |g, x| {
+            let y = g.matmul(x[0], x[1], how)?;
+            let y = g.mul(y, x[2])?;
+            g.unary(Unary::Relu, y)
+        });
+        case.check(&mut gpu, &format!("matmul {m} by {n} by parts of the sum, with an epilogue"));
+    }
 }
 
 #[test]

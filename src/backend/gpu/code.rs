@@ -51,16 +51,17 @@ pub(super) fn producer(tape: &Tape, first: u32) -> Result<Code<'_>> {
 }
 
 /// `fn finish(index, sum)`, which writes a product's finished element through the tape; operands,
-/// and the second result if the product itself is kept, bound from `first` on.
+/// and the second result if the product itself is kept, bound from `first` on. With `joins` the sum
+/// goes on from what the result holds.
 ///
 /// # Errors
 /// As for [`producer`].
-pub(super) fn epilogue(fused: &Fused, first: u32) -> Result<Code<'_>> {
+pub(super) fn epilogue(fused: &Fused, first: u32, joins: bool) -> Result<Code<'_>> {
     let mut code = operands(&fused.tape, first, Some(fused.own));
     function(&mut code, Some(fused.own))?;
     let finish = match fused.replaces {
-        Some(_) => "    out[index] = value(index, sum);\n",
-        None => "    out[index] = sum;\n    result[index] = value(index, sum);\n",
+        Some(_) => "    out[index] = value(index, total);\n",
+        None => "    out[index] = total;\n    result[index] = value(index, total);\n",
     };
     if fused.replaces.is_none() {
         let at = code.next;
@@ -70,12 +71,19 @@ pub(super) fn epilogue(fused: &Fused, first: u32) -> Result<Code<'_>> {
             &format!("@group(0) @binding({at}) var<storage, read_write> result: array<f32>;"),
         );
     }
-    code.text.push_str(&format!("fn finish(index: u32, sum: f32) {{\n{finish}}}\n"));
+    code.text.push_str(&finishing(finish, joins));
     Ok(code)
 }
 
 /// `fn finish(index, sum)` without a tape.
-pub(super) const PLAIN: &str = "fn finish(index: u32, sum: f32) {\n    out[index] = sum;\n}\n";
+pub(super) fn plain(joins: bool) -> String {
+    finishing("    out[index] = total;\n", joins)
+}
+
+fn finishing(body: &str, joins: bool) -> String {
+    let total = if joins { "out[index] + sum" } else { "sum" };
+    format!("fn finish(index: u32, sum: f32) {{\n    let total = {total};\n{body}}}\n")
+}
 
 fn line(text: &mut String, line: &str) {
     text.push_str(line);

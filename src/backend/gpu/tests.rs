@@ -1,5 +1,6 @@
 //! Tests of what needs no device: shaders, uniforms, bindings, slots.
 
+mod cut;
 mod device;
 
 use std::collections::HashSet;

@@ -168,3 +168,57 @@ fn long(extents: &[usize], views: &[&View], limits: &Limits) -> Vec<View> {
     let is_long = |view: &View| view.operand_len(extents).is_some_and(|l| l > limits.binding);
     views.iter().filter(|view| is_long(view)).map(|&view| view.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { binding: 0, align: 4, half_factor: false, subgroups: false, cooperative: false };
+
+    #[test]
+    fn ranges_part_a_space_and_spans_are_exact() {
+        let extents = [4, 3, 5, 30];
+        let row_major = View(vec![450, 150, 30, 1]);
+        let views = [
+            row_major.clone(),
+            View(vec![0, 150, 30, 1]),
+            View(vec![90, 30, 0, 1]),
+            View(vec![15, 5, 1, 0]),
+            View(vec![0, 1, 0, 0]),
+        ];
+        let all: Vec<&View> = views.iter().collect();
+        let place = |view: &View, mut index: usize| {
+            extents.iter().zip(&view.0).rev().fold(0, |at, (extent, stride)| {
+                let place = at + index % extent * stride;
+                index /= extent;
+                place
+            })
+        };
+        for binding in [8, 12, 37, 60, 100, 200, 449, 900] {
+            let limits = Limits { binding, ..LIMITS };
+            for ranges in [ranges(&extents, &all, &limits), flat_ranges(&extents, &all, &limits)] {
+                let ranges = ranges.expect("ranges");
+                let ends = std::iter::once(0).chain(ranges.iter().map(|range| range.end));
+                assert!(ranges.iter().map(|range| range.start).eq(ends.take(ranges.len())));
+                assert_eq!(ranges.last().map(|range| range.end), Some(1800));
+                for (view, range) in views.iter().flat_map(|v| ranges.iter().map(move |r| (v, r))) {
+                    let places = || range.clone().map(|index| place(view, index));
+                    let exact = places().min().expect("one")..places().max().expect("one") + 1;
+                    let span = span(&extents, view, range);
+                    let is_whole = view.operand_len(&extents).is_some_and(|len| len <= binding);
+                    assert!(
+                        span == exact || is_whole,
+                        "{view:?} {range:?}: {span:?}, not {exact:?}"
+                    );
+                    assert!(
+                        is_whole || span.len() + limits.align - 1 <= binding,
+                        "{view:?} {range:?}"
+                    );
+                }
+            }
+        }
+        let limits = Limits { binding: 3, ..LIMITS };
+        assert!(ranges(&extents, &all, &limits).is_err(), "no window starts aligned");
+    }
+}

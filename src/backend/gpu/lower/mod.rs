@@ -41,7 +41,12 @@ pub(super) struct Limits {
 /// # Errors
 /// When an operand is larger than the device binds and cannot be cut; the error says what it needs.
 pub(super) fn lower(kernel: &Kernel, limits: &Limits) -> Result<Vec<Launch>> {
-    let (_, writes) = kernel.binding_lens();
+    let (reads, writes) = kernel.binding_lens();
+    check_len(match kernel {
+        // The factor's columns are bound in shards, and numbered in each.
+        Kernel::Update { len, .. } => *len,
+        _ => reads.iter().chain(&writes).flatten().copied().max().unwrap_or(0),
+    })?;
     if writes.first() == Some(&Some(0)) {
         return Ok(Vec::new());
     }
@@ -66,6 +71,15 @@ pub(super) fn lower(kernel: &Kernel, limits: &Limits) -> Result<Vec<Launch>> {
         Kernel::ScatterAdd { shape, indices } => layout::scatter_add(shape, indices, limits),
         Kernel::Update { update, len, rank } => update::update(update, *len, *rank, limits),
     }
+}
+
+/// Shaders number elements with 32 bits.
+fn check_len(len: usize) -> Result<()> {
+    if len > u32::MAX as usize {
+        let message = format!("a value of {len} elements; expected at most {} on a GPU", u32::MAX);
+        return Err(Error::unsupported(message).hint("use a smaller batch, or --device cpu"));
+    }
+    Ok(())
 }
 
 /// Cuts `count` items into parts such that each operand, `lens` elements an item, can be bound.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::tapes::bind_tape;
 use super::{Limits, parts, reduce, window};
-use crate::backend::gpu::code::{self, Code};
+use crate::backend::gpu::code;
 use crate::backend::gpu::launch::{Access, Bound, Builder, Launch};
 use crate::backend::gpu::params::{self, Tiling};
 use crate::error::Result;
@@ -86,52 +86,86 @@ fn walks(a_along_sum: bool, b_along_sum: bool) -> [(&'static str, u32); 2] {
     [("A_ALONG_SUM", u32::from(a_along_sum)), ("B_ALONG_SUM", u32::from(b_along_sum))]
 }
 
-/// Writes items `part` of the `count` of `len` elements that are the result: through the tape that
-/// follows, if there is one.
-fn finish(
-    builder: Builder,
-    fused: Option<&(Code<'_>, &Fused)>,
-    part: &Range<usize>,
-    [count, len]: [usize; 2],
-    limits: &Limits,
-) -> Builder {
-    let out = window(part, count, len);
-    let builder = builder.bind_window(4, Access::Write, Bound::Result(0), out);
-    let Some((code, fused)) = fused else {
-        return builder.variant(code::PLAIN);
-    };
-    // The tape's other operands follow the product's two.
-    let number = |operand: usize| 2 + operand - usize::from(operand > fused.own);
-    let builder = builder.variant(&code.text);
-    let elements = part.start * len..part.end * len;
-    let builder = bind_tape(builder, code, &elements, limits, number);
-    match fused.replaces {
-        Some(_) => builder,
-        None => builder.bind_window(code.next - 1, Access::Write, Bound::Result(1), out),
+/// What a launch finishes: items `part` of `count` of `len` elements each, the sums of which go on
+/// from what is there if it `joins`.
+struct Finish {
+    part: Range<usize>,
+    count: usize,
+    len: usize,
+    joins: bool,
+}
+
+impl Finish {
+    /// Writes the result: through the tape that follows, if there is one.
+    fn bind(self, builder: Builder, fused: Option<&Fused>, limits: &Limits) -> Result<Builder> {
+        let Finish { part, count, len, joins } = self;
+        let out = window(&part, count, len);
+        let builder = builder.bind_window(4, Access::Write, Bound::Result(0), out);
+        let Some(fused) = fused else {
+            return Ok(builder.variant(&code::plain(joins)));
+        };
+        // The tape's other operands follow the product's two.
+        let code = code::epilogue(fused, EPILOGUE, joins)?;
+        let number = |operand: usize| 2 + operand - usize::from(operand > fused.own);
+        let builder = builder.variant(&code.text);
+        let elements = part.start * len..part.end * len;
+        let builder = bind_tape(builder, &code, &elements, limits, number);
+        Ok(match fused.replaces {
+            Some(_) => builder,
+            None => builder.bind_window(code.next - 1, Access::Write, Bound::Result(1), out),
+        })
     }
 }
 
-fn fused_code(fused: Option<&Fused>) -> Result<Option<(Code<'_>, &Fused)>> {
-    fused.map(|fused| Ok((code::epilogue(fused, EPILOGUE)?, fused))).transpose()
+/// Along what a product is cut.
+#[derive(Clone, Copy, PartialEq)]
+enum Along {
+    Batch,
+    /// The rows of a single matrix; the second operand is bound whole.
+    Rows,
+    /// The sum of a single product; its parts are added in the result, in order.
+    Sum,
 }
 
-/// `a, b` to their batched product; parts are matrices of the batch, or rows of a single one.
+impl Along {
+    fn of(g: &Product, limits: &Limits) -> Self {
+        let is_long = g.k * g.m.max(g.n) > limits.binding;
+        match (g.batch, g.how.transpose_a, g.how.transpose_b) {
+            (1, false, _) => Along::Rows,
+            (1, true, false) if is_long => Along::Sum,
+            _ => Along::Batch,
+        }
+    }
+
+    /// How many items there are, and how many elements an item has of each operand and of the
+    /// result; 0 of what is bound whole.
+    fn items(self, g: &Product) -> (usize, [usize; 3]) {
+        let Product { batch, m, n, k, .. } = *g;
+        match self {
+            Along::Batch => (batch, [m * k, k * n, m * n]),
+            Along::Rows => (m, [k, 0, n]),
+            Along::Sum => (k, [m, n, 0]),
+        }
+    }
+}
+
+/// `a, b` to their batched product.
 pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Result<Vec<Launch>> {
-    let code = fused_code(fused)?;
-    let Product { batch, m, n, k, how } = *g;
-    let by_rows = batch == 1 && !how.transpose_a;
-    let parts = match by_rows {
-        true => parts(limits, m, &[k, n])?,
-        false => parts(limits, batch, &[m * k, k * n, m * n])?,
-    };
+    let Product { m, n, k, how, .. } = *g;
+    let along = Along::of(g, limits);
+    let (count, lens) = along.items(g);
     let launch = |part: Range<usize>| {
-        let (rows, z) = if by_rows { (part.len(), 1) } else { (m, part.len()) };
+        let (rows, z, depth) = match along {
+            Along::Batch => (m, part.len(), k),
+            Along::Rows => (part.len(), 1, k),
+            Along::Sum => (m, 1, part.len()),
+        };
         let tiles = Tiles::new(rows, n, z, limits);
         let (a_step, a_row) = if how.transpose_a { (m, 1) } else { (1, k) };
         let (b_step, b_column) = if how.transpose_b { (1, k) } else { (n, 1) };
         let params = params::MatMul {
             tiling: tiles.tiling,
-            depth: k as u32,
+            depth: depth as u32,
             a_step: a_step as u32,
             a_row: a_row as u32,
             a_batch: (m * k) as u32,
@@ -140,24 +174,26 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
             b_batch: (k * n) as u32,
             spare: 0,
         };
-        let (count, [a, b, out]) = match by_rows {
-            true => (m, [k, 0, n]),
-            false => (batch, [m * k, k * n, m * n]),
-        };
-        let b = if by_rows { None } else { window(&part, count, b) };
-        let builder = Builder::new("matmul", &params)
-            .variant(&tiles.variant())
-            .overrides(&walks(!how.transpose_a, how.transpose_b))
-            .bind_window(2, Access::Read, Bound::Operand(0), window(&part, count, a))
-            .bind_window(3, Access::Read, Bound::Operand(1), b);
+        let [a, b, _] = lens.map(|len| if len == 0 { None } else { window(&part, count, len) });
         // Neighbouring rows or columns that are neighbours in memory, in whole vectors.
         let a_vectors = how.transpose_a && m.is_multiple_of(4);
         let b_vectors = !how.transpose_b && n.is_multiple_of(4);
-        let builder =
-            builder.variant(&operand("a", 2, a_vectors)).variant(&operand("b", 3, b_vectors));
-        finish(builder, code.as_ref(), &part, [count, out], limits).launch(tiles.count(), 0)
+        let builder = Builder::new("matmul", &params)
+            .variant(&tiles.variant())
+            .overrides(&walks(!how.transpose_a, how.transpose_b))
+            .bind_window(2, Access::Read, Bound::Operand(0), a)
+            .bind_window(3, Access::Read, Bound::Operand(1), b)
+            .variant(&operand("a", 2, a_vectors))
+            .variant(&operand("b", 3, b_vectors));
+        let finish = match along {
+            Along::Sum => Finish { part: 0..1, count: 1, len: m * n, joins: part.start > 0 },
+            _ => Finish { part: part.clone(), count, len: lens[2], joins: false },
+        };
+        // The tape follows on the whole sum.
+        let fused = fused.filter(|_| along != Along::Sum || part.end == k);
+        Ok(finish.bind(builder, fused, limits)?.launch(tiles.count(), 0))
     };
-    Ok(parts.into_iter().map(launch).collect())
+    parts(limits, count, &lens)?.into_iter().map(launch).collect()
 }
 
 /// Whether a convolution has kernels of its own: groups of one input channel.
@@ -197,7 +233,6 @@ fn image_lens(g: &Conv2d) -> [usize; 2] {
 
 /// `x, w` to their convolution.
 pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Result<Vec<Launch>> {
-    let code = fused_code(fused)?;
     let [before, after] = image_lens(g);
     let launch = |part: Range<usize>| {
         let geometry = geometry(g, part.len());
@@ -215,9 +250,10 @@ pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Resu
             .overrides(&taps(g))
             .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, before))
             .read(3, 1);
-        finish(builder, code.as_ref(), &part, [g.batch, after], limits).launch(workgroups, 0)
+        let finish = Finish { part, count: g.batch, len: after, joins: false };
+        Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
-    Ok(parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect())
+    parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect()
 }
 
 /// `ct, w` to the cotangent of the input.
@@ -226,7 +262,6 @@ pub(super) fn input_grad(
     fused: Option<&Fused>,
     limits: &Limits,
 ) -> Result<Vec<Launch>> {
-    let code = fused_code(fused)?;
     let [before, after] = image_lens(g);
     // With a dilation, the taps of a phase do not follow each other by the stride.
     let phases = [0, 1].map(|axis| if g.dilation[axis] == 1 { g.stride[axis] } else { 1 });
@@ -252,9 +287,10 @@ pub(super) fn input_grad(
             .overrides(&taps(g))
             .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, after))
             .read(3, 1);
-        finish(builder, code.as_ref(), &part, [g.batch, before], limits).launch(workgroups, 0)
+        let finish = Finish { part, count: g.batch, len: before, joins: false };
+        Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
-    Ok(parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect())
+    parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect()
 }
 
 fn depthwise(entry: &'static str, geometry: params::Geometry, len: usize) -> (Builder, usize) {

@@ -6,7 +6,7 @@ use bytemuck::Zeroable;
 
 use super::cut::{aligned, indices, ranges, span};
 use super::tapes::{bind_tape, row_major};
-use super::{Limits, window};
+use super::{Limits, check_len, window};
 use crate::backend::gpu::code::{self, Code, SPACE};
 use crate::backend::gpu::launch::{Access, Bound, Builder, Launch, WORKGROUP};
 use crate::backend::gpu::params::{self, axes};
@@ -25,6 +25,7 @@ const NEIGHBOURS_MAX: usize = 32;
 /// A reduction with its fused producer; few long sums are combined in two launches. Parts of the
 /// space that go into the same outputs follow each other, each joining what is there.
 pub(super) fn reduce(geometry: &Reduce, limits: &Limits) -> Result<Vec<Launch>> {
+    check_len(geometry.tape.len())?;
     let code = code::producer(&geometry.tape, 3)?;
     let views: Vec<&View> = geometry.tape.views.iter().chain([&geometry.output]).collect();
     let parts = ranges(&geometry.tape.extents, &views, limits)?;
