@@ -113,7 +113,7 @@ fn products_windows_and_rows_beyond_a_binding_agree() {
 #[test]
 fn element_wise_chains_beyond_a_binding_agree() {
     let Some(mut gpu) = narrow() else { return };
-    // The broadcast operand is a scalar, or itself more than a binding; or the last axis has it all.
+    // The broadcast operand is a scalar, or itself more than a binding.
     for (wide, narrow) in [
         (vec![10_007], vec![1]),
         (vec![4, 5003], vec![1, 5003]),

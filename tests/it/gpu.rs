@@ -49,6 +49,19 @@ fn large_tiles_agree() {
     let shapes = [conv.input_shape(), conv.filter_shape()];
     let case = Case::new(&shapes, |g, x| g.conv2d(x[0], x[1], conv));
     case.check(&mut gpu, "conv2d");
+    let pointwise = Conv2d {
+        in_channels: 100,
+        input: [64, 64],
+        output: [64, 64],
+        kernel: [1, 1],
+        pad: [0, 0],
+        ..conv
+    };
+    let (x, w, y) = (pointwise.input_shape(), pointwise.filter_shape(), pointwise.output_shape());
+    let case = Case::new(&[x, w.clone()], |g, x| g.conv2d(x[0], x[1], pointwise));
+    case.check(&mut gpu, "conv2d without a window");
+    let case = Case::new(&[y, w], |g, x| g.conv2d_input_grad(x[0], x[1], pointwise));
+    case.check(&mut gpu, "conv2d_input_grad without a window");
     let turned = Conv2d { in_channels: 100, out_channels: 5, ..conv };
     let shapes = [turned.output_shape(), turned.filter_shape()];
     let case = Case::new(&shapes, |g, x| g.conv2d_input_grad(x[0], x[1], turned));
@@ -75,6 +88,13 @@ fn convolutions_of_awkward_geometry_agree() {
         (1, 1, 1, 1, [1, 1], [1, 1], [1, 1], [0, 0], [1, 1]),
         (2, 3, 65, 1, [9, 7], [1, 1], [1, 1], [0, 0], [1, 1]),
         (2, 64, 63, 1, [8, 8], [1, 1], [2, 2], [0, 0], [1, 1]),
+        // Without a window, and as many positions as vectors want.
+        (3, 3, 65, 1, [6, 6], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (5, 68, 7, 1, [2, 2], [1, 1], [1, 1], [0, 0], [3, 2]),
+        (2, 24, 10, 2, [5, 4], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (2, 130, 129, 1, [12, 11], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (1, 6, 6, 6, [4, 4], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (2, 4, 4, 1, [4, 4], [1, 1], [1, 1], [1, 1], [1, 1]),
         (1, 3, 64, 1, [31, 29], [7, 7], [2, 2], [3, 3], [1, 1]),
         (3, 4, 6, 2, [11, 13], [3, 3], [2, 2], [1, 1], [1, 1]),
         (2, 4, 4, 1, [15, 14], [3, 5], [2, 3], [1, 2], [2, 1]),

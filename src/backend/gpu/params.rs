@@ -157,6 +157,10 @@ uniform! {
         b_step: u32,
         b_column: u32,
         b_batch: u32,
+        plane: u32,
+        b_image: u32,
+        out_row: u32,
+        out_image: u32,
         spare: u32,
     }
 }

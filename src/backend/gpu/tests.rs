@@ -114,7 +114,16 @@ fn kernels() -> Vec<Kernel> {
         Kernel::Pad { shape: [3].into(), axes: vec![PadAxis { low: 1, high: 2, interior: 3 }] },
         Kernel::Concat { shapes: vec![[3, 5].into(), [3, 1].into()], axis: 1 },
     ];
-    for g in [CONV, depthwise, wide] {
+    let pointwise = Conv2d {
+        in_channels: 8,
+        input: [4, 6],
+        output: [4, 6],
+        kernel: [1, 1],
+        stride: [1, 1],
+        pad: [0, 0],
+        ..CONV
+    };
+    for g in [CONV, depthwise, wide, pointwise] {
         kernels.push(Kernel::Conv2d(g, None));
         kernels.push(Kernel::Conv2dInputGrad(g, None));
         kernels.push(Kernel::Conv2dFilterGrad(g));

@@ -54,7 +54,7 @@ fn strided(
             extents: axes(extents.iter().copied()),
             strides: axes(view.0.iter().copied()),
         };
-        taking(shader, &params, &pair, len, operand_len)
+        take(shader, &params, &pair, len, operand_len).elements(pair.near.len())
     };
     Ok(pairs(limits, len, operand_len, spans)?.into_iter().map(launch).collect())
 }
@@ -69,17 +69,7 @@ fn part(pair: &Pair) -> params::Part {
     }
 }
 
-/// A launch with a thread for each element of a window of the result.
-fn taking(
-    shader: &'static str,
-    params: &impl Uniform,
-    pair: &Pair,
-    len: usize,
-    operand_len: usize,
-) -> Launch {
-    take(shader, params, pair, len, operand_len).elements(pair.near.len())
-}
-
+/// A launch that fills a window of the result with what a window of the operand holds.
 fn take(
     shader: &'static str,
     params: &impl Uniform,
@@ -115,7 +105,7 @@ pub(super) fn pad(shape: &Shape, pads: &[PadAxis], limits: &Limits) -> Result<Ve
             low: axes(pads.iter().map(|pad| pad.low)),
             step: axes(pads.iter().map(|pad| pad.interior + 1)),
         };
-        taking("pad", &params, &pair, len, shape.len())
+        take("pad", &params, &pair, len, shape.len()).elements(pair.near.len())
     };
     Ok(pairs(limits, len, shape.len(), spans)?.into_iter().map(launch).collect())
 }

@@ -172,6 +172,10 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
             b_step: b_step as u32,
             b_column: b_column as u32,
             b_batch: (k * n) as u32,
+            plane: n as u32,
+            b_image: 0,
+            out_row: n as u32,
+            out_image: 0,
             spare: 0,
         };
         let [a, b, _] = lens.map(|len| if len == 0 { None } else { window(&part, count, len) });
@@ -238,16 +242,16 @@ pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Resu
         let geometry = geometry(g, part.len());
         let columns = part.len() * g.output[0] * g.output[1];
         let tiles = Tiles::new(g.out_channels / g.groups, columns, g.groups, limits);
-        let (builder, workgroups) = match is_depthwise(g) {
-            true => depthwise("forward", geometry, part.len() * after),
-            false => {
-                let params = params::Convolution { tiling: tiles.tiling, geometry };
-                let builder = Builder::new("conv2d", &params).variant(&tiles.variant());
-                (builder.overrides(&walks(true, false)), tiles.count())
-            }
+        let (builder, workgroups) = if is_pointwise(g) {
+            (pointwise(g, &tiles, false), tiles.count())
+        } else if is_depthwise(g) {
+            depthwise("forward", g, geometry, part.len() * after)
+        } else {
+            let params = params::Convolution { tiling: tiles.tiling, geometry };
+            let builder = Builder::new("conv2d", &params).variant(&tiles.variant());
+            (builder.overrides(&walks(true, false)).overrides(&taps(g)), tiles.count())
         };
         let builder = builder
-            .overrides(&taps(g))
             .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, before))
             .read(3, 1);
         let finish = Finish { part, count: g.batch, len: after, joins: false };
@@ -271,20 +275,21 @@ pub(super) fn input_grad(
         let columns = part.len() * across[0] * across[1];
         let z = g.groups * phases[0] * phases[1];
         let tiles = Tiles::new(g.in_channels / g.groups, columns, z, limits);
-        let (builder, workgroups) = match is_depthwise(g) {
-            true => depthwise("input_grad", geometry, part.len() * before),
-            false => {
-                let params = params::Convolution { tiling: tiles.tiling, geometry };
-                let phases = phases.map(|phases| phases as u32);
-                let builder = Builder::new("conv2d_input_grad", &params)
-                    .variant(&tiles.variant())
-                    .overrides(&walks(false, false))
-                    .overrides(&[("PHASES_H", phases[0]), ("PHASES_W", phases[1])]);
-                (builder, tiles.count())
-            }
+        let (builder, workgroups) = if is_pointwise(g) {
+            (pointwise(g, &tiles, true), tiles.count())
+        } else if is_depthwise(g) {
+            depthwise("input_grad", g, geometry, part.len() * before)
+        } else {
+            let params = params::Convolution { tiling: tiles.tiling, geometry };
+            let phases = phases.map(|phases| phases as u32);
+            let builder = Builder::new("conv2d_input_grad", &params)
+                .variant(&tiles.variant())
+                .overrides(&walks(false, false))
+                .overrides(&taps(g))
+                .overrides(&[("PHASES_H", phases[0]), ("PHASES_W", phases[1])]);
+            (builder, tiles.count())
         };
         let builder = builder
-            .overrides(&taps(g))
             .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, after))
             .read(3, 1);
         let finish = Finish { part, count: g.batch, len: before, joins: false };
@@ -293,9 +298,52 @@ pub(super) fn input_grad(
     parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect()
 }
 
-fn depthwise(entry: &'static str, geometry: params::Geometry, len: usize) -> (Builder, usize) {
+/// Whether a convolution is a product of its filters with each image as it is stored, whose
+/// positions come in whole vectors.
+fn is_pointwise(g: &Conv2d) -> bool {
+    let [height, width] = g.input;
+    let has_window = g.kernel != [1, 1] || g.stride != [1, 1] || g.pad != [0, 0];
+    !has_window && g.output == g.input && !is_depthwise(g) && (height * width).is_multiple_of(4)
+}
+
+/// A convolution without a window, or its cotangent of the input, as a product: the filters times
+/// all images, image beside image.
+fn pointwise(g: &Conv2d, tiles: &Tiles, towards_input: bool) -> Builder {
+    let (before, after) = (g.in_channels / g.groups, g.out_channels / g.groups);
+    let (rows, depth) = if towards_input { (before, after) } else { (after, before) };
+    let (a_step, a_row) = if towards_input { (before, 1) } else { (1, before) };
+    let plane = g.input[0] * g.input[1];
+    let params = params::MatMul {
+        tiling: tiles.tiling,
+        depth: depth as u32,
+        a_step: a_step as u32,
+        a_row: a_row as u32,
+        a_batch: (before * after) as u32,
+        b_step: plane as u32,
+        b_column: 1,
+        b_batch: (depth * plane) as u32,
+        plane: plane as u32,
+        b_image: (g.groups * depth * plane) as u32,
+        out_row: plane as u32,
+        out_image: (g.groups * rows * plane) as u32,
+        spare: 0,
+    };
+    let a_vectors = towards_input && before.is_multiple_of(4);
+    Builder::new("matmul", &params)
+        .variant(&tiles.variant())
+        .overrides(&walks(!towards_input, false))
+        .variant(&operand("a", 3, a_vectors))
+        .variant(&operand("b", 2, true))
+}
+
+fn depthwise(
+    entry: &'static str,
+    g: &Conv2d,
+    geometry: params::Geometry,
+    len: usize,
+) -> (Builder, usize) {
     let params = params::Depthwise { geometry, len: len as u32, first: 0, spare1: 0, spare2: 0 };
-    let builder = Builder::new("depthwise", &params).entry(entry);
+    let builder = Builder::new("depthwise", &params).entry(entry).overrides(&taps(g));
     (builder, len.div_ceil(crate::backend::gpu::launch::WORKGROUP))
 }
 

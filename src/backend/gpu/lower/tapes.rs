@@ -47,9 +47,9 @@ pub(super) fn row_major(extents: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Binds a tape's space, of which `part` is walked and whose element 0 is the last aligned one up to
-/// its start, and what of each operand the part reads; `number` tells which operand of the dispatch
-/// each is.
+/// Binds a tape's space, of which `part` is walked, and what the part reads of each operand; its
+/// element 0 is the last aligned one up to the part's start. `number` tells which operand of the
+/// dispatch each is.
 pub(super) fn bind_tape(
     mut builder: Builder,
     code: &Code<'_>,

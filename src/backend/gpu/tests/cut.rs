@@ -89,7 +89,7 @@ fn windows_start_aligned_fit_a_binding_and_cover_the_result() {
             }
         }
         assert!(covered.iter().all(|&covered| covered), "{name}: the whole result");
-        // A device that binds everything runs one launch for each operand, and one for scratch.
+        // One launch for each operand where everything can be bound.
         let whole = lower(&kernel, &LIMITS).expect("launches");
         assert!(whole.len() <= 2 && whole.len() < launches.len(), "{name}: {}", whole.len());
         assert!(whole.iter().flat_map(|l| &l.bindings).all(|b| b.window.is_none()), "{name}");
@@ -98,7 +98,7 @@ fn windows_start_aligned_fit_a_binding_and_cover_the_result() {
 
 #[test]
 fn what_cannot_be_cut_or_numbered_is_refused() {
-    // An alignment beyond the binding, a table beyond the binding, and more than 32 bits count.
+    // An alignment beyond the binding, and more than 32 bits count.
     let limits = Limits { binding: 60, ..NARROW };
     for kernel in kernels() {
         let error = lower(&kernel, &limits).expect_err("no window starts aligned").to_string();
