@@ -85,16 +85,18 @@ fn check_len(len: usize) -> Result<()> {
 /// Cuts `count` items into parts such that each operand, `lens` elements an item, can be bound.
 fn parts(limits: &Limits, count: usize, lens: &[usize]) -> Result<Vec<Range<usize>>> {
     let widest = lens.iter().copied().max().unwrap_or(0).max(1);
-    if count <= limits.binding / widest {
+    let most = limits.binding / widest;
+    if count <= most {
         return Ok(std::iter::once(0..count).collect());
     }
-    let starts_aligned =
-        |step: usize| lens.iter().all(|len| (step * len).is_multiple_of(limits.align));
-    let most = limits.binding / widest;
-    // Starts repeat their alignment after `align` items at the latest.
-    let steps = (1..=most.min(limits.align)).map(|back| most + 1 - back);
-    let step = steps.into_iter().find(|&step| starts_aligned(step));
-    let step = step.ok_or_else(|| uncuttable(limits, widest))?;
+    // Starts are aligned at every multiple of some number up to the alignment.
+    let is_aligned =
+        |step: &usize| lens.iter().all(|len| (step * len).is_multiple_of(limits.align));
+    let unit = (1..limits.align).find(is_aligned).unwrap_or(limits.align);
+    let step = most / unit * unit;
+    if step == 0 {
+        return Err(uncuttable(limits, if most == 0 { widest } else { widest * unit }));
+    }
     Ok((0..count).step_by(step).map(|start| start..count.min(start + step)).collect())
 }
 
