@@ -1,5 +1,6 @@
 //! Kernels that only move elements, or add them where they are moved to.
 
+use std::iter::once;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ fn strided(
     let view = View(strides);
     let spans = |near: &Range<usize>| {
         let span = span(&extents, &view, near);
-        vec![start + span.start..start + span.end]
+        once(start + span.start..start + span.end).collect()
     };
     let launch = |pair: Pair| {
         let params = params::Strided {
@@ -92,7 +93,7 @@ pub(super) fn pad(shape: &Shape, pads: &[PadAxis], limits: &Limits) -> Result<Ve
     let len = padded().product();
     // Padding keeps the order of elements.
     let before = |index: usize| elements_before(shape, pads, index);
-    let spans = |near: &Range<usize>| vec![before(near.start)..before(near.end)];
+    let spans = |near: &Range<usize>| once(before(near.start)..before(near.end)).collect();
     let launch = |pair: Pair| {
         let params = params::Pad {
             part: part(&pair),
@@ -141,7 +142,8 @@ pub(super) fn concat(shapes: &[Shape], axis: usize, limits: &Limits) -> Result<V
     for (operand, shape) in shapes.iter().enumerate().filter(|(_, shape)| !shape.is_empty()) {
         let (len, run) = (shape.len(), run(shape));
         let place = |i: usize| i / run * row_len + start + i % run;
-        let spans = |near: &Range<usize>| vec![place(near.start)..place(near.end - 1) + 1];
+        let spans =
+            |near: &Range<usize>| once(place(near.start)..place(near.end - 1) + 1).collect();
         launches.extend(pairs(limits, len, out_len, spans)?.iter().map(|pair| {
             let [run, start, row_len] = [run, start, row_len].map(|x| x as u32);
             let params = params::Concat { part: part(pair), run, start, row_len, spare: 0 };
