@@ -13,6 +13,7 @@ mod ops;
 mod posteriors;
 mod samplers;
 mod steps;
+mod sums;
 mod support;
 mod texts;
 mod tidy;
