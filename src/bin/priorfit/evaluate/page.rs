@@ -5,7 +5,7 @@ use std::path::Path;
 
 use priorfit::data::Dataset;
 use priorfit::error::Result;
-use priorfit::posterior::{Posterior, Predictions};
+use priorfit::posterior::{Posterior, Predictions, Score};
 use serde_json::Value;
 
 use super::examples::Examples;
@@ -94,9 +94,13 @@ impl Subject<'_> {
         *page += &charts::risk_coverage(&report.selective, abstention);
         *page += "</div>\n";
         if let Some((_, _, foreign)) = self.foreign {
-            let threshold = calibration.and_then(|c| c.familiarity.entropy_max);
+            let threshold = calibration.and_then(|c| c.familiarity.highest);
+            let score = calibration.map_or_else(
+                || Score::for_draws(self.posterior.draws().len()),
+                |calibration| calibration.familiarity.score,
+            );
             *page += "<h2>Foreign images</h2><div class=\"row\">\n";
-            *page += &charts::foreign(self.predicted, foreign, threshold);
+            *page += &charts::foreign(score, [self.predicted, foreign], threshold);
             *page += "</div>\n";
         }
         *page += "<h2>Which classes are taken for which</h2><div class=\"row\">\n";
