@@ -2,6 +2,7 @@
 
 mod charts;
 mod examples;
+mod learning;
 mod page;
 mod svg;
 

@@ -2,7 +2,6 @@
 
 use priorfit::posterior::metrics::Bin;
 use priorfit::posterior::{Abstention, Predictions, RiskCoverage, Score};
-use serde_json::Value;
 
 use super::svg::{Axis, Chart, escape, open, put};
 
@@ -82,48 +81,6 @@ pub fn risk_coverage(curve: &RiskCoverage, abstention: Option<(&Abstention, f64)
         chart.mark(answered, "b", "answered with the calibration");
     }
     chart.finish()
-}
-
-/// Losses by epoch, and accuracy where there were held-out examples; nothing without a history.
-pub fn learning(history: &[Value]) -> String {
-    let series = |path: &[&str]| -> Vec<[f64; 2]> {
-        let at = |epoch: &Value| path.iter().try_fold(epoch, |at, key| at.get(key))?.as_f64();
-        let point = |epoch| Some([at(epoch).map(|_| epoch)?.get("epoch")?.as_f64()?, at(epoch)?]);
-        history.iter().filter_map(point).collect()
-    };
-    let loss = series(&["loss"]);
-    if loss.is_empty() {
-        return String::new();
-    }
-    let epochs = Axis { label: "epoch", low: loss[0][0], high: loss[loss.len() - 1][0] };
-    let top = |lines: &[&[[f64; 2]]]| {
-        lines.iter().flat_map(|line| line.iter()).map(|p| p[1]).fold(0.0, f64::max)
-    };
-    let curves = |title, label, lines: &[(&[[f64; 2]], &'static str, &'static str)]| {
-        let ends: Vec<String> = lines
-            .iter()
-            .filter_map(|(line, _, name)| {
-                Some(format!("{name} from {:.4} to {:.4}", line.first()?[1], line.last()?[1]))
-            })
-            .collect();
-        let high = top(&lines.iter().map(|(line, ..)| *line).collect::<Vec<_>>());
-        let y = Axis { label, low: 0.0, high };
-        let x = Axis { ..epochs };
-        let mut chart = Chart::new(title, format!("By epoch: {}.", ends.join("; ")), x, y);
-        lines.iter().filter(|(line, ..)| !line.is_empty()).for_each(|(line, style, name)| {
-            chart.line(line, style, name);
-        });
-        chart.finish()
-    };
-    let (nll, accuracy) = (series(&["validation", "nll"]), series(&["validation", "accuracy"]));
-    let mut charts =
-        curves("Loss", "nats", &[(&loss, "a", "training loss"), (&nll, "b", "held-out NLL")]);
-    let penalty = series(&["penalty"]);
-    charts += &curves("Penalty of the prior", "penalty", &[(&penalty, "a", "penalty")]);
-    if !accuracy.is_empty() {
-        charts += &curves("Accuracy", "share", &[(&accuracy, "b", "held-out accuracy")]);
-    }
-    charts
 }
 
 /// Scores of the data's and of foreign images, as shares.

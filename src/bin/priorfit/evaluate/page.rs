@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::examples::Examples;
 use super::svg::{escape, put};
-use super::{Calibrated, Ood, Report, Shown, charts};
+use super::{Calibrated, Ood, Report, Shown, charts, learning};
 use crate::options::percent;
 
 /// What a report is about.
@@ -107,7 +107,7 @@ impl Subject<'_> {
         *page += &charts::confusion(&metrics.confusion, &report.names);
         *page += "</div>\n<h2>How it was learned</h2><div class=\"row\">\n";
         let history = self.posterior.description().provenance.get("history");
-        match charts::learning(history.and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
+        match learning::charts(history.and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
             none if none.is_empty() => *page += "<p>The posterior tells no history.</p>",
             curves => *page += &curves,
         }
