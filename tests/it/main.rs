@@ -12,6 +12,7 @@ mod posteriors;
 mod predictions;
 mod samplers;
 mod steps;
+mod sums;
 mod support;
 mod texts;
 mod tidy;

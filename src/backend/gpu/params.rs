@@ -186,7 +186,7 @@ uniform! {
         first_block: u32,
         pitch: u32,
         lane: u32,
-        spare0: u32,
+        spare: u32,
         spare1: u32,
         spare2: u32,
     }

@@ -68,6 +68,9 @@ fn updates() -> Vec<Kernel> {
         PriorTerm::Diagonal,
         PriorTerm::LowRank { rank: 1 },
         PriorTerm::LowRank { rank: 20 },
+        // The most sums that subgroups add up, and one more.
+        PriorTerm::LowRank { rank: 31 },
+        PriorTerm::LowRank { rank: 32 },
     ];
     let pairs = methods.into_iter().flat_map(|m| priors.map(|p| (m, p)));
     pairs
@@ -185,9 +188,14 @@ fn launches(limits: &Limits) -> Vec<Launch> {
 }
 
 fn programs() -> HashSet<Arc<Program>> {
-    let half = Limits { half_factor: true, subgroups: true, cooperative: true, ..LIMITS };
-    let launches = launches(&LIMITS).into_iter().chain(launches(&half));
-    launches.map(|launch| launch.program).collect()
+    // Each variant with and without each other.
+    let variants = (0..8).map(|bits| Limits {
+        half_factor: bits & 1 > 0,
+        subgroups: bits & 2 > 0,
+        cooperative: bits & 4 > 0,
+        ..LIMITS
+    });
+    variants.flat_map(|limits| launches(&limits)).map(|launch| launch.program).collect()
 }
 
 /// The module of a program, validated with nothing but the core of WGSL.
@@ -296,6 +304,19 @@ fn bindings_are_those_of_the_shaders() {
         assert!(uniform.count() <= 4, "{}: uniforms", program.shader);
         let unique: HashSet<u32> = program.layout.iter().map(|&(at, _)| at).collect();
         assert_eq!(unique.len(), program.layout.len(), "{}: each binding once", program.shader);
+    }
+}
+
+#[test]
+fn workgroup_memory_fits_any_device() {
+    for program in programs() {
+        let (module, _) = validated(&program);
+        let shared = module.global_variables.iter().map(|(_, variable)| variable);
+        let shared = shared.filter(|variable| variable.space == AddressSpace::WorkGroup);
+        let bytes: u32 =
+            shared.map(|variable| module.types[variable.ty].inner.size(module.to_ctx())).sum();
+        let most = wgpu::Limits::default().max_compute_workgroup_storage_size;
+        assert!(bytes <= most, "{} {}: {bytes} bytes", program.shader, program.variant);
     }
 }
 
