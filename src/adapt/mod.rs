@@ -266,8 +266,14 @@ impl Adapter {
         let of_probe = choice.as_ref().map_or(1.0, |choice| choice.candidates[0].temperature);
         let memory = trainer.footprint();
         Ok(Adapted {
-            posterior: self.posterior(&run, end, temperature, &history, memory)?,
-            probe: self.posterior(&run, start, of_probe, &[], memory)?,
+            posterior: self.posterior(
+                &run,
+                end,
+                temperature,
+                (&history, choice.as_ref()),
+                memory,
+            )?,
+            probe: self.posterior(&run, start, of_probe, (&[], None), memory)?,
             choice,
             memory,
             history,
@@ -399,7 +405,7 @@ impl Adapter {
         run: &Run<'_>,
         draw: Weights,
         temperature: f64,
-        history: &[Epoch],
+        (history, choice): (&[Epoch], Option<&Choice>),
         memory: Footprint,
     ) -> Result<Posterior> {
         let provenance = serde_json::json!({
@@ -407,6 +413,7 @@ impl Adapter {
             "examples": run.train.len(),
             "prior": self.prior.as_ref().map(Prior::header),
             "history": history,
+            "choice": choice,
         });
         let description = Description {
             version: VERSION,

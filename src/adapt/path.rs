@@ -16,12 +16,14 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// `steps` in all, spread evenly over stages with these scales; each follows `schedule`.
+    /// `steps` in all, spread evenly over stages with these scales; each follows `schedule`. Where
+    /// there are fewer steps than stages, the last ones are left out.
     pub(super) fn new(scales: Vec<f64>, steps: usize, schedule: Schedule) -> Self {
         let stages = scales.len();
-        let end = |stage: usize| steps * stage / stages.max(1);
-        let steps = (0..stages).map(|stage| end(stage + 1) - end(stage)).collect();
-        Path { scales, steps, schedule }
+        let end = |stage: usize| (steps * stage).div_ceil(stages.max(1));
+        let lengths = (0..stages).map(|stage| end(stage + 1) - end(stage));
+        let lengths: Vec<usize> = lengths.take(steps).collect();
+        Path { scales, steps: lengths, schedule }.until(steps)
     }
 
     /// The first `stages` of it.
@@ -84,13 +86,22 @@ mod tests {
     #[test]
     fn stages_share_the_steps_and_each_follows_the_schedule() {
         let path = Path::new(vec![1.0, 10.0, 100.0], 10, Schedule::Cosine { warmup: 0 });
-        assert_eq!((path.steps(), path.until(2).steps(), path.until(0).steps()), (10, 6, 0));
+        assert_eq!((path.steps(), path.until(2).steps(), path.until(0).steps()), (10, 7, 0));
         let scales: Vec<f64> = (0..10).map(|step| path.scale(step)).collect();
-        assert_eq!(scales, [1.0, 1.0, 1.0, 10.0, 10.0, 10.0, 100.0, 100.0, 100.0, 100.0]);
+        assert_eq!(scales, [1.0, 1.0, 1.0, 1.0, 10.0, 10.0, 10.0, 100.0, 100.0, 100.0]);
         let ended: Vec<_> = (0..10).filter_map(|step| Some((step, path.ended(step)?))).collect();
-        assert_eq!(ended, [(2, 0), (5, 1), (9, 2)]);
-        assert_eq!([0, 3, 6].map(|step| path.rate(step)), [1.0; 3], "a warm restart");
-        assert!(path.rate(9) < path.rate(6));
+        assert_eq!(ended, [(3, 0), (6, 1), (9, 2)]);
+        assert_eq!([0, 4, 7].map(|step| path.rate(step)), [1.0; 3], "a warm restart");
+        assert!(path.rate(9) < path.rate(7));
+    }
+
+    #[test]
+    fn a_run_shorter_than_its_stages_makes_the_first() {
+        for steps in [0, 1, 2, 3] {
+            let path = Path::new(vec![1.0, 10.0, 100.0], steps, Schedule::Constant);
+            assert_eq!((path.steps(), path.stages()), (steps, steps));
+            assert!((0..steps).all(|step| path.ended(step) == Some(step)));
+        }
     }
 
     #[test]

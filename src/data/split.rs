@@ -43,7 +43,7 @@ impl Dataset {
     }
 
     /// `count` sets of examples to hold out in turn: disjoint, and of every class nearly the same
-    /// part in each. The only example of a class is in none, nor are all examples of a class in one.
+    /// part in each. The only example of a class is in none, nor are all of a class in one.
     ///
     /// # Errors
     /// When the data set is unlabelled, or there are fewer than two sets.

@@ -61,16 +61,44 @@ pub struct Calibration {
     pub familiarity: Familiarity,
 }
 
-/// Which examples look like none that were held out: those of a higher entropy. At most a promised
+/// What tells that an example is unfamiliar: a number that is higher for those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// The entropy of the prediction: all there is with a single draw.
+    Entropy,
+    /// The mutual information of label and weights. A hard example of a known kind makes every draw
+    /// unsure; one of another kind has the draws contradict each other.
+    MutualInformation,
+}
+
+impl Score {
+    /// The better one for a posterior of so many draws.
+    pub fn for_draws(draws: usize) -> Self {
+        if draws > 1 { Score::MutualInformation } else { Score::Entropy }
+    }
+
+    /// The score of each example, in nats.
+    pub fn of(self, predictions: &Predictions) -> &[f64] {
+        match self {
+            Score::Entropy => &predictions.entropy,
+            Score::MutualInformation => &predictions.mutual_information,
+        }
+    }
+}
+
+/// Which examples look like none that were held out: those of a higher score. At most a promised
 /// share of examples like those held out is called unfamiliar.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Familiarity {
+    /// What is compared.
+    pub score: Score,
     /// The promised share.
     pub false_alarms: f64,
-    /// The highest entropy of a familiar example, in nats; none where there were too few examples
-    /// for the promise, and every example counts as familiar.
-    pub entropy_max: Option<f64>,
+    /// The highest score of a familiar example, in nats; none where there were too few examples for
+    /// the promise, and every example counts as familiar.
+    pub highest: Option<f64>,
 }
 
 /// What calibration makes of one prediction.
@@ -103,14 +131,15 @@ impl Calibration {
             .map(|target| Abstention::fit(&confidence, &is_right, target))
             .transpose()?;
         let false_alarms = settings.false_alarms;
-        let entropy_max = quantile(&predictions.entropy, 1.0 - false_alarms);
+        let score = Score::for_draws(predictions.draws.iter().copied().max().unwrap_or(1));
+        let highest = quantile(score.of(predictions), 1.0 - false_alarms);
         Ok(Calibration {
             temperature,
             temperature_examples,
             threshold_examples: labels.len(),
             sets: PredictionSets::fit(&of_labels, settings.coverage)?,
             abstention,
-            familiarity: Familiarity { false_alarms, entropy_max },
+            familiarity: Familiarity { score, false_alarms, highest },
         })
     }
 
@@ -130,8 +159,8 @@ impl Calibration {
         within("threshold of prediction sets", self.sets.probability_min, 0.0, 1.0)?;
         let answer = self.abstention.map_or(0.0, |abstention| abstention.confidence_min);
         within("threshold of answers", answer, 0.0, 1.0)?;
-        let entropy = self.familiarity.entropy_max.unwrap_or(0.0);
-        within("threshold of familiar examples", entropy, 0.0, f64::MAX)
+        let highest = self.familiarity.highest.unwrap_or(0.0);
+        within("threshold of familiar examples", highest, 0.0, f64::MAX)
     }
 
     /// What it makes of the prediction of `example`.
@@ -141,11 +170,11 @@ impl Calibration {
     pub fn verdict(&self, predictions: &Predictions, example: usize) -> Verdict {
         let row = predictions.probabilities.row(example);
         let confidence = likeliest(row).1;
-        let entropy = predictions.entropy[example];
+        let Familiarity { score, highest, .. } = self.familiarity;
         Verdict {
             set: self.sets.set(row),
             abstains: self.abstention.is_some_and(|abstention| !abstention.answers(confidence)),
-            unfamiliar: self.familiarity.entropy_max.is_some_and(|highest| entropy > highest),
+            unfamiliar: highest.is_some_and(|highest| score.of(predictions)[example] > highest),
         }
     }
 }

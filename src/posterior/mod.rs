@@ -23,7 +23,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::calibration::{Calibration, CalibrationSettings, EXAMPLES_MIN, Familiarity, Verdict};
+pub use self::calibration::{
+    Calibration, CalibrationSettings, EXAMPLES_MIN, Familiarity, Score, Verdict,
+};
 pub use self::conformal::{PredictionSets, quantile};
 pub use self::draws::Visitor;
 pub use self::evaluate::Evaluation;

@@ -338,7 +338,8 @@ fn examples_that_cannot_train_a_classifier_are_named_before_the_work() {
     }
     let adapt = ["adapt", "--backbone", &backbone, "--out", text(&out), "--train", text(&train)];
     fails(&[&adapt[..], &["--val", text(&bare)]].concat(), &["bare.npz", "no labels"]);
-    let diverging = ["--steps", "1", "--lr", "1e38", "--clip", "none", "--prior", "none"];
+    let diverging =
+        ["--steps", "1", "--lr", "1e38", "--clip", "none", "--prior", "none", "--no-gate"];
     fails(&[&adapt[..], &diverging].concat(), &["lower --lr"]);
     assert!(!out.exists() && !new.exists());
 }

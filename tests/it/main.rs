@@ -1,6 +1,8 @@
 //! What is guaranteed: one module for each promise.
 
 mod adapt;
+#[cfg(feature = "gpu")]
+mod bindings;
 mod choice;
 mod cli;
 mod goldens;

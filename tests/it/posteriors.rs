@@ -91,7 +91,7 @@ fn a_calibration_may_be_missing_but_not_wrong() {
     let calibrated = |temperature: &str| {
         let rest = r#""temperature_examples": 9, "threshold_examples": 9, "abstention": null,
             "sets": {"coverage": 0.9, "probability_min": 0.1},
-            "familiarity": {"false_alarms": 0.05, "entropy_max": null}"#;
+            "familiarity": {"score": "entropy", "false_alarms": 0.05, "highest": null}"#;
         let fields = format!(r#"{{"calibration": {{"temperature": {temperature}, {rest}}},"#);
         error_after("posterior.json", |path| {
             std::fs::write(path, json.replacen('{', &fields, 1)).expect("written");

@@ -114,7 +114,7 @@ fn calibration_makes_an_overconfident_posterior_honest_and_is_stored() {
     let (held_out, test) = rest.split(2, 0.5).expect("labelled");
     let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
     let input = posterior(1).description().preprocess.clone();
-    let settings = Settings { steps: 0, prior: PriorKind::None, ..Settings::default() };
+    let settings = Settings { steps: 0, prior: PriorKind::None, ..Settings::fixed() };
     let adapted = Adapter::new(Arc::new(model), input, threads())
         .with_settings(settings)
         .and_then(|adapter| adapter.fit(&train, None, &mut |_| Control::Continue))
@@ -137,8 +137,8 @@ fn calibration_makes_an_overconfident_posterior_honest_and_is_stored() {
     };
     let (fitted, fitted_honest) = (fit(&sure), fit(&honest));
     let ratio = fitted.temperature / fitted_honest.temperature;
-    // The prior on ln T pulls both towards 1 a little.
-    assert!((ratio / 8.0).ln().abs() < 0.1, "{ratio}");
+    // Few of the 125 examples are wrong, so that the prior on ln T holds back a part of ln 8.
+    assert!((4.0..=8.0).contains(&ratio), "{ratio}");
 
     let labels = test.labels(&(0..test.len()).collect::<Vec<_>>()).expect("labels");
     let measure = |posterior: &Posterior| {

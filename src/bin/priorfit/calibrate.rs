@@ -8,7 +8,7 @@ use clap::Args;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Result};
 use priorfit::posterior::{
-    Abstention, CERTAINTY, Calibration, CalibrationSettings, Posterior, Target,
+    Abstention, CERTAINTY, Calibration, CalibrationSettings, Posterior, Score, Target,
 };
 use serde::Serialize;
 
@@ -113,9 +113,13 @@ impl fmt::Display for Report {
             }
         }
         let alarms = percent(familiarity.false_alarms);
-        match familiarity.entropy_max {
+        let score = match familiarity.score {
+            Score::Entropy => "entropy",
+            Score::MutualInformation => "mutual information",
+        };
+        match familiarity.highest {
             None => writeln!(f, "unfamiliar   none: too few examples to promise {alarms}"),
-            Some(most) => writeln!(f, "unfamiliar   entropy over {most:.4}, false for {alarms}"),
+            Some(most) => writeln!(f, "unfamiliar   {score} over {most:.4}, false for {alarms}"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod charts;
 mod examples;
+mod learning;
 mod page;
 mod svg;
 
@@ -94,10 +95,10 @@ struct Calibrated {
 }
 
 /// Foreign images told from those of the data by three scores, each higher for foreign ones.
+/// Calibration uses mutual information, or entropy with a single draw.
 #[derive(Serialize)]
 struct Ood {
     count: usize,
-    /// The score that calibration uses.
     entropy: Option<Separation>,
     mutual_information: Option<Separation>,
     /// One less the largest probability.

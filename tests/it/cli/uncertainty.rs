@@ -10,7 +10,8 @@ fn digits() -> (TempDir, PathBuf) {
     let out = folder.path().join("out");
     let adapt = ["adapt", "--backbone", &file("models/demo/backbone.onnx"), "--prior", "none"];
     let few = ["--train", &file(DIGITS), "--steps", "1", "--out", text(&out)];
-    succeeds(&[&adapt[..], &few].concat(), &["history"]);
+    let given = ["--strength", "1", "--head-variance", "1", "--no-gate"];
+    succeeds(&[&adapt[..], &few, &given].concat(), &["history"]);
     (folder, out)
 }
 

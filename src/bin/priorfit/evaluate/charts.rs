@@ -1,8 +1,7 @@
 //! The charts of a report.
 
 use priorfit::posterior::metrics::Bin;
-use priorfit::posterior::{Abstention, Predictions, RiskCoverage};
-use serde_json::Value;
+use priorfit::posterior::{Abstention, Predictions, RiskCoverage, Score};
 
 use super::svg::{Axis, Chart, escape, open, put};
 
@@ -84,71 +83,32 @@ pub fn risk_coverage(curve: &RiskCoverage, abstention: Option<(&Abstention, f64)
     chart.finish()
 }
 
-/// Losses by epoch, and accuracy where there were held-out examples; nothing without a history.
-pub fn learning(history: &[Value]) -> String {
-    let series = |path: &[&str]| -> Vec<[f64; 2]> {
-        let at = |epoch: &Value| path.iter().try_fold(epoch, |at, key| at.get(key))?.as_f64();
-        let point = |epoch| Some([at(epoch).map(|_| epoch)?.get("epoch")?.as_f64()?, at(epoch)?]);
-        history.iter().filter_map(point).collect()
-    };
-    let loss = series(&["loss"]);
-    if loss.is_empty() {
-        return String::new();
-    }
-    let epochs = Axis { label: "epoch", low: loss[0][0], high: loss[loss.len() - 1][0] };
-    let top = |lines: &[&[[f64; 2]]]| {
-        lines.iter().flat_map(|line| line.iter()).map(|p| p[1]).fold(0.0, f64::max)
-    };
-    let curves = |title, label, lines: &[(&[[f64; 2]], &'static str, &'static str)]| {
-        let ends: Vec<String> = lines
-            .iter()
-            .filter_map(|(line, _, name)| {
-                Some(format!("{name} from {:.4} to {:.4}", line.first()?[1], line.last()?[1]))
-            })
-            .collect();
-        let high = top(&lines.iter().map(|(line, ..)| *line).collect::<Vec<_>>());
-        let y = Axis { label, low: 0.0, high };
-        let x = Axis { ..epochs };
-        let mut chart = Chart::new(title, format!("By epoch: {}.", ends.join("; ")), x, y);
-        lines.iter().filter(|(line, ..)| !line.is_empty()).for_each(|(line, style, name)| {
-            chart.line(line, style, name);
-        });
-        chart.finish()
-    };
-    let (nll, accuracy) = (series(&["validation", "nll"]), series(&["validation", "accuracy"]));
-    let mut charts =
-        curves("Loss", "nats", &[(&loss, "a", "training loss"), (&nll, "b", "held-out NLL")]);
-    let penalty = series(&["penalty"]);
-    charts += &curves("Penalty of the prior", "penalty", &[(&penalty, "a", "penalty")]);
-    if !accuracy.is_empty() {
-        charts += &curves("Accuracy", "share", &[(&accuracy, "b", "held-out accuracy")]);
-    }
-    charts
-}
-
-/// Entropies of the data's and of foreign images, as shares.
-pub fn foreign(familiar: &Predictions, foreign: &Predictions, threshold: Option<f64>) -> String {
-    let all = familiar.entropy.iter().chain(&foreign.entropy);
-    let top = all.copied().fold(1e-3, f64::max);
-    let shares = |entropies: &[f64]| {
+/// Scores of the data's and of foreign images, as shares.
+pub fn foreign(score: Score, predicted: [&Predictions; 2], threshold: Option<f64>) -> String {
+    let scores = predicted.map(|predicted| score.of(predicted));
+    let top = scores.iter().flat_map(|scores| scores.iter()).copied().fold(1e-3, f64::max);
+    let shares = |scores: &[f64]| {
         let mut bars = vec![0.0; BARS];
-        for entropy in entropies {
-            let bar = (entropy / top * BARS as f64) as usize;
-            bars[bar.min(BARS - 1)] += 1.0 / entropies.len() as f64;
+        for score in scores {
+            let bar = (score / top * BARS as f64) as usize;
+            bars[bar.min(BARS - 1)] += 1.0 / scores.len() as f64;
         }
         bars
     };
-    let (ours, theirs) = (shares(&familiar.entropy), shares(&foreign.entropy));
+    let (ours, theirs) = (shares(scores[0]), shares(scores[1]));
     let highest = ours.iter().chain(&theirs).copied().fold(0.0, f64::max);
-    let description =
-        "Distribution of the predictions' entropy, for the data and for foreign images.";
-    let x = Axis { label: "entropy, nats", low: 0.0, high: top };
+    let label = match score {
+        Score::Entropy => "entropy, nats",
+        Score::MutualInformation => "mutual information, nats",
+    };
+    let description = format!("Distribution of {label}, for the data and for foreign images.");
+    let x = Axis { label, low: 0.0, high: top };
     let y = Axis { label: "share of images", low: 0.0, high: highest };
-    let mut chart = Chart::new("Foreign images", description.to_string(), x, y);
+    let mut chart = Chart::new("Foreign images", description, x, y);
     for (bars, style) in [(&ours, "a faint"), (&theirs, "b faint")] {
         for (at, &share) in bars.iter().enumerate().filter(|(_, share)| **share > 0.0) {
             let ends = [at as f64, at as f64 + 1.0].map(|end| end * top / BARS as f64);
-            let tip = format!("{:.1} %, entropy {:.2} to {:.2}", 100.0 * share, ends[0], ends[1]);
+            let tip = format!("{:.1} % from {:.2} to {:.2}", 100.0 * share, ends[0], ends[1]);
             chart.bar(ends, [0.0, share], style, &tip);
         }
     }
@@ -221,11 +181,11 @@ fn heat_map(matrix: &[Vec<usize>], names: &[String]) -> String {
                 ),
             );
             if count > 0 {
-                let x = x + CELL / 2.0;
+                let (x, style) = (x + CELL / 2.0, if share > 0.5 { "on" } else { "count" });
                 put(
                     &mut svg,
                     format_args!(
-                        "<text class=\"mid count\" x=\"{x}\" y=\"{middle}\">{count}</text>"
+                        "<text class=\"mid {style}\" x=\"{x}\" y=\"{middle}\">{count}</text>"
                     ),
                 );
             }

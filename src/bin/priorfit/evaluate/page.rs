@@ -5,12 +5,12 @@ use std::path::Path;
 
 use priorfit::data::Dataset;
 use priorfit::error::Result;
-use priorfit::posterior::{Posterior, Predictions};
+use priorfit::posterior::{Posterior, Predictions, Score};
 use serde_json::Value;
 
 use super::examples::Examples;
 use super::svg::{escape, put};
-use super::{Calibrated, Ood, Report, Shown, charts};
+use super::{Calibrated, Ood, Report, Shown, charts, learning};
 use crate::options::percent;
 
 /// What a report is about.
@@ -94,16 +94,20 @@ impl Subject<'_> {
         *page += &charts::risk_coverage(&report.selective, abstention);
         *page += "</div>\n";
         if let Some((_, _, foreign)) = self.foreign {
-            let threshold = calibration.and_then(|c| c.familiarity.entropy_max);
+            let threshold = calibration.and_then(|c| c.familiarity.highest);
+            let score = calibration.map_or_else(
+                || Score::for_draws(self.posterior.draws().len()),
+                |calibration| calibration.familiarity.score,
+            );
             *page += "<h2>Foreign images</h2><div class=\"row\">\n";
-            *page += &charts::foreign(self.predicted, foreign, threshold);
+            *page += &charts::foreign(score, [self.predicted, foreign], threshold);
             *page += "</div>\n";
         }
         *page += "<h2>Which classes are taken for which</h2><div class=\"row\">\n";
         *page += &charts::confusion(&metrics.confusion, &report.names);
         *page += "</div>\n<h2>How it was learned</h2><div class=\"row\">\n";
         let history = self.posterior.description().provenance.get("history");
-        match charts::learning(history.and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
+        match learning::charts(history.and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
             none if none.is_empty() => *page += "<p>The posterior tells no history.</p>",
             curves => *page += &curves,
         }
