@@ -1,8 +1,8 @@
 //! Examples in, batches out: image folders, `.npz` files, arrays; decoding, preprocessing,
 //! augmentation.
 //!
-//! A [`Dataset`] knows its examples, targets and classes and decodes lazily, so that its memory does
-//! not grow with a folder's size. [`Preprocess`] turns any example into the backbone's input and is
+//! A [`Dataset`] knows its examples, targets and classes and decodes lazily, so that its memory
+//! does not grow with a folder's size. [`Preprocess`] turns any example into the backbone's input and is
 //! stored with the adapted model; [`Augment`] varies it during training; [`Batches`] orders an
 //! epoch. Files are hostile: sizes are checked before anything is allocated, and errors name the
 //! file or the example.
@@ -104,7 +104,8 @@ impl Dataset {
         let what = format!("{} is neither a folder of images nor an .npz file", path.display());
         Err(Error::unsupported(what).hint(
             "give a folder with one subfolder of PNG or JPEG images for each class, with images/ \
-             and masks/, or with labels.csv, or a file written by np.savez(path, x=images, y=labels)",
+             and masks/, or with labels.csv, or a file written by \
+             np.savez(path, x=images, y=labels)",
         ))
     }
 

@@ -146,8 +146,8 @@ pub(super) fn apply(graph: &mut GraphProto, point: &Point) {
 }
 
 /// Leaves height and width of images open: before its dense layers, a convolutional network takes
-/// images of any size, though files are mostly exported for one. What is not so after all fails when
-/// the shapes are inferred.
+/// images of any size, though files are mostly exported for one. What is not so after all fails
+/// when the shapes are inferred.
 pub(super) fn open_sizes(graph: &mut GraphProto) {
     for input in &mut graph.input {
         let tensor = input.r#type.as_mut().and_then(|proto| proto.value.as_mut());

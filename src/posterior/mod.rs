@@ -2,8 +2,8 @@
 //!
 //! A [`Posterior`] is a set of draws of the weights (one, for a MAP estimate) with everything
 //! needed to predict: the backbone, the preprocessing, the class names. The predictive distribution
-//! is the mean over the draws of the softmax, or of what else the task makes of the outputs; held-out
-//! examples calibrate it.
+//! is the mean over the draws of the softmax, or of what else the task makes of the outputs;
+//! held-out examples calibrate it.
 
 mod calibration;
 mod conformal;

@@ -18,8 +18,9 @@ pub(super) fn check_map(graph: &Graph, features: ValueId) -> Result<ValueId> {
     }
 }
 
-/// A linear decoder on maps `[N, F, h, w]`: a convolution by 1x1 filters, the weights `[classes, F]`
-/// and `[classes]`, and bilinear interpolation to `size`: logits `[N, H, W, classes]`.
+/// A linear decoder on maps `[N, F, h, w]`: a convolution by 1x1 filters, the weights
+/// `[classes, F]` and `[classes]`, and bilinear interpolation to `size`: logits
+/// `[N, H, W, classes]`.
 ///
 /// # Errors
 /// When the features are no maps.
@@ -58,7 +59,8 @@ pub fn dense_head(
 }
 
 /// Maps `[N, C, h, w]` resized to `[N, H, W, C]`, one axis at a time. The axis is brought to the
-/// front, where the map is one product `[to, from] · [from, rest]`; the larger result is the second.
+/// front, where the map is one product `[to, from] · [from, rest]`; the larger result is the
+/// second.
 pub(super) fn upsample(
     graph: &mut Graph,
     x: ValueId,

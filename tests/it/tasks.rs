@@ -128,7 +128,8 @@ impl Digits {
 
     /// Even, round (with a closed loop), and above four.
     fn labels(&self) -> Dataset {
-        let has = |digit: usize| [digit.is_multiple_of(2), [0, 6, 8, 9].contains(&digit), digit > 4];
+        let has =
+            |digit: usize| [digit.is_multiple_of(2), [0, 6, 8, 9].contains(&digit), digit > 4];
         let row = |(n, label): (usize, usize)| f32::from(has(self.classes[n])[label]);
         let rows = Array2::from_shape_fn((self.classes.len(), 3), row);
         let names = ["even", "round", "large"].map(str::to_string).to_vec();
