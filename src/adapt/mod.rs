@@ -262,17 +262,11 @@ impl Adapter {
         let mut history = Vec::new();
         let (ending, end) =
             trainer.run(train, *validation, &start, &mut history, observe, &mut |_, _| Ok(()))?;
-        let temperature = choice.as_ref().map_or(1.0, |choice| choice.kept().temperature);
-        let of_probe = choice.as_ref().map_or(1.0, |choice| choice.candidates[0].temperature);
+        let kept = choice.as_ref().map(Choice::kept);
+        let of_probe = choice.as_ref().map(|choice| &choice.candidates[0]);
         let memory = trainer.footprint();
         Ok(Adapted {
-            posterior: self.posterior(
-                &run,
-                end,
-                temperature,
-                (&history, choice.as_ref()),
-                memory,
-            )?,
+            posterior: self.posterior(&run, end, kept, (&history, choice.as_ref()), memory)?,
             probe: self.posterior(&run, start, of_probe, (&[], None), memory)?,
             choice,
             memory,
@@ -404,7 +398,7 @@ impl Adapter {
         &self,
         run: &Run<'_>,
         draw: Weights,
-        temperature: f64,
+        found: Option<&Candidate>,
         (history, choice): (&[Epoch], Option<&Choice>),
         memory: Footprint,
     ) -> Result<Posterior> {
@@ -420,15 +414,22 @@ impl Adapter {
             backbone: self.model.fingerprint(),
             task: run.task.clone(),
             preprocess: self.preprocess.clone(),
-            temperature,
+            temperature: found.map_or(1.0, |candidate| candidate.temperature),
             provenance,
             calibration: None,
         };
         let posterior = Posterior::new(description, Arc::clone(&self.model), vec![draw])?;
-        let posterior = posterior.with_forward_batch(memory.forward_batch);
-        // Numbers need the width of their noise, which no gradient gives.
-        let shown = run.validation.unwrap_or(run.train);
-        posterior.with_noise_of(shown, &self.engine, &mut |_| true)
+        let mut posterior = posterior.with_forward_batch(memory.forward_batch);
+        // Numbers need the width of their noise, which no gradient gives: from examples that were
+        // not trained on, if there are any.
+        match (run.validation, found) {
+            (None, Some(found)) => posterior.set_noise(&found.noise),
+            (data, _) => {
+                let data = data.unwrap_or(run.train);
+                posterior = posterior.with_noise_of(data, &self.engine, &mut |_| true)?;
+            }
+        }
+        Ok(posterior)
     }
 }
 

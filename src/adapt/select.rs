@@ -18,7 +18,7 @@ use super::trainer::{Shown, Trainer};
 use super::{Control, Ending, Observer, Phase, Progress, Summary};
 use crate::data::Dataset;
 use crate::error::{Error, Kind, Result};
-use crate::posterior::{Network, best_temperature, evaluate_outputs};
+use crate::posterior::{Network, best_temperature, evaluate_outputs, noise_of};
 use crate::prior::Weights;
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT, Task};
 
@@ -55,6 +55,9 @@ pub struct Candidate {
     pub strength: Option<f64>,
     /// The temperature of the best likelihood; 1 but of classes.
     pub temperature: f64,
+    /// Variance of the held-out numbers around their predictions; empty of other tasks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub noise: Vec<f64>,
     /// Metrics of the held-out predictions at this temperature.
     pub held_out: Summary,
 }
@@ -236,9 +239,13 @@ impl Selection<'_> {
 
     /// Metrics of held-out outputs at a temperature, fold after fold.
     fn summary(&self, logits: &Logits, temperature: f64) -> Result<Summary> {
-        let held_out = self.train.subset(&self.folds.concat())?;
-        let outputs = stacked(logits)?.iter().map(|&x| f64::from(x) / temperature).collect();
-        Ok(evaluate_outputs(self.task, outputs, &held_out)?.summary())
+        let outputs = outputs(logits, temperature)?;
+        Ok(evaluate_outputs(self.task, outputs, &self.held_out()?)?.summary())
+    }
+
+    /// The held-out examples, fold after fold.
+    fn held_out(&self) -> Result<Dataset> {
+        self.train.subset(&self.folds.concat())
     }
 
     fn candidate(&self, steps: usize, strength: Option<f64>, logits: &Logits) -> Result<Candidate> {
@@ -248,8 +255,9 @@ impl Selection<'_> {
             }
             _ => 1.0,
         };
+        let noise = noise_of(self.task, outputs(logits, 1.0)?, &self.held_out()?)?;
         let held_out = self.summary(logits, temperature)?;
-        Ok(Candidate { steps, strength, temperature, held_out })
+        Ok(Candidate { steps, strength, temperature, noise, held_out })
     }
 }
 
@@ -280,6 +288,11 @@ fn stopped() -> Error {
 fn stacked(logits: &Logits) -> Result<Array2<f32>> {
     let views: Vec<_> = logits.iter().map(|part| part.view()).collect();
     concatenate(Axis(0), &views).map_err(|_| Error::internal("all folds have the same classes"))
+}
+
+/// Outputs of all folds, divided by a temperature.
+fn outputs(logits: &Logits, temperature: f64) -> Result<Vec<f64>> {
+    Ok(stacked(logits)?.iter().map(|&x| f64::from(x) / temperature).collect())
 }
 
 /// Logits of a dense head on features `[N, F]`.

@@ -91,12 +91,17 @@ impl Posterior {
         let data = self.description.task.align(data)?;
         let mut network = self.network(engine)?;
         let rows = Rows::predict(&mut network, self.weights(), &data, observe)?;
-        if let Task::Regression { standard, .. } = &mut self.description.task {
-            for (column, standard) in standard.iter_mut().enumerate() {
-                standard.noise = Some(rows.noise(column, standard.std));
-            }
-        }
+        let noise = rows.noises(&self.description.task);
+        self.set_noise(&noise);
         Ok(self)
+    }
+
+    /// Sets the variance of the noise of each of its numbers.
+    pub(crate) fn set_noise(&mut self, noise: &[f64]) {
+        if let Task::Regression { standard, .. } = &mut self.description.task {
+            let known = standard.iter_mut().zip(noise);
+            known.for_each(|(standard, &noise)| standard.noise = Some(noise));
+        }
     }
 
     pub(super) fn weights(&self) -> WeightsAt<'_> {
@@ -123,6 +128,17 @@ pub(crate) fn evaluate_outputs(
     task.link(&mut outputs);
     let variance = vec![0.0; outputs.len()];
     Rows::new(task, outputs, variance, data)?.evaluate(task, data)
+}
+
+/// The variance that raw `outputs` `[N, outputs]` leave around the numbers of `data`; none of other
+/// tasks.
+pub(crate) fn noise_of(task: &Task, mut outputs: Vec<f64>, data: &Dataset) -> Result<Vec<f64>> {
+    if !matches!(task, Task::Regression { .. }) {
+        return Ok(Vec::new());
+    }
+    task.link(&mut outputs);
+    let variance = vec![0.0; outputs.len()];
+    Ok(Rows::new(task, outputs, variance, data)?.noises(task))
 }
 
 /// Draws, or the network's present weights, and a temperature.
@@ -221,6 +237,12 @@ impl Rows {
             }
             Task::Segmentation { .. } => return Err(Error::internal("masks are measured apart")),
         })
+    }
+
+    /// The noise of each number; none of other tasks.
+    fn noises(&self, task: &Task) -> Vec<f64> {
+        let Task::Regression { standard, .. } = task else { return Vec::new() };
+        standard.iter().enumerate().map(|(column, s)| self.noise(column, s.std)).collect()
     }
 
     /// The mean squared error of a column that the draws' disagreement does not explain.

@@ -29,7 +29,7 @@ pub use self::calibration::{
 pub use self::conformal::{PredictionSets, quantile};
 pub use self::draws::Visitor;
 pub use self::evaluate::Evaluation;
-pub(crate) use self::evaluate::{evaluate, evaluate_outputs};
+pub(crate) use self::evaluate::{evaluate, evaluate_outputs, noise_of};
 pub use self::network::{FORWARD_BATCH, Network, Progress};
 pub use self::ood::Separation;
 pub use self::parts::Part;

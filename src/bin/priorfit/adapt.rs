@@ -350,7 +350,8 @@ fn choice_text(choice: &Choice) -> String {
          {head_variance}\nkept  after steps    strength  temperature {:>9}      NLL     ECE\n",
         candidates[0].held_out.measure
     );
-    for (at, Candidate { steps, strength, temperature, held_out }) in candidates.iter().enumerate()
+    for (at, Candidate { steps, strength, temperature, held_out, .. }) in
+        candidates.iter().enumerate()
     {
         let mark = if at == *kept { "*" } else { "" };
         let steps = if at == 0 { "probe".to_string() } else { steps.to_string() };
