@@ -182,7 +182,7 @@ impl Digits {
 }
 
 fn isotropic(steps: usize) -> Settings {
-    Settings { prior: PriorKind::Isotropic, steps, ..Settings::default() }
+    Settings { prior: PriorKind::Isotropic, steps, ..Settings::fixed() }
 }
 
 /// A posterior that is saved and read again measures the same.
@@ -269,4 +269,32 @@ fn networks_end_in_maps_for_images_of_any_size() {
             assert!(h * size[1] == w * size[0] && h > 0, "{name}: {shape} of {size:?}");
         }
     }
+}
+
+/// Without other examples the width of the noise is that of examples held out in turn.
+#[test]
+fn the_noise_of_numbers_is_not_that_of_the_examples_trained_on() {
+    let digits = digits();
+    let (test, train) = digits.numbers().split(1, 0.2).expect("a split");
+    let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
+    let statistics = Statistics { mean: vec![0.31], std: vec![0.37] };
+    let input = Preprocess::new(1, 16, 16).normalised(statistics);
+    let adapted = Adapter::new(Arc::new(model), input, Arc::clone(&digits.threads))
+        .with_settings(Settings { steps: 0, prior: PriorKind::Isotropic, ..Settings::default() })
+        .expect("sound settings")
+        .fit(&train, None, &mut |_| Control::Continue)
+        .expect("a run");
+    let noise = |posterior: &Posterior| match &posterior.description().task {
+        Task::Regression { standard, .. } => standard[0].noise.expect("an estimate").sqrt(),
+        _ => panic!("numbers have their task"),
+    };
+    let Evaluation::Numbers(report) = digits.evaluate(&adapted.posterior, &test) else {
+        panic!("numbers have their report")
+    };
+    let held_out = noise(&adapted.posterior);
+    let of_training = adapted.posterior.with_noise_of(&train, &digits.threads, &mut |_| true);
+    let of_training = noise(&of_training.expect("an estimate"));
+    let error = report.outputs[0].rmse;
+    assert!((held_out / error).ln().abs() < (of_training / error).ln().abs());
+    assert!((0.7..1.4).contains(&(held_out / error)), "noise {held_out}, error {error}");
 }
