@@ -2,9 +2,9 @@
 //! augmentation.
 //!
 //! A [`Dataset`] knows its examples, targets and classes and decodes lazily, so that its memory
-//! does not grow with a folder's size. [`Preprocess`] turns any example into the backbone's input and is
-//! stored with the adapted model; [`Augment`] varies it during training; [`Batches`] orders an
-//! epoch. Files are hostile: sizes are checked before anything is allocated, and errors name the
+//! does not grow with a folder's size. [`Preprocess`] turns any example into the backbone's input
+//! and is stored with the adapted model; [`Augment`] varies it during training; [`Batches`] orders
+//! an epoch. Files are hostile: sizes are checked before anything is allocated, and errors name the
 //! file or the example.
 
 use std::path::{Path, PathBuf};
