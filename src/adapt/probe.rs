@@ -2,8 +2,8 @@
 //!
 //! The objective (the task's mean loss plus |head|²/(2τN)) is convex. Its curvature is at most that
 //! of the loss in an output times the largest eigenvalue of the features' second moment, which
-//! gives the learning rate: nothing is left to tune. The whole data set is one batch, but for masks,
-//! whose pixels are too many.
+//! gives the learning rate: nothing is left to tune. The whole data set is one batch, but for
+//! masks, whose pixels are too many.
 
 use std::collections::HashMap;
 use std::sync::Arc;
