@@ -249,7 +249,7 @@ impl Adapter {
         // What was asked to stop ends with the probe, which takes no time.
         let mut patient = |_| Control::Continue;
         let observe: Observer<'_> = if is_stopped { &mut patient } else { observe };
-        let network = trainer.network_mut();
+        let network = (trainer.network_mut(), &run.means);
         start.extend(self.head(network, run.features, train, variance, observe)?);
         let path = match &choice {
             _ if is_stopped => path.until(0),
@@ -375,17 +375,25 @@ impl Adapter {
         }
     }
 
-    /// The head, trained on features that do not change.
+    /// The head, trained on features that do not change: those of the network at the weights
+    /// `means`.
     fn head(
         &self,
-        network: &mut Network,
+        (network, means): (&mut Network, &Weights),
         features: Option<&Array2<f32>>,
         train: &Dataset,
         head_variance: f64,
         observe: Observer<'_>,
     ) -> Result<Weights> {
         let Some(features) = features else {
-            return probe::fit_dense(network, train, &self.settings, head_variance, observe);
+            return loop {
+                match probe::fit_dense(network, train, &self.settings, head_variance, observe) {
+                    Err(error) if error.kind() == Kind::Device => {
+                        network.fall_back(error, means)?;
+                    }
+                    other => break other,
+                }
+            };
         };
         let task = network.task().ok_or_else(|| Error::internal("a probe has a task"))?;
         let targets = probe::targets(task, train)?;

@@ -104,9 +104,14 @@ pub(super) fn fit_dense(
     let threads = Arc::clone(network.threads());
     let maps = Maps::new(network, train, settings, observe)?;
     let mut backend = Cpu::new(Arc::clone(&threads));
-    let mut plans: HashMap<usize, PlanId> = HashMap::new();
     let size = settings.batch_size.min(train.len());
-    let len = task.target_len(&preprocess);
+    let (len, image) = (task.target_len(&preprocess), [preprocess.height, preprocess.width]);
+    let mut plans: HashMap<usize, PlanId> = HashMap::new();
+    for examples in [size, train.len() % size].into_iter().filter(|&examples| examples > 0) {
+        let [f, h, w] = maps.shape;
+        let plan = Plan::compile(&graph(&task, &[examples, f, h, w], image)?)?;
+        plans.insert(examples, backend.load(plan)?);
+    }
     let per_epoch = train.len().div_ceil(size).max(1);
     let mut batches = Batches::shuffled(train.len(), size, settings.seed, 0)?;
     let schedule = Schedule::Cosine { warmup: 0 };
@@ -116,17 +121,7 @@ pub(super) fn fit_dense(
             batches = Batches::shuffled(train.len(), size, settings.seed, epoch)?;
         }
         let batch = batches.get(step % per_epoch).unwrap_or_default();
-        let plan = match plans.get(&batch.len()) {
-            Some(&plan) => plan,
-            None => {
-                let [f, h, w] = maps.shape;
-                let image = [preprocess.height, preprocess.width];
-                let graph = graph(&task, &[batch.len(), f, h, w], image)?;
-                let plan = backend.load(Plan::compile(&graph)?)?;
-                plans.insert(batch.len(), plan);
-                plan
-            }
-        };
+        let plan = plans[&batch.len()];
         let mut targets = vec![0.0; batch.len() * len];
         task.fill_targets(train, batch, &preprocess, None, &mut targets, &threads)?;
         let rate = maps.rate * f64::from(schedule.factor(step, settings.probe_steps));

@@ -144,7 +144,8 @@ pub fn fit_prior(
     let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
     let none = Weights::new();
     let features = adapter.features(trainer.network_mut(), &none, data, observe)?;
-    let head = adapter.head(trainer.network_mut(), features.as_ref(), data, 1.0, observe)?;
+    let head =
+        adapter.head((trainer.network_mut(), &none), features.as_ref(), data, 1.0, observe)?;
     trainer.network_mut().set_weights(&head)?;
     let names: Vec<String> = model.weights().map(|(name, _)| name.to_string()).collect();
     for epoch in 0..settings.burn_in + settings.epochs {
