@@ -2,6 +2,7 @@
 
 use ndarray::Array2;
 
+use super::parts::not_finite;
 use super::{Network, Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
@@ -85,7 +86,6 @@ fn logits(
     };
     match logits.iter().all(|x| x.is_finite()) {
         true => Ok(logits),
-        false => Err(Error::new(Kind::Diverged, "the network's logits are not finite")
-            .hint("its weights are too large for these images; adapt again with a lower --lr")),
+        false => Err(not_finite()),
     }
 }

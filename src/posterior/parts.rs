@@ -31,7 +31,8 @@ impl Posterior {
     /// is predicted again elsewhere.
     ///
     /// # Errors
-    /// When an image cannot be read, the network cannot run, `observe` stops, or `visit` fails.
+    /// When an image cannot be read, the network cannot run or gives no finite numbers, `observe`
+    /// stops, or `visit` fails.
     pub fn predict_parts(
         &self,
         data: &Dataset,
@@ -115,9 +116,22 @@ fn outputs(
             (Err(error), Some(draw)) if error.kind() == Kind::Device => {
                 network.fall_back(error, draw)?;
             }
-            (other, _) => return Ok(other?.iter().map(|&x| f64::from(x)).collect()),
+            (other, _) => {
+                let outputs: Vec<f64> = other?.iter().map(|&x| f64::from(x)).collect();
+                return match outputs.iter().all(|x| x.is_finite()) {
+                    true => Ok(outputs),
+                    false => Err(not_finite()),
+                };
+            }
         }
     }
+}
+
+/// The error of outputs that are not numbers.
+#[cold]
+pub(super) fn not_finite() -> Error {
+    Error::new(Kind::Diverged, "the network's outputs are not finite")
+        .hint("its weights are too large for these images; adapt again with a lower --lr")
 }
 
 /// Adds draw `number` to the running mean and the sum of squared deviations (Welford 1962).
