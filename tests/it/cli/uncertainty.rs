@@ -82,7 +82,7 @@ fn the_report_is_one_well_formed_page_that_runs_nothing() {
     let description = out.join("posterior.json");
     let json = fs::read_to_string(&description).expect("the description");
     let mut json: Value = serde_json::from_str(&json).expect("json");
-    json["classes"][3] = Value::from("<script>alert(\"&\")</script>");
+    json["task"]["classes"][3] = Value::from("<script>alert(\"&\")</script>");
     fs::write(&description, json.to_string()).expect("written");
     let (page, foreign) = (folder.path().join("page.html"), folder.path().join("foreign.npz"));
     labelled(&foreign, None);
