@@ -129,7 +129,7 @@ pub enum Ending {
 const HEAD_VARIANCE: f64 = 1.0;
 
 /// Typical variances of the priors on the path, from strong to weak.
-const PATH: [f64; 4] = [1e-4, 1e-3, 1e-2, 1e-1];
+const PATH: [f64; 4] = [1e-3, 1e-2, 1e-1, 1.0];
 
 /// The result of an adaptation.
 pub struct Adapted {

@@ -23,7 +23,7 @@ use crate::prior::Weights;
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT};
 
 /// Parts that the examples are dealt into.
-const PARTS: usize = 5;
+const PARTS: usize = 4;
 /// Parts are held out in turn until this many examples have been.
 const HELD_OUT: usize = 100;
 /// The fewest held-out examples that decide anything.
