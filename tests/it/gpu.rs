@@ -337,7 +337,7 @@ fn a_cross_validation_whose_device_is_lost_makes_the_same_choice() {
         adapt_with(settings, &engine, at)
     };
     let undisturbed = run(&|_| {});
-    // In the first fold's run of eight steps, and in the third's.
+    // In the first fold's run of nine steps, and in the third's.
     for loss in [5, 20] {
         let lost = AtomicUsize::new(0);
         let adapted = run(&|step| {
