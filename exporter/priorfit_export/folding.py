@@ -1,0 +1,130 @@
+"""Folding of BatchNorm into the layer before it.
+
+At inference a BatchNorm with statistics (m, v), scale g and shift b is an affine map, and with the
+convolution or dense layer (W, c) before it it is one layer with
+
+    W' = W g/sqrt(v + eps)          c' = (c - m) g/sqrt(v + eps) + b
+
+Both are non-linear in what training moves, so the moments of W' are not those of W: each snapshot is
+folded before its moments are taken.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+class Fold(NamedTuple):
+    """A layer and the BatchNorm that is folded into it, by their names in the model."""
+
+    layer: str
+    norm: str
+
+
+def find(model: nn.Module, example: Tuple[Tensor, ...]) -> List[Fold]:
+    """The pairs that can be folded, found by running the model in evaluation mode on `example`.
+
+    A pair is a layer whose result goes into a BatchNorm and nowhere else. That shows in the graph of
+    gradients: the layer's node has one reader, and the BatchNorm's input comes from it.
+    """
+    produced: Dict[object, str] = {}
+    calls: Dict[str, int] = {}
+    candidates: List[Tuple[Fold, object]] = []
+    hooks = []
+
+    def layer_hook(name):
+        def hook(_module, _inputs, output):
+            calls[name] = calls.get(name, 0) + 1
+            if isinstance(output, Tensor) and output.grad_fn is not None:
+                produced[output.grad_fn] = name
+
+        return hook
+
+    def norm_hook(name):
+        def hook(_module, inputs):
+            calls[name] = calls.get(name, 0) + 1
+            node = inputs[0].grad_fn
+            if node in produced:
+                candidates.append((Fold(produced[node], name), node))
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, _LAYERS) and "weight" in module._parameters:
+            hooks.append(module.register_forward_hook(layer_hook(name)))
+        elif isinstance(module, _BatchNorm) and module.running_var is not None:
+            hooks.append(module.register_forward_pre_hook(norm_hook(name)))
+    try:
+        with torch.enable_grad():
+            inputs = tuple(
+                x.detach().requires_grad_() if x.is_floating_point() else x for x in example
+            )
+            output = model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    readers = _readers(output)
+    return [
+        fold
+        for fold, node in candidates
+        if readers.get(node) == 1 and calls[fold.layer] == 1 and calls[fold.norm] == 1
+    ]
+
+
+def _readers(output: object) -> Dict[object, int]:
+    """How many nodes of the graph of gradients read each node's result."""
+    pending = [tensor.grad_fn for tensor in _tensors(output) if tensor.grad_fn is not None]
+    readers: Dict[object, int] = {node: 1 for node in pending}
+    while pending:
+        for node, _ in pending.pop().next_functions:
+            if node is None:
+                continue
+            if node not in readers:
+                pending.append(node)
+            readers[node] = readers.get(node, 0) + 1
+    return readers
+
+
+def _tensors(value: object) -> List[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    if isinstance(value, (list, tuple)) or hasattr(value, "__iter__"):
+        return [tensor for part in value for tensor in _tensors(part)]
+    return []
+
+
+def folded(model: nn.Module, fold: Fold) -> Tuple[Tensor, Tensor]:
+    """W' and c' of a pair of `model`, in float64 on the processor."""
+    layer, norm = model.get_submodule(fold.layer), model.get_submodule(fold.norm)
+
+    def wide(tensor):
+        return tensor.detach().to("cpu", torch.float64)
+
+    scale = (wide(norm.running_var) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * wide(norm.weight)
+    weight = wide(layer.weight)
+    bias = -wide(norm.running_mean) if layer.bias is None else wide(layer.bias) - wide(norm.running_mean)
+    bias = bias * scale
+    if norm.bias is not None:
+        bias = bias + wide(norm.bias)
+    return weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias
+
+
+def apply(model: nn.Module, folds: List[Fold]) -> None:
+    """Replaces each pair of `model` by the one layer, in place."""
+    for fold in folds:
+        weight, bias = folded(model, fold)
+        layer = model.get_submodule(fold.layer)
+        layer.weight = nn.Parameter(weight.to(layer.weight))
+        layer.bias = nn.Parameter(bias.to(layer.weight))
+        parent, _, child = fold.norm.rpartition(".")
+        setattr(model.get_submodule(parent), child, nn.Identity())
