@@ -5,8 +5,8 @@ convolution or dense layer (W, c) before it it is one layer with
 
     W' = W g/sqrt(v + eps)          c' = (c - m) g/sqrt(v + eps) + b
 
-Both are non-linear in what training moves, so the moments of W' are not those of W: each snapshot is
-folded before its moments are taken.
+Both are non-linear in what training moves, so the moments of W' are not those of W: each snapshot
+is folded before its moments are taken.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Fold(NamedTuple):
 
 
 def find(model: nn.Module, example: Tuple[Tensor, ...]) -> List[Fold]:
-    """The pairs that can be folded, found by running the model in evaluation mode on `example`.
+    """The pairs that can be folded in a model in evaluation mode that makes a tensor of `example`.
 
-    A pair is a layer whose result goes into a BatchNorm and nowhere else. That shows in the graph of
-    gradients: the layer's node has one reader, and the BatchNorm's input comes from it.
+    A pair is a layer whose result goes into a BatchNorm and nowhere else. That shows in the graph
+    of gradients: the layer's node has one reader, and the BatchNorm's input comes from it.
     """
     produced: Dict[object, str] = {}
     calls: Dict[str, int] = {}
@@ -77,10 +77,11 @@ def find(model: nn.Module, example: Tuple[Tensor, ...]) -> List[Fold]:
     ]
 
 
-def _readers(output: object) -> Dict[object, int]:
-    """How many nodes of the graph of gradients read each node's result."""
-    pending = [tensor.grad_fn for tensor in _tensors(output) if tensor.grad_fn is not None]
-    readers: Dict[object, int] = {node: 1 for node in pending}
+def _readers(output: Tensor) -> Dict[object, int]:
+    """How many nodes of the graph of gradients read each node's result; the output itself is read
+    once more."""
+    readers: Dict[object, int] = {} if output.grad_fn is None else {output.grad_fn: 1}
+    pending = list(readers)
     while pending:
         for node, _ in pending.pop().next_functions:
             if node is None:
@@ -89,16 +90,6 @@ def _readers(output: object) -> Dict[object, int]:
                 pending.append(node)
             readers[node] = readers.get(node, 0) + 1
     return readers
-
-
-def _tensors(value: object) -> List[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    if isinstance(value, (list, tuple)) or hasattr(value, "__iter__"):
-        return [tensor for part in value for tensor in _tensors(part)]
-    return []
 
 
 def folded(model: nn.Module, fold: Fold) -> Tuple[Tensor, Tensor]:
@@ -112,7 +103,9 @@ def folded(model: nn.Module, fold: Fold) -> Tuple[Tensor, Tensor]:
     if norm.weight is not None:
         scale = scale * wide(norm.weight)
     weight = wide(layer.weight)
-    bias = -wide(norm.running_mean) if layer.bias is None else wide(layer.bias) - wide(norm.running_mean)
+    bias = -wide(norm.running_mean)
+    if layer.bias is not None:
+        bias = bias + wide(layer.bias)
     bias = bias * scale
     if norm.bias is not None:
         bias = bias + wide(norm.bias)

@@ -3,8 +3,8 @@
     mean <- mean + (w - mean)/n      m2 <- m2 + (w - mean_before)(w - mean_after)      var = m2/n
     dev  <- w - mean_after           of the last K snapshots
 
-Welford's recurrence in float64 keeps a variance of 1e-8 beside a weight of 0.1, which the difference
-of mean square and squared mean does not in float32.
+Welford's recurrence in float64 keeps a variance of 1e-8 beside a weight of 0.1, which the
+difference of mean square and squared mean does not in float32.
 """
 
 from __future__ import annotations

@@ -29,12 +29,12 @@ class Snapshots:
                 snapshots.collect()
         snapshots.export("exported")    # backbone.onnx and prior.safetensors
 
-    BatchNorm is folded into the layer before it, snapshot by snapshot, so that the prior is over the
-    weights that the exported network has. Wrappers (DataParallel, DistributedDataParallel,
+    BatchNorm is folded into the layer before it, snapshot by snapshot, so that the prior is over
+    the weights that the exported network has. Wrappers (DataParallel, DistributedDataParallel,
     torch.compile) are looked through. In a distributed run every process may make the same calls:
     the first one works, the others return at once.
 
-    Moments are kept in float64 on the processor: 16 bytes for each weight, and 4 for each deviation.
+    Moments are kept in float64 on the processor: 16 bytes a weight, and 4 for each deviation.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class Snapshots:
         rank: int = 20,
         head: Optional[str] = None,
     ) -> None:
-        """Tries the export of `model` on `example` (its input, with a batch axis) at once, so that a
-        model that cannot be exported is known before it is trained.
+        """Tries the export of `model` on `example` (its input, with a batch axis) at once, so that
+        a model that cannot be exported is known before it is trained.
 
         rank: deviations kept, 0 for a diagonal prior.
         head: name of the submodule that is the classifier, such as "fc". The backbone ends before
@@ -57,6 +57,7 @@ class Snapshots:
         self._head = head
         self._example = (example,) if isinstance(example, Tensor) else tuple(example)
         self._example = tuple(x.detach().cpu().clone() for x in self._example)
+        self._folds: List[folding.Fold] = []
         if not _is_first_process():
             return
         backbone = self._backbone()
@@ -75,8 +76,8 @@ class Snapshots:
         return [(fold.layer, fold.norm) for fold in self._folds]
 
     def collect(self) -> None:
-        """Adds the model's present weights. Raises ValueError, and keeps what it has, if one of them
-        is not finite."""
+        """Adds the model's present weights. Raises ValueError, and keeps what it has, if one of
+        them is not finite."""
         if not _is_first_process():
             return
         weights: Dict[str, Tensor] = {}
@@ -129,7 +130,7 @@ class Snapshots:
             epochs=epochs,
             learning_rate=learning_rate,
             schedule=schedule,
-            notes=notes or f"BatchNorm folded into {len(self._folds)} layers, each snapshot by itself",
+            notes=notes,
         )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,7 @@ class Snapshots:
         return self._head is not None and name.startswith(self._head + ".")
 
     def _backbone(self) -> nn.Module:
-        """A copy of the model on the processor, in float32 and evaluation mode, without its head."""
+        """A copy of the model on the processor, in float32 and evaluation mode, less its head."""
         backbone = copy.deepcopy(self._model).cpu().float().eval()
         if self._head is not None:
             parent, _, child = self._head.rpartition(".")
@@ -171,8 +172,8 @@ class Snapshots:
                 output = output[0]
             if not isinstance(output, Tensor):
                 raise ValueError(
-                    f"the model returns {type(output).__name__}; expected a tensor of features, or a "
-                    "tuple that begins with one"
+                    f"the model returns {type(output).__name__}; expected a tensor of features, "
+                    "or a tuple that begins with one"
                 )
             return output
 
@@ -187,8 +188,8 @@ class Snapshots:
         error = (after - before).abs().max() / before.abs().max().clamp(min=1e-30)
         if not error <= _FOLDING_TOLERANCE:
             raise RuntimeError(
-                f"folding BatchNorm changes the model's output by {error:.1e} of its largest value; "
-                f"at most {_FOLDING_TOLERANCE} was expected. Folded: {self.folds}"
+                f"folding BatchNorm changes the output by {error:.1e} of its largest value; "
+                f"expected {_FOLDING_TOLERANCE} at most. Folded: {self.folds}"
             )
 
     def _exported(self, backbone: nn.Module) -> Tuple[bytes, Dict[str, str]]:
@@ -217,7 +218,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     while True:
         kinds = {kind.__name__ for kind in type(model).__mro__}
         if kinds & {"FullyShardedDataParallel", "FSDPModule"}:
-            raise ValueError("sharded parameters (FSDP) are not supported; use DistributedDataParallel")
+            raise ValueError("parameters are sharded (FSDP); expected whole ones (DDP)")
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
         elif hasattr(model, "_orig_mod"):

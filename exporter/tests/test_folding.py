@@ -51,7 +51,8 @@ class TestFolding(unittest.TestCase):
     def test_layers_that_a_norm_follows(self):
         image = torch.randn(2, 4, 5, 5)
         self.check(nn.Sequential(conv(), nn.BatchNorm2d(4)), image, [("0", "1")])
-        self.check(nn.Sequential(conv(bias=False, groups=2), nn.BatchNorm2d(4, affine=False)), image, [("0", "1")])
+        grouped = nn.Sequential(conv(bias=False, groups=2), nn.BatchNorm2d(4, affine=False))
+        self.check(grouped, image, [("0", "1")])
         signal = torch.randn(2, 4, 5)
         self.check(nn.Sequential(nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6)), signal, [("0", "1")])
         rows = torch.randn(3, 4)
@@ -82,7 +83,9 @@ class TestFolding(unittest.TestCase):
         self.check(model, torch.randn(2, 4, 5, 5), [])
 
     def test_modules_that_run_twice_are_left_alone(self):
-        norm = Lambda(lambda m, x: m.norm(m.b(m.norm(m.a(x)))), a=conv(), b=conv(), norm=nn.BatchNorm2d(4))
+        norm = Lambda(
+            lambda m, x: m.norm(m.b(m.norm(m.a(x)))), a=conv(), b=conv(), norm=nn.BatchNorm2d(4)
+        )
         self.check(norm, torch.randn(2, 4, 5, 5), [])
         layer = Lambda(
             lambda m, x: m.y(m.a(m.x(m.a(x)))), a=conv(), x=nn.BatchNorm2d(4), y=nn.BatchNorm2d(4)

@@ -2,10 +2,9 @@
 
     python models/make/foreign.py
 
-Snapshots of the network's weights drift and jitter as an optimiser's do. Their moments are stored
-as the reference implementation of "Pre-Train Your Loss" does (flat vectors) and as swa_gaussian does
-(buffers), by the formulas those programs publish; `expected.safetensors` holds what a reader should
-make of each, computed in float64.
+Their moments are stored as the reference implementation of "Pre-Train Your Loss" does (flat
+vectors) and as swa_gaussian does (buffers), by the formulas those programs publish;
+`expected.safetensors` holds what a reader should make of each, computed in float64.
 """
 
 import io

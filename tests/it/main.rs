@@ -2,6 +2,7 @@
 
 mod adapt;
 mod cli;
+mod foreign;
 mod goldens;
 #[cfg(feature = "gpu")]
 mod gpu;

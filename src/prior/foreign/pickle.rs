@@ -7,7 +7,8 @@
 //!
 //! Values lie in one list and refer to each other by their place in it. So a value that holds
 //! itself, or the same value a million times, or is nested a million deep, costs what its bytes in
-//! the file cost, and dropping it does not recurse.
+//! the file cost, and dropping it does not recurse. What an instruction copies has a fixed size at
+//! most.
 
 use std::collections::HashMap;
 
@@ -23,6 +24,8 @@ const STACK_MAX: usize = 1 << 20;
 const MARKS_MAX: usize = 1 << 10;
 /// The most dimensions of a tensor.
 const NDIM_MAX: usize = 8;
+/// The longest name of a storage: a number in words of the writer.
+const KEY_BYTES_MAX: usize = 64;
 /// The newest protocol.
 const PROTOCOL_MAX: u8 = 5;
 
@@ -440,7 +443,7 @@ impl<'a> Machine<'a> {
             _ => return None,
         };
         let storage = Storage { element, key: key.clone(), len: self.size(len)?, start };
-        (kind == "storage").then_some(storage)
+        (kind == "storage" && key.len() <= KEY_BYTES_MAX).then_some(storage)
     }
 
     fn size(&self, id: Id) -> Option<usize> {
@@ -458,8 +461,13 @@ impl<'a> Machine<'a> {
             return Err(Error::malformed("it calls what is no known name"));
         };
         let value = match function {
-            Global::OrderedDict => self.ordered_dict(arguments),
-            Global::Size => arguments.first().map(|&extents| self.value(extents).clone()),
+            Global::OrderedDict => arguments.is_empty().then(|| Value::Dict(Vec::new())),
+            Global::Size => match arguments.first().map(|&id| self.value(id)) {
+                Some(size @ Value::Tuple(extents)) if extents.len() <= NDIM_MAX => {
+                    Some(size.clone())
+                }
+                _ => None,
+            },
             Global::RebuildTensor => self.tensor(arguments).map(|t| Value::Tensor(Box::new(t))),
             Global::RebuildParameter => match arguments.first().map(|&id| self.value(id)) {
                 Some(tensor @ Value::Tensor(_)) => Some(tensor.clone()),
@@ -469,26 +477,6 @@ impl<'a> Machine<'a> {
         };
         let unknown = || Error::malformed(format!("unknown arguments of {}", function.name()));
         self.push(value.ok_or_else(unknown)?)
-    }
-
-    /// An ordered dict of nothing, or of a list of pairs.
-    fn ordered_dict(&self, arguments: &[Id]) -> Option<Value> {
-        let pairs = match arguments {
-            [] => &[],
-            &[list] => match self.value(list) {
-                Value::List(pairs) => pairs.as_slice(),
-                _ => return None,
-            },
-            _ => return None,
-        };
-        let pair = |&id: &Id| match self.value(id) {
-            Value::Tuple(parts) | Value::List(parts) => match parts[..] {
-                [key, value] => Some((key, value)),
-                _ => None,
-            },
-            _ => None,
-        };
-        pairs.iter().map(pair).collect::<Option<_>>().map(Value::Dict)
     }
 
     /// A tensor of a storage, an offset, a shape and strides, and what is of no interest here.

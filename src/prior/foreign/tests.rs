@@ -155,6 +155,24 @@ fn bombs_cost_what_their_bytes_cost() {
     }
 }
 
+/// What would be copied by each of many short instructions.
+#[test]
+fn large_values_are_not_copied() {
+    let id = |key: &str| {
+        let float = b"ctorch\nFloatStorage\n".to_vec();
+        let parts = [text("storage"), float, text(key), text("cpu"), number(1)];
+        pickle(&[tuple(&parts), b"Q".to_vec()].concat())
+    };
+    Pickle::run(&id(&"1".repeat(64))).expect("a name");
+    refusal(Pickle::run(&id(&"1".repeat(65))), "a persistent id that does not say");
+    for global in ["collections\nOrderedDict", "torch\nSize"] {
+        let list = [b"(".to_vec(), b"N".repeat(9), b"t".to_vec()].concat();
+        let call = [format!("c{global}\n").into_bytes(), list, b"\x85R".to_vec()].concat();
+        let says = format!("unknown arguments of {}", global.replace('\n', "."));
+        refusal(Pickle::run(&pickle(&call)), &says);
+    }
+}
+
 #[test]
 fn integers_keep_their_sign() {
     for (body, expected) in [

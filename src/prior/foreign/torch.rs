@@ -24,8 +24,8 @@ const LEGACY_MAGIC: i128 = 0x1950_A86A_20F9_469C_FC6C;
 /// The version of the older format.
 const LEGACY_VERSION: i128 = 1001;
 /// Elements and bytes that may be read in all, for each byte of the file. A file without overlaps
-/// needs 3 at most.
-const READS_MAX: u64 = 8;
+/// needs 2 at most, where an element is a byte.
+const READS_MAX: u64 = 3;
 /// Bytes decoded at a time: a multiple of every element's size.
 const CHUNK_BYTES: usize = 1 << 16;
 
