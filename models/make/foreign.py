@@ -171,6 +171,7 @@ def backbone(model):
             opset_version=17,
             do_constant_folding=False,
             training=torch.onnx.TrainingMode.PRESERVE,
+            keep_initializers_as_inputs=True,
             input_names=["input"],
             output_names=["features"],
             dynamic_axes={"input": {0: "batch"}, "features": {0: "batch"}},

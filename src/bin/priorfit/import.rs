@@ -35,7 +35,7 @@ The first names the common beginning of the four files; they can also be listed 
 export such a backbone from PyTorch:
 
   torch.onnx.export(model.eval(), (example,), 'b.onnx', dynamo=False, do_constant_folding=False,
-                    training=torch.onnx.TrainingMode.PRESERVE)")]
+                    training=torch.onnx.TrainingMode.PRESERVE, keep_initializers_as_inputs=True)")]
 pub struct Import {
     /// The files of the prior, or the beginning of their names
     #[arg(required = true, value_name = "FILES")]

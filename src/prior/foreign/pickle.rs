@@ -37,7 +37,7 @@ pub(super) struct Id(u32);
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     None,
-    Bool,
+    Bool(bool),
     Int(i128),
     Float,
     Text(String),
@@ -192,7 +192,7 @@ impl<'a> Machine<'a> {
             0x95 => drop(self.take(8)?), // FRAME: a hint of how much to read ahead
             b'.' => return self.pop().map(Some),
             b'N' => self.push(Value::None)?,
-            0x88 | 0x89 => self.push(Value::Bool)?,
+            op @ (0x88 | 0x89) => self.push(Value::Bool(op == 0x88))?,
             b'G' => self.take(8).map(|_| Value::Float).and_then(|float| self.push(float))?,
             op @ (b'K' | b'M' | b'J' | 0x8A) => self.integer(op)?,
             op @ (b'U' | 0x8C | b'T' | b'X') => self.string(op)?,

@@ -9,10 +9,11 @@
 //! | `n_models` | the number of snapshots |
 //!
 //! **The variance is a difference of two large numbers.** In `f32`, mean and mean square of a
-//! weight carry errors of about √n 2⁻²⁴ of themselves, so a variance below √n 2⁻²³ of the mean
-//! square is made of their rounding. The deviations do not suffer from that, and their expected
-//! square is known (see [`deviations`](super::deviations)): such a variance is estimated from them,
-//! and where there are none it is what the difference gives, 0 at least.
+//! weight carry errors of about √n 2⁻²⁴ of themselves. For weights that do not move, the difference
+//! is then a third of √n 2⁻²³ of the mean square, as its root mean square (simulated, n from 5 to
+//! 1000); below three times that it is taken for rounding. The deviations do not suffer from that,
+//! and their expected square is known (see [`deviations`](super::deviations)): such a variance is
+//! estimated from them, and where there are none it is what the difference gives, 0 at least.
 //!
 //! The original divides by the number of deviations it was told to keep, less 1, even while it has
 //! fewer; here the number that is there counts.

@@ -223,6 +223,20 @@ fn tensors_that_leave_their_storage_are_refused() {
 }
 
 #[test]
+fn files_of_big_endian_machines_are_refused() {
+    let bytes = tensor_file(&[1], &[1.0]);
+    let place = bytes.windows(4).position(|w| w == b"\x80\x02}.").expect("the machine") + 3;
+    for (order, sound) in [(0x88, true), (0x89, false)] {
+        let fact = [text("little_endian"), vec![order], b"s".to_vec()].concat();
+        let bytes = [&bytes[..place], &fact, &bytes[place..]].concat();
+        match sound {
+            true => assert_eq!(read_tensor(&bytes).expect("sound"), [1.0]),
+            false => refusal(read_tensor(&bytes), "its numbers are big-endian"),
+        }
+    }
+}
+
+#[test]
 fn a_file_cut_short_is_refused() {
     let bytes = tensor_file(&[3], &[1.0, 2.0, 3.0]);
     assert_eq!(read_tensor(&bytes).expect("whole"), [1.0, 2.0, 3.0]);

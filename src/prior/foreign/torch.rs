@@ -293,26 +293,49 @@ fn open_legacy<'a>(mut source: Box<dyn Source + 'a>) -> Result<(Pickle, Containe
         at += len;
         Ok(pickle)
     };
-    let is = |pickle: &Pickle, number| matches!(pickle.get(pickle.root()), Value::Int(n) if *n == number);
-    let foreign = |_| Error::malformed("not a file of torch.save");
-    let magic = next().map_err(foreign)?;
-    if !is(&magic, LEGACY_MAGIC) || !is(&next()?, LEGACY_VERSION) {
-        return Err(foreign(Error::malformed("")));
+    let is = |pickle: &Pickle, number| match pickle.get(pickle.root()) {
+        Value::Int(found) => *found == number,
+        _ => false,
+    };
+    let begins = next().is_ok_and(|magic: Pickle| is(&magic, LEGACY_MAGIC));
+    if !begins || !is(&next()?, LEGACY_VERSION) {
+        return Err(Error::malformed("not a file of torch.save"));
     }
-    next()?; // the machine: all that torch runs on are little-endian
-    let object = next()?;
-    let keys = next()?;
+    if is_big_endian(&next()?) {
+        return Err(Error::unsupported("its numbers are big-endian"));
+    }
+    let (object, keys) = (next()?, next()?);
+    let storages = find_storages(&mut source, at as u64, &object, &keys)?;
+    Ok((object, Container::Legacy(source, storages)))
+}
+
+/// Whether the description of the machine that wrote a file says so.
+fn is_big_endian(machine: &Pickle) -> bool {
+    let Value::Dict(facts) = machine.get(machine.root()) else { return false };
+    facts.iter().any(|&(key, value)| {
+        machine.text(key) == Some("little_endian")
+            && matches!(machine.get(value), Value::Bool(false))
+    })
+}
+
+/// Where each storage of `keys` begins in bytes, the first one's length at `begin`, and how many
+/// elements it has.
+fn find_storages(
+    source: &mut dyn Source,
+    mut begin: u64,
+    object: &Pickle,
+    keys: &Pickle,
+) -> Result<HashMap<String, (u64, usize)>> {
     let mut elements = HashMap::new();
     for value in object.values() {
         if let Value::Storage(storage) = value {
             elements.insert(storage.key.as_str(), storage.element);
         }
     }
-    let mut storages = HashMap::new();
-    let mut begin = at as u64;
     let Value::List(list) = keys.get(keys.root()) else {
         return Err(Error::malformed("the list of storages is missing"));
     };
+    let mut storages = HashMap::new();
     for &key in list {
         let key = keys.text(key).unwrap_or_default();
         let element = elements.get(key).ok_or_else(|| absent(key))?;
@@ -321,12 +344,13 @@ fn open_legacy<'a>(mut source: Box<dyn Source + 'a>) -> Result<(Pickle, Containe
         source.read_exact(&mut len).map_err(unreadable)?;
         let len = usize::try_from(i64::from_le_bytes(len)).unwrap_or(usize::MAX);
         storages.insert(key.to_string(), (begin + 8, len));
-        let bytes = len.checked_mul(element.bytes()).and_then(|bytes| u64::try_from(bytes).ok());
-        begin = bytes
-            .and_then(|bytes| begin.checked_add(8)?.checked_add(bytes))
-            .ok_or_else(|| Error::malformed(format!("storage '{key}' claims {len} elements")))?;
+        let end = len.checked_mul(element.bytes()).and_then(|bytes| u64::try_from(bytes).ok());
+        begin =
+            end.and_then(|bytes| begin.checked_add(8)?.checked_add(bytes)).ok_or_else(|| {
+                Error::malformed(format!("storage '{}' claims {len} elements", key.escape_debug()))
+            })?;
     }
-    Ok((object, Container::Legacy(source, storages)))
+    Ok(storages)
 }
 
 #[cold]
