@@ -201,7 +201,7 @@ impl Foreign {
             // The first snapshot's row is still there, so all rows are.
             snapshots = stored as u64;
         }
-        let report = ForeignReport {
+        let mut report = ForeignReport {
             layout,
             parameters: parts.len(),
             dimension: parts.iter().map(|part| part.shape.len()).sum(),
@@ -219,6 +219,7 @@ impl Foreign {
             },
             notes,
         };
+        report.notes.extend(gap_note(&parts, &pairs));
         let header = header(&report, snapshots, fingerprint, settings);
         let parameters = pairs.iter().map(|pair| parameter(&mut parts[pair.part], pair, rank));
         let parameters = parameters.collect::<Result<_>>()?;
@@ -327,10 +328,29 @@ fn renamed(parts: &[Part], pairs: &[Pair]) -> Vec<(String, String)> {
 }
 
 fn ignored(parts: &[Part], pairs: &[Pair]) -> Vec<String> {
+    unused(parts, pairs).map(|index| parts[index].name.clone()).collect()
+}
+
+/// The places of the parts that no weight belongs to.
+fn unused(parts: &[Part], pairs: &[Pair]) -> impl Iterator<Item = usize> {
     let mut used = vec![false; parts.len()];
     pairs.iter().for_each(|pair| used[pair.part] = true);
-    let left = parts.iter().zip(used).filter(|(_, used)| !used);
-    left.map(|(part, _)| part.name.clone()).collect()
+    (0..parts.len()).filter(move |&index| !used[index])
+}
+
+/// Says when the backbone lacks parameters in the midst of those it has, which is no head cut off.
+fn gap_note(parts: &[Part], pairs: &[Pair]) -> Option<String> {
+    let last = pairs.iter().map(|pair| pair.part).max()?;
+    let before = unused(parts, pairs).filter(|&index| index < last);
+    let gaps: Vec<String> = before.map(|index| format!("'{}'", parts[index].name)).collect();
+    (!gaps.is_empty()).then(|| {
+        format!(
+            "{} parameters in the midst of the files are no weights of the backbone, which will \
+             not move them: {}; its exporter may have merged or folded them",
+            gaps.len(),
+            super::matching::first_few(&gaps)
+        )
+    })
 }
 
 fn clamped(parts: &[Part]) -> usize {

@@ -469,6 +469,19 @@ fn weights_without_a_part_are_listed_with_what_is_left() {
 }
 
 #[test]
+fn a_gap_among_the_matched_is_told_and_a_head_is_not() {
+    let parts = ["a", "b", "head"].map(|name| part(name, &[2], &[1.0, 2.0]));
+    let note = |names: &[&str]| {
+        let entries: Vec<_> = names.iter().map(|&name| (name, &[2][..], &[1.0, 2.0][..])).collect();
+        let weights = weights(&entries);
+        gap_note(&parts, &pair(&parts, &weights).expect("by name"))
+    };
+    assert_eq!(note(&["a", "b"]), None);
+    let gap = note(&["b"]).expect("a gap");
+    assert!(gap.starts_with("1 parameters in the midst of the files") && gap.contains("'a'"));
+}
+
+#[test]
 fn weights_far_from_the_mean_are_of_another_network() {
     let far = |mean: &[f32], model: &[f32], backbone: &[f32]| {
         let mut part = part("w", &[2, 2], mean);
