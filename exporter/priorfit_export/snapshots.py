@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import tempfile
 import warnings
@@ -82,7 +83,7 @@ class Snapshots:
             return
         weights: Dict[str, Tensor] = {}
         for name, tensor in _named_tensors(self._model):
-            if tensor.is_floating_point() and not self._is_head(name):
+            if not self._is_head(name):
                 weights[name] = tensor.detach().to("cpu", torch.float64, copy=True)
         for fold in self._folds:
             for name in [name for name in weights if name.startswith(fold.norm + ".")]:
@@ -113,14 +114,16 @@ class Snapshots:
         """
         if not _is_first_process():
             return None
-        if not 0.0 <= epsilon < float("inf"):
-            raise ValueError(f"epsilon is {epsilon}; expected a number of at least 0")
+        for what, number in [("epochs", epochs), ("learning_rate", learning_rate)]:
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{what} is {number}; expected a finite number")
         parts, rank = self._moments.finish()
         backbone = self._backbone()
         folding.apply(backbone, self._folds)
         _load(backbone, parts)
         onnx, names = self._exported(backbone)
         covered = {alias: parts[name] for alias, name in names.items()}
+        _check_variances(covered, epsilon)
         header = prior_file.Header(
             backbone=prior_file.fingerprint({name: part.mean for name, part in covered.items()}),
             eps=epsilon,
@@ -156,7 +159,15 @@ class Snapshots:
 
     def _backbone(self) -> nn.Module:
         """A copy of the model on the processor, in float32 and evaluation mode, less its head."""
-        backbone = copy.deepcopy(self._model).cpu().float().eval()
+        # Tensors are copied to the processor one by one: the device may have no room for another
+        # model.
+        copies: Dict[int, Tensor] = {}
+        for parameter in self._model.parameters():
+            copied = parameter.detach().to("cpu", copy=True)
+            copies[id(parameter)] = nn.Parameter(copied, parameter.requires_grad)
+        for buffer in self._model.buffers():
+            copies[id(buffer)] = buffer.detach().to("cpu", copy=True)
+        backbone = copy.deepcopy(self._model, copies).float().eval()
         if self._head is not None:
             parent, _, child = self._head.rpartition(".")
             try:
@@ -237,8 +248,13 @@ def _is_first_process() -> bool:
 
 
 def _named_tensors(model: nn.Module) -> List[Tuple[str, Tensor]]:
-    """Parameters and buffers."""
-    return [*model.named_parameters(), *model.named_buffers()]
+    """Parameters, and the statistics of BatchNorm."""
+    statistics = [
+        (name, buffer)
+        for name, buffer in model.named_buffers()
+        if name.rpartition(".")[2] in ("running_mean", "running_var")
+    ]
+    return [*model.named_parameters(), *statistics]
 
 
 def _aliases(model: nn.Module) -> Dict[str, List[str]]:
@@ -255,11 +271,20 @@ def _aliases(model: nn.Module) -> Dict[str, List[str]]:
 
 
 def _load(backbone: nn.Module, parts: Mapping[str, Part]) -> None:
-    """Gives a folded backbone the mean of its weights and of its buffers."""
+    """Gives a folded backbone the mean of its weights and statistics."""
     with torch.no_grad():
         for name, tensor in _named_tensors(backbone):
             if name in parts:
                 tensor.copy_(parts[name].mean)
+
+
+def _check_variances(parts: Mapping[str, Part], epsilon: float) -> None:
+    """Raises ValueError unless every variance can be divided by in float32."""
+    if not 0.0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon is {epsilon}; expected a number of at least 0")
+    for name, part in parts.items():
+        if not (part.var.double() / 2 + epsilon).min() >= torch.finfo(torch.float32).tiny:
+            raise ValueError(f"a weight of '{name}' never moved; expected an epsilon above 0")
 
 
 def _replace(files: Dict[Path, Callable]) -> None:

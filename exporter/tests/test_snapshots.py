@@ -217,6 +217,10 @@ class TestSnapshots(unittest.TestCase):
         before = [path.read_bytes() for path in paths]
         with self.assertRaisesRegex(ValueError, "epsilon is -1"):
             snapshots.export(self.folder, epsilon=-1)
+        with self.assertRaisesRegex(ValueError, "a weight of '.*' never moved; expected an eps"):
+            snapshots.export(self.folder, epsilon=0.0)
+        with self.assertRaisesRegex(ValueError, "epochs is inf; expected a finite number"):
+            snapshots.export(self.folder, epochs=float("inf"))
         with unittest.mock.patch.object(prior_file, "write", side_effect=OSError("disk full")):
             with self.assertRaisesRegex(OSError, "disk full"):
                 snapshots.export(self.folder, notes="other")

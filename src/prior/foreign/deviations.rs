@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::part::Part;
 use crate::error::{Error, Result};
+use crate::prior::MAX_RANK;
 
 /// How a file scales its deviations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,12 +57,16 @@ pub(super) const CLAMPED: f32 = 1e-6;
 /// that the file means; gives the number of rows left. Without `scaling` it is inferred.
 ///
 /// # Errors
-/// When one row is all there is, or the scaling is asked for but does not show.
+/// When there is one row only or far too many, or the scaling is to be inferred but does not show.
 pub(super) fn settle(
     parts: &mut [Part],
     stored: usize,
     scaling: Option<Scaling>,
 ) -> Result<(usize, Deviations)> {
+    if stored > MAX_RANK {
+        let message = format!("there are {stored} deviations");
+        return Err(Error::unsupported(message).hint(format!("expected {MAX_RANK} at most")));
+    }
     if stored == 1 {
         return Err(Error::unsupported("there is one deviation, which has no covariance")
             .hint("leave the deviations out for a diagonal prior"));

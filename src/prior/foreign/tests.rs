@@ -309,6 +309,13 @@ fn raw_and_normalised_deviations_are_told_apart() {
     }
 }
 
+/// A matrix without columns has as many rows as it likes.
+#[test]
+fn more_rows_than_a_prior_can_have_are_refused() {
+    let says = "there are 4611686018427387904 deviations; expected 1024 at most";
+    refusal(deviations::settle(&mut [], 1 << 62, None), says);
+}
+
 #[test]
 fn a_scaling_that_does_not_show_is_asked_for() {
     let (rows, var) = swag_run(5, 5);

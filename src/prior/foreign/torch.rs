@@ -168,9 +168,10 @@ impl TensorRef {
         if len == 0 {
             return Ok(0);
         }
-        let steps = self.shape.iter().zip(&self.strides);
-        let last = steps.map(|(&extent, &stride)| (extent - 1).checked_mul(stride));
-        let last = last.fold(Some(self.offset), |sum, step| sum?.checked_add(step?));
+        let mut steps = self.shape.iter().zip(&self.strides);
+        let last = steps.try_fold(self.offset, |sum, (&extent, &stride)| {
+            sum.checked_add((extent - 1).checked_mul(stride)?)
+        });
         if last.is_none_or(|last| last >= self.storage.len) || len > self.storage.len {
             let message = format!(
                 "a tensor of shape {shape}, strides {:?} and offset {} does not fit its storage \
