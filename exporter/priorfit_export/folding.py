@@ -11,6 +11,7 @@ is folded before its moments are taken.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Dict, List, NamedTuple, Tuple
 
 import torch
@@ -18,6 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+# What a BatchNorm becomes a part of the layer with.
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+# Rounding of a normalisation, relative to its largest result.
+_TOLERANCE = 1e-4
 
 
 class Fold(NamedTuple):
@@ -31,11 +36,12 @@ def find(model: nn.Module, example: Tuple[Tensor, ...]) -> List[Fold]:
     """The pairs that can be folded in a model in evaluation mode that makes a tensor of `example`.
 
     A pair is a layer whose result goes into a BatchNorm and nowhere else. That shows in the graph
-    of gradients: the layer's node has one reader, and the BatchNorm's input comes from it.
+    of gradients: the layer's node has one reader, and the BatchNorm's input comes from it. Kinds of
+    BatchNorm that do more than that and run their submodules are left with those.
     """
     produced: Dict[object, str] = {}
     calls: Dict[str, int] = {}
-    candidates: List[Tuple[Fold, object]] = []
+    candidates: List[Tuple[Fold, object, Tensor]] = []
     hooks = []
 
     def layer_hook(name):
@@ -51,7 +57,7 @@ def find(model: nn.Module, example: Tuple[Tensor, ...]) -> List[Fold]:
             calls[name] = calls.get(name, 0) + 1
             node = inputs[0].grad_fn
             if node in produced:
-                candidates.append((Fold(produced[node], name), node))
+                candidates.append((Fold(produced[node], name), node, inputs[0].detach()))
 
         return hook
 
@@ -72,9 +78,29 @@ def find(model: nn.Module, example: Tuple[Tensor, ...]) -> List[Fold]:
     readers = _readers(output)
     return [
         fold
-        for fold, node in candidates
-        if readers.get(node) == 1 and calls[fold.layer] == 1 and calls[fold.norm] == 1
+        for fold, node, x in candidates
+        if readers.get(node) == 1
+        and calls[fold.layer] == 1
+        and calls[fold.norm] == 1
+        and _is_separable(model.get_submodule(fold.norm), x)
     ]
+
+
+def _remainder(norm: nn.Module) -> nn.Module:
+    """What a BatchNorm does after it has normalised: nothing, or to run its submodules."""
+    children = OrderedDict(norm.named_children())
+    return nn.Sequential(children) if children else nn.Identity()
+
+
+def _is_separable(norm: nn.Module, x: Tensor) -> bool:
+    """Whether a BatchNorm is its affine map and the remainder, tried on `x`."""
+    with torch.no_grad():
+        scale, shift = (t.to(x).view(-1, *[1] * (x.dim() - 2)) for t in _affine(norm))
+        expected, found = norm(x), _remainder(norm)(x * scale + shift)
+        largest = expected.abs().max().clamp(min=1e-30)
+        return found.shape == expected.shape and bool(
+            (found - expected).abs().max() <= _TOLERANCE * largest
+        )
 
 
 def _readers(output: Tensor) -> Dict[object, int]:
@@ -92,32 +118,37 @@ def _readers(output: Tensor) -> Dict[object, int]:
     return readers
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float64)
+
+
+def _affine(norm: nn.Module) -> Tuple[Tensor, Tensor]:
+    """Scale and shift of a BatchNorm, in float64 on the processor."""
+    scale = (_wide(norm.running_var) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * _wide(norm.weight)
+    shift = -_wide(norm.running_mean) * scale
+    if norm.bias is not None:
+        shift = shift + _wide(norm.bias)
+    return scale, shift
+
+
 def folded(model: nn.Module, fold: Fold) -> Tuple[Tensor, Tensor]:
     """W' and c' of a pair of `model`, in float64 on the processor."""
-    layer, norm = model.get_submodule(fold.layer), model.get_submodule(fold.norm)
-
-    def wide(tensor):
-        return tensor.detach().to("cpu", torch.float64)
-
-    scale = (wide(norm.running_var) + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * wide(norm.weight)
-    weight = wide(layer.weight)
-    bias = -wide(norm.running_mean)
-    if layer.bias is not None:
-        bias = bias + wide(layer.bias)
-    bias = bias * scale
-    if norm.bias is not None:
-        bias = bias + wide(norm.bias)
+    layer = model.get_submodule(fold.layer)
+    scale, shift = _affine(model.get_submodule(fold.norm))
+    weight = _wide(layer.weight)
+    bias = shift if layer.bias is None else _wide(layer.bias) * scale + shift
     return weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias
 
 
 def apply(model: nn.Module, folds: List[Fold]) -> None:
-    """Replaces each pair of `model` by the one layer, in place."""
+    """Replaces each pair of `model` by the one layer and what the BatchNorm does besides."""
     for fold in folds:
         weight, bias = folded(model, fold)
         layer = model.get_submodule(fold.layer)
         layer.weight = nn.Parameter(weight.to(layer.weight))
         layer.bias = nn.Parameter(bias.to(layer.weight))
         parent, _, child = fold.norm.rpartition(".")
-        setattr(model.get_submodule(parent), child, nn.Identity())
+        remainder = _remainder(model.get_submodule(fold.norm))
+        setattr(model.get_submodule(parent), child, remainder)

@@ -86,8 +86,8 @@ class Snapshots:
             if not self._is_head(name):
                 weights[name] = tensor.detach().to("cpu", torch.float64, copy=True)
         for fold in self._folds:
-            for name in [name for name in weights if name.startswith(fold.norm + ".")]:
-                del weights[name]
+            for tensor_name in folding.NORM_TENSORS:
+                weights.pop(f"{fold.norm}.{tensor_name}", None)
             weight, bias = folding.folded(self._model, fold)
             weights[f"{fold.layer}.weight"], weights[f"{fold.layer}.bias"] = weight, bias
         self._moments.add(weights)

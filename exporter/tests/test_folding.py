@@ -66,6 +66,29 @@ class TestFolding(unittest.TestCase):
         self.check(between, image, [])
         self.check(nn.Sequential(nn.ConvTranspose2d(4, 4, 2), nn.BatchNorm2d(4)), image, [])
 
+    def test_norms_that_do_more_keep_what_is_more(self):
+        class WithActivation(nn.BatchNorm2d):
+            """As timm's: the activation is a part of the norm."""
+
+            def __init__(self, channels):
+                super().__init__(channels)
+                self.act = nn.PReLU(channels)
+
+            def forward(self, x):
+                return self.act(super().forward(x))
+
+        class Doubled(nn.BatchNorm2d):
+            def forward(self, x):
+                return 2 * super().forward(x)
+
+        image = torch.randn(2, 4, 5, 5)
+        self.check(nn.Sequential(conv(), WithActivation(4)), image, [("0", "1")])
+        self.check(nn.Sequential(conv(), Doubled(4)), image, [])
+        model = randomised(nn.Sequential(conv(), WithActivation(4)))
+        folding.apply(model, folding.find(model, (image,)))
+        names = {name for name, _ in model.named_parameters()}
+        self.assertEqual(names, {"0.weight", "0.bias", "1.act.weight"})
+
     def test_a_result_that_is_read_twice_is_left_alone(self):
         def forward(self, x):
             y = self.conv(x)

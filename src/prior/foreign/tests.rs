@@ -373,7 +373,8 @@ fn files_of_several_networks_are_refused() {
     let vector = |len: usize| tensor_file(&[len as i64], &vec![1.0; len]);
     let (three, four) = (vector(3), vector(4));
     let (model, matrix) = (model_file(&[1.0; 3]), tensor_file(&[2, 4], &[1.0; 8]));
-    let cases: [(&[(&str, &[u8])], &str); 9] = [
+    type Named<'a> = (&'a str, &'a [u8]);
+    let cases: [(&[Named], &str); 9] = [
         (&[], "no file is called *_model.pt; expected *_model.pt, *_mean.pt"),
         (&[("model.pt", &model)], "no file is called *_mean.pt"),
         (&[("model.pt", &model), ("mean.pt", &three)], "no file is called *_variance.pt"),
