@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::memory::Extent;
+use super::path::Path;
 use super::settings::{PriorKind, Settings};
 use super::trainer::Trainer;
 use super::{Adapter, Ending, Observer};
@@ -16,7 +18,7 @@ use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::Network;
-use crate::prior::{Header, Learned, Moments, Prior};
+use crate::prior::{Header, Learned, Moments, Prior, Weights};
 use crate::update::{Optimizer, Schedule};
 
 /// Settings of a prior fit.
@@ -133,9 +135,15 @@ pub fn fit_prior(
     let classes = data.classes().len();
     let engine = engine.into();
     let network = Network::new(Arc::clone(model), preprocess.clone(), Some(classes), &engine)?;
-    let mut trainer = Trainer::new(network, training(settings, steps), None, [data.len(), 0])?;
+    let mut trainer = {
+        let training = training(settings, steps);
+        let path = Path::new(vec![1.0], steps, settings.schedule);
+        let extent = Extent { runs: vec![[data.len(), steps]], passes: vec![data.len()] };
+        Trainer::new(network, training, None, path, &extent)?
+    };
     let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
-    let head = adapter.probe(trainer.network_mut(), data, observe)?;
+    let features = adapter.features(trainer.network_mut(), &Weights::new(), data, observe)?;
+    let head = adapter.head(&features, data, 1.0, observe)?;
     trainer.network_mut().set_weights(&head)?;
     let names: Vec<String> = model.weights().map(|(name, _)| name.to_string()).collect();
     for epoch in 0..settings.burn_in + settings.epochs {

@@ -1,6 +1,9 @@
 //! What is guaranteed: one module for each promise.
 
 mod adapt;
+#[cfg(feature = "gpu")]
+mod bindings;
+mod choice;
 mod cli;
 mod foreign;
 mod goldens;
@@ -10,6 +13,7 @@ mod hostile;
 mod memory;
 mod ops;
 mod posteriors;
+mod predictions;
 mod samplers;
 mod steps;
 mod sums;
