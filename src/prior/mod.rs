@@ -18,6 +18,7 @@ mod density;
 mod derive;
 mod file;
 mod fit;
+mod foreign;
 mod header;
 mod matching;
 mod stats;
@@ -32,6 +33,7 @@ use cholesky::Cholesky;
 
 pub use file::HEADER_BYTES_MAX;
 pub use fit::Moments;
+pub use foreign::{Deviations, Foreign, ForeignReport, ForeignSettings, Layout, Scaling};
 pub use header::{CONVENTION, Header, Learned, MAX_RANK, VERSION};
 pub use stats::{ParameterStats, Spread, Stats};
 

@@ -5,6 +5,7 @@ mod adapt;
 mod bindings;
 mod choice;
 mod cli;
+mod foreign;
 mod goldens;
 #[cfg(feature = "gpu")]
 mod gpu;

@@ -12,6 +12,7 @@ mod demo;
 mod devices;
 mod evaluate;
 mod globals;
+mod import;
 mod inspect;
 mod monitor;
 mod options;

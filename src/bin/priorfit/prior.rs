@@ -1,4 +1,4 @@
-//! `prior fit` and `prior show`.
+//! `prior fit` and `prior show`, and where `prior import` joins them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::backbone;
 use crate::globals::Globals;
+use crate::import::Import;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{AugmentArgs, Destination, PreprocessArgs, check_destination, percent};
 use crate::process::{peak_rss_mb, peak_rss_text};
@@ -23,6 +24,7 @@ use crate::process::{peak_rss_mb, peak_rss_text};
 #[derive(Subcommand)]
 pub enum PriorCommand {
     Fit(Box<Fit>),
+    Import(Box<Import>),
     Show(Show),
 }
 
@@ -31,6 +33,7 @@ impl PriorCommand {
     pub fn run(&self, globals: &Globals) -> Result<ExitCode> {
         match self {
             PriorCommand::Fit(command) => command.run(globals),
+            PriorCommand::Import(command) => command.run(globals),
             PriorCommand::Show(command) => command.run(globals),
         }
     }
