@@ -7,6 +7,7 @@
 mod file;
 pub mod metrics;
 mod network;
+mod next;
 
 use std::sync::Arc;
 
