@@ -17,7 +17,9 @@ use crate::threads::Threads;
 
 mod augment;
 mod batches;
+mod colour;
 mod decode;
+mod fingerprint;
 #[cfg(test)]
 mod fixtures;
 mod folder;
@@ -33,6 +35,7 @@ mod tests;
 
 pub use augment::{Augment, Augmentation, Crop, Flip};
 pub use batches::{Batches, one_hot};
+pub use colour::Colour;
 use images::Images;
 pub use preprocess::{IMAGENET, Preprocess, Resize, Statistics};
 
