@@ -13,6 +13,7 @@
 
 mod glob;
 mod memory;
+mod objective;
 mod probe;
 mod settings;
 mod source;
@@ -26,8 +27,10 @@ use serde::Serialize;
 
 pub use self::glob::matches as name_matches;
 pub use self::memory::Footprint;
+pub use self::objective::ContrastSettings;
+use self::objective::Objective;
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
-pub use self::source::{SourceSettings, fit_prior};
+pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
 use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
@@ -199,18 +202,13 @@ impl Adapter {
         let means = prior.as_ref().map_or(Ok(Weights::new()), state::means)?;
         network.set_weights(&means)?;
         let examples = [train.len(), validation.map_or(0, Dataset::len)];
-        let mut trainer = Trainer::new(network, self.settings.clone(), prior, examples)?;
+        let mut trainer =
+            Trainer::new(network, self.settings.clone(), Objective::Classes, prior, examples)?;
         let memory = trainer.footprint();
-        let start = loop {
-            match self.start(&mut trainer, train, observe) {
-                Err(error) if error.kind() == Kind::Device => {
-                    trainer.network_mut().fall_back(error, &means)?;
-                }
-                other => break other?,
-            }
-        };
+        let start = self.start(&mut trainer, train, &means, observe)?;
         let mut history = Vec::new();
-        let (ending, end) = trainer.run(train, validation, &start, &mut history, observe)?;
+        let (ending, end) =
+            trainer.run(train, validation, &start, &mut history, observe, &mut ())?;
         let posterior = self.posterior(train, end, &history)?;
         Ok(Adapted {
             posterior: posterior.with_forward_batch(memory.forward_batch),
@@ -222,16 +220,28 @@ impl Adapter {
         })
     }
 
-    /// Where training of all weights starts: the probe's head on the present backbone.
+    /// Where training of all weights starts: the probe's head on the backbone at `means`, and at
+    /// the model's own weights where those name none.
     fn start(
         &self,
         trainer: &mut Trainer,
         train: &Dataset,
+        means: &Weights,
         observe: Observer<'_>,
     ) -> Result<Weights> {
-        let head = self.probe(trainer.network_mut(), train, observe)?;
-        trainer.network_mut().set_weights(&head)?;
-        trainer.weights()
+        loop {
+            let head = self.probe(trainer.network_mut(), train, observe);
+            let start = head.and_then(|head| {
+                trainer.network_mut().set_weights(&head)?;
+                trainer.weights()
+            });
+            match start {
+                Err(error) if error.kind() == Kind::Device => {
+                    trainer.network_mut().fall_back(error, means)?;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// The head, trained on features that do not change.

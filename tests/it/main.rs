@@ -10,6 +10,7 @@ mod memory;
 mod ops;
 mod posteriors;
 mod samplers;
+mod source;
 mod steps;
 mod sums;
 mod support;
