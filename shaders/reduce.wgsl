@@ -21,6 +21,12 @@ struct Params {
     kept_rank: u32,
     reduced_rank: u32,
     spare: u32,
+    // What lies before the first element in the bound part of the space, and of the result.
+    first: u32,
+    out_first: u32,
+    // 1 when the result holds what an earlier launch combined.
+    joins: u32,
+    spare1: u32,
     kept_extents: array<vec4<u32>, 2>,
     kept_strides: array<vec4<u32>, 2>,
     reduced_extents: array<vec4<u32>, 2>,
@@ -38,7 +44,7 @@ var<workgroup> combined: array<Sum, WORKGROUP>;
 
 fn kept(output: u32) -> u32 {
     var rest = output;
-    var at = 0u;
+    var at = params.first;
     for (var axis = params.kept_rank; axis > 0u; axis--) {
         let a = axis - 1u;
         let extent = params.kept_extents[a / 4u][a % 4u];
@@ -112,6 +118,11 @@ fn main(
         workgroupBarrier();
     }
     if reduced_lane == 0u && output < params.outputs {
-        out[segment * params.outputs + output] = total(combined[lane]);
+        let at = params.out_first + segment * params.outputs + output;
+        var result = combined[lane];
+        if params.joins != 0u {
+            result = combine(Sum(out[at], 0.0), result);
+        }
+        out[at] = total(result);
     }
 }

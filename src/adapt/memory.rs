@@ -41,10 +41,16 @@ pub(super) struct Job<'a> {
     pub(super) settings: &'a Settings,
     pub(super) objective: Objective,
     pub(super) recipe: Recipe,
-    /// Number of training examples.
-    pub(super) train: usize,
-    /// Number of held-out examples.
-    pub(super) validation: usize,
+    pub(super) extent: &'a Extent,
+}
+
+/// The sizes of everything that a trainer will do.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Extent {
+    /// Number of examples, and of steps, of each training run.
+    pub(super) runs: Vec<[usize; 2]>,
+    /// Number of examples of each pass without training.
+    pub(super) passes: Vec<usize>,
 }
 
 /// The compiled steps of a run.
@@ -129,17 +135,22 @@ fn too_small(cap: usize, smallest: usize, objective: Objective) -> Error {
 impl Job<'_> {
     /// The numbers of examples that batches have, the largest first; none without steps.
     fn batches(&self) -> BTreeSet<usize> {
-        let Settings { batch_size, steps, .. } = *self.settings;
-        let mut sizes = batch_sizes(self.train, batch_size);
-        // A run shorter than an epoch does not come to its last batch.
-        if steps < self.train.div_ceil(batch_size) {
-            sizes.remove(&(self.train % batch_size));
-        }
-        if steps == 0 { BTreeSet::new() } else { sizes }
+        let batch_size = self.settings.batch_size;
+        let runs = self.extent.runs.iter().filter(|[_, steps]| *steps > 0);
+        let of = |&[examples, steps]: &[usize; 2]| {
+            let mut sizes = batch_sizes(examples, batch_size);
+            // A run shorter than an epoch does not come to its last batch.
+            if steps < examples.div_ceil(batch_size) {
+                sizes.remove(&(examples % batch_size));
+            }
+            sizes
+        };
+        runs.flat_map(of).collect()
     }
 
     fn largest_batch(&self) -> usize {
-        self.settings.batch_size.min(self.train).max(1)
+        let examples = self.extent.runs.iter().map(|[examples, _]| *examples).max().unwrap_or(0);
+        self.settings.batch_size.min(examples).max(1)
     }
 }
 
@@ -218,7 +229,7 @@ impl Forward {
         batch: usize,
     ) -> Result<usize> {
         let sizes: BTreeSet<usize> =
-            [job.train, job.validation].iter().flat_map(|&n| batch_sizes(n, batch)).collect();
+            job.extent.passes.iter().flat_map(|&n| batch_sizes(n, batch)).collect();
         for &size in &sizes {
             if let Entry::Vacant(entry) = self.0.entry(size) {
                 entry.insert(Plan::compile(&network.graph(size)?)?);

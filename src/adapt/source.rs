@@ -13,10 +13,12 @@ use serde::Serialize;
 
 pub use self::checkpoint::Checkpoints;
 use self::checkpoint::{Keeper, Resumed};
+use super::memory::Extent;
 use super::objective::{ContrastSettings, Objective};
+use super::path::Path;
 use super::settings::{PriorKind, Settings};
 use super::trainer::{Collect, Shadow, Trainer};
-use super::{Adapter, Observer};
+use super::{Adapter, HEAD_VARIANCE, Observer};
 use crate::backend::Engine;
 use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
@@ -222,7 +224,9 @@ pub fn fit_prior_with(
     };
     let network = Network::new(Arc::clone(model), preprocess.clone(), classes, &engine)?;
     let (training, objective) = (training(settings, steps), settings.objective.objective());
-    let mut trainer = Trainer::new(network, training, objective, None, [data.len(), 0])?;
+    let path = Path::new(vec![1.0], steps, settings.schedule);
+    let extent = Extent { runs: vec![[data.len(), steps]], passes: vec![data.len()] };
+    let mut trainer = Trainer::new(network, training, objective, None, path, &extent)?;
     let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
     let start = match collector.resume(&trainer)? {
         Some(resumed) => {
@@ -260,7 +264,10 @@ fn begin(
     observe: Observer<'_>,
 ) -> Result<Weights> {
     let SourceObjective::Contrast(contrast) = settings.objective else {
-        return adapter.start(trainer, data, &Weights::new(), observe);
+        let features = adapter.features(trainer.network_mut(), &Weights::new(), data, observe)?;
+        let head = adapter.head(&features, data, HEAD_VARIANCE, observe)?;
+        trainer.network_mut().set_weights(&head)?;
+        return Ok(head);
     };
     let graph = trainer.network_mut().graph(1)?;
     let features = graph.output(FEATURES).map_or(0, |features| graph.shape(features)[1]);

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::memory::{self, Footprint, Job, Steps};
+use super::memory::{self, Extent, Footprint, Job, Steps};
 use super::objective::Objective;
+use super::path::Path;
 use super::settings::Settings;
 use super::state::{self, ActivePrior};
 use super::{Control, Ending, Epoch, Observer, Phase, Progress, Summary, name_matches, summarise};
 use crate::backend::{Backend, PlanId};
 use crate::data::{Batches, Dataset};
 use crate::error::{Error, Kind, Result};
-use crate::graph::Leaf;
+use crate::graph::{Leaf, LeafKind};
 use crate::posterior::Network;
 use crate::prior::Weights;
 use crate::step::{CLIP, Group, PENALTY, Recipe, SHARE, Trainable};
@@ -24,6 +25,10 @@ pub(super) struct Trainer {
     objective: Objective,
     trainable: Vec<Trainable>,
     prior: Option<ActivePrior>,
+    path: Path,
+    /// τ
+    head_variance: f64,
+    shown: Shown,
     /// What is compiled and not loaded yet.
     steps: Steps,
     /// Loaded steps by their number of examples.
@@ -35,6 +40,16 @@ pub(super) struct Trainer {
     /// The step whose batch images and targets hold.
     filled: Option<usize>,
     shadow: Shadow,
+}
+
+/// How the steps of one run are told to the observer, as part of several runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) phase: Phase,
+    /// Steps of the runs before.
+    pub(super) before: usize,
+    /// Steps of all runs.
+    pub(super) steps: usize,
 }
 
 /// A copy of everything that steps change, as it was before step `done`, which begins an epoch.
@@ -71,8 +86,14 @@ pub(super) trait Collect {
 
 impl Collect for () {}
 
+impl<F: FnMut(usize, &mut Network) -> Result<()>> Collect for F {
+    fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
+        self(step, network)
+    }
+}
+
 impl Trainer {
-    /// A trainer of `network` under `prior` on `train` examples, with `validation` held out.
+    /// A trainer of `network` under `prior`, for runs of this extent; the first follows `path`.
     ///
     /// # Errors
     /// When a pattern freezes no parameter, the network cannot be trained, or the memory cap is too
@@ -82,7 +103,8 @@ impl Trainer {
         settings: Settings,
         objective: Objective,
         prior: Option<ActivePrior>,
-        [train, validation]: [usize; 2],
+        path: Path,
+        extent: &Extent,
     ) -> Result<Self> {
         let frozen = |name: &str| settings.freeze.iter().any(|p| name_matches(p, name));
         if let Some(unused) = settings
@@ -99,15 +121,18 @@ impl Trainer {
             method: settings.optimizer.method(),
             clip: settings.clip.is_some(),
         };
-        let job = Job { settings: &settings, objective, recipe, train, validation };
+        let job = Job { settings: &settings, objective, recipe, extent };
         let steps = memory::choose(&mut network, &job)?;
         network.set_forward_batch(steps.footprint.forward_batch);
         Ok(Trainer {
             network,
-            settings,
             objective,
             trainable,
             prior,
+            head_variance: settings.head_variance.unwrap_or(1.0),
+            shown: Shown { phase: Phase::Train, before: 0, steps: path.steps() },
+            path,
+            settings,
             steps,
             plans: HashMap::new(),
             apply: None,
@@ -121,6 +146,16 @@ impl Trainer {
     /// The network, to change it before the first step.
     pub(super) fn network_mut(&mut self) -> &mut Network {
         &mut self.network
+    }
+
+    /// Sets τ, the variance of the head's prior.
+    pub(super) fn set_head_variance(&mut self, variance: f64) {
+        self.head_variance = variance;
+    }
+
+    /// λ of a prior at this scale.
+    pub(super) fn strength(&self, scale: f64) -> Option<f64> {
+        self.prior.as_ref().map(|prior| prior.strength(scale))
     }
 
     /// What the run takes.
@@ -145,6 +180,36 @@ impl Trainer {
     /// Lets the run begin where another was when it was copied.
     pub(super) fn resume(&mut self, shadow: Shadow) {
         self.shadow = shadow;
+    }
+
+    /// Goes back to the weights `start`, without momentum, to follow `path` next.
+    ///
+    /// # Errors
+    /// When the device fails and there is no other.
+    pub(super) fn begin(&mut self, start: &Weights, path: Path, shown: Shown) -> Result<()> {
+        (self.path, self.shown) = (path, shown);
+        (self.filled, self.shadow) = (None, Shadow::default());
+        match self.reset(start) {
+            Err(error) if error.kind() == Kind::Device => {
+                self.recover(error, start, &mut Vec::new()).map(|_| ())
+            }
+            other => other,
+        }
+    }
+
+    /// Gives the backend the weights `start`, moments of zero, and the prior's sums.
+    fn reset(&mut self, start: &Weights) -> Result<()> {
+        self.network.set_weights(start)?;
+        if self.plans.is_empty() {
+            return Ok(());
+        }
+        let changing = state::changing(&self.trainable, self.settings.optimizer.method());
+        let backend = self.network.backend();
+        for leaf in changing.iter().filter(|leaf| leaf.kind == LeafKind::State) {
+            let zeros = vec![0.0; backend.get(leaf)?.len()];
+            backend.set(leaf, &zeros)?;
+        }
+        self.install()
     }
 
     /// Makes all steps, epoch after epoch, from the weights `start`, or from where it resumes;
@@ -180,10 +245,10 @@ impl Trainer {
         collect: &mut dyn Collect,
     ) -> Result<(Ending, Weights)> {
         let per_epoch = train.len().div_ceil(self.settings.batch_size).max(1);
-        while *done < self.settings.steps {
+        while *done < self.path.steps() {
             self.take_shadow(*done, history.len(), collect)?;
             let epoch = *done / per_epoch;
-            let count = per_epoch.min(self.settings.steps - *done);
+            let count = per_epoch.min(self.path.steps() - *done);
             let range = *done..*done + count;
             let (mut record, ending) = self.epoch(train, epoch, range, observe, collect)?;
             if let (Ending::Completed, Some(validation)) = (ending, validation) {
@@ -260,9 +325,9 @@ impl Trainer {
             examples += batch.len();
             record.penalty = penalty;
             let progress = Progress {
-                phase: Phase::Train,
-                step: step + 1,
-                steps: self.settings.steps,
+                phase: self.shown.phase,
+                step: self.shown.before + step + 1,
+                steps: self.shown.steps,
                 loss: Some(loss),
                 penalty: Some(penalty),
             };
@@ -349,14 +414,14 @@ impl Trainer {
     /// The numbers that a step on one of `examples` reads, by the names of their inputs.
     fn numbers(&self, examples: usize, step: usize) -> [(&'static str, Vec<f32>); 3] {
         let s = &self.settings;
-        let rate = s.learning_rate * s.schedule.factor(step, s.steps);
+        let rate = s.learning_rate * self.path.rate(step);
         let n = examples as f64;
-        let scale = self.prior.as_ref().map_or(1.0, |prior| prior.scale);
+        let scale = self.path.scale(step);
         let noise = Noise { seed: s.seed, examples };
         let hyper = |weight: f64| s.optimizer.hyper(step, rate, weight as f32, noise).to_vec();
         [
             (Group::Backbone.hyper(), hyper(1.0 / (scale * n))),
-            (Group::Head.hyper(), hyper(1.0 / (s.head_variance * n))),
+            (Group::Head.hyper(), hyper(1.0 / (self.head_variance * n))),
             (CLIP, vec![s.clip.unwrap_or(f32::INFINITY)]),
         ]
     }

@@ -32,6 +32,7 @@ mod resample;
 mod split;
 #[cfg(test)]
 mod tests;
+mod thumbnail;
 
 pub use augment::{Augment, Augmentation, Crop, Flip};
 pub use batches::{Batches, one_hot};

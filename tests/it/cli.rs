@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::support::repository;
 
+mod uncertainty;
+
 /// A network of features, and one that ends in a classifier.
 const BACKBONE: &str = "models/golden/mobilenetv2_folded.onnx";
 const CLASSIFIER: &str = "models/golden/resnet_basic_classifier.onnx";
@@ -381,7 +383,8 @@ fn examples_that_cannot_train_a_classifier_are_named_before_the_work() {
     }
     let adapt = ["adapt", "--backbone", &backbone, "--out", text(&out), "--train", text(&train)];
     fails(&[&adapt[..], &["--val", text(&bare)]].concat(), &["bare.npz", "no labels"]);
-    let diverging = ["--steps", "1", "--lr", "1e38", "--clip", "none", "--prior", "none"];
+    let diverging =
+        ["--steps", "1", "--lr", "1e38", "--clip", "none", "--prior", "none", "--no-gate"];
     fails(&[&adapt[..], &diverging].concat(), &["lower --lr"]);
     assert!(!out.exists() && !new.exists());
 }
@@ -426,11 +429,11 @@ fn a_result_that_cannot_be_written_is_known_before_the_work() {
 }
 
 #[test]
-fn the_demo_compares_five_methods_on_what_the_program_carries() {
+fn the_demo_compares_six_methods_on_what_the_program_carries() {
     let args = ["demo", "--shots", "2", "--seeds", "1", "--steps", "1", "--variance", "0.01"];
     let report = succeeds(&args, &["seconds", "choice", "peak_rss_mb"]);
     let rows = report["rows"].as_array().expect("a list");
-    assert_eq!(rows.len(), 5);
+    assert_eq!(rows.len(), 6);
     for row in rows {
         // A linear probe of two examples a class is far better than the tenth that chance gives.
         assert!(row["accuracy"]["mean"].as_f64().is_some_and(|a| a > 0.5), "{row}");
@@ -445,6 +448,7 @@ fn ctrl_c_saves_the_last_good_state_and_exits_with_130() {
     let mut run = Command::new(env!("CARGO_BIN_EXE_priorfit"))
         .args(["adapt", "--backbone", &file(BACKBONE), "--train", text(&train)])
         .args(["--out", text(&out), "--steps", "100000000", "--json", "--threads", "1"])
+        .args(["--strength", "1", "--no-gate"])
         // The step's plan is logged when training begins.
         .env("RUST_LOG", "priorfit::adapt=debug")
         .stdout(Stdio::piped())

@@ -1,6 +1,9 @@
 //! What is guaranteed: one module for each promise.
 
 mod adapt;
+#[cfg(feature = "gpu")]
+mod bindings;
+mod choice;
 mod cli;
 mod goldens;
 #[cfg(feature = "gpu")]
@@ -9,6 +12,7 @@ mod hostile;
 mod memory;
 mod ops;
 mod posteriors;
+mod predictions;
 mod samplers;
 mod source;
 mod steps;

@@ -202,7 +202,7 @@ fn noise_repeats_for_a_seed_and_differs_between_seeds_steps_and_parameters() {
 fn sampling_with_a_clipped_gradient_is_refused() {
     let sgld = Optimizer::Sgld { temperature: 1.0 };
     let settings =
-        |clip| Settings { prior: PriorKind::None, optimizer: sgld, clip, ..Settings::default() };
+        |clip| Settings { prior: PriorKind::None, optimizer: sgld, clip, ..Settings::fixed() };
     settings(None).check(false).expect("sound settings");
     let error = settings(Some(2.0)).check(false).expect_err("clipping biases the sampler");
     assert!(error.to_string().contains("--clip none"), "{error}");

@@ -1,5 +1,6 @@
 //! Tests of what needs no device: shaders, uniforms, bindings, slots.
 
+mod cut;
 mod device;
 
 use std::collections::HashSet;
@@ -116,7 +117,16 @@ fn kernels() -> Vec<Kernel> {
         Kernel::Pad { shape: [3].into(), axes: vec![PadAxis { low: 1, high: 2, interior: 3 }] },
         Kernel::Concat { shapes: vec![[3, 5].into(), [3, 1].into()], axis: 1 },
     ];
-    for g in [CONV, depthwise, wide] {
+    let pointwise = Conv2d {
+        in_channels: 8,
+        input: [4, 6],
+        output: [4, 6],
+        kernel: [1, 1],
+        stride: [1, 1],
+        pad: [0, 0],
+        ..CONV
+    };
+    for g in [CONV, depthwise, wide, pointwise] {
         kernels.push(Kernel::Conv2d(g, None));
         kernels.push(Kernel::Conv2dInputGrad(g, None));
         kernels.push(Kernel::Conv2dFilterGrad(g));
@@ -341,6 +351,7 @@ fn check_layout<T: Uniform>(shader: &str, name: &str) {
 fn uniforms_are_laid_out_as_in_the_shaders() {
     check_layout::<params::Space>("map", "Space");
     check_layout::<params::Map>("map", "Params");
+    check_layout::<params::Part>("transpose", "Part");
     check_layout::<params::Strided>("transpose", "Params");
     check_layout::<params::Strided>("slice", "Params");
     check_layout::<params::Pad>("pad", "Params");
@@ -452,7 +463,7 @@ fn parts_of_shaders_stand_alone() {
     validated_text("philox", &text);
     assert!(assemble("nonsense", "").is_err());
     // A launch keeps what it was built with.
-    let params = params::Map { len: 1, spare0: 0, spare1: 0, spare2: 0 };
+    let params = params::Map { len: 1, skipped: 0, spare1: 0, spare2: 0 };
     let launch = Builder::new("map", &params).read(3, 0).elements(513);
     assert_eq!(launch.workgroups, 3);
 }

@@ -94,10 +94,11 @@ fn a_shader_that_the_device_rejects_is_an_error_and_leaves_the_others() {
     let Some(context) = context() else { return };
     let pipelines = Pipelines::new(context, None, None);
     let program = |variant: &str| {
-        let params = params::Map { len: 1, spare0: 0, spare1: 0, spare2: 0 };
+        let params = params::Map { len: 1, skipped: 0, spare1: 0, spare2: 0 };
         let space = Bound::Params(bytemuck::bytes_of(&params::Space::zeroed()).to_vec());
         let builder = Builder::new("map", &params).variant(variant);
-        let builder = builder.bind(1, Access::Uniform, space).write(2, 0);
+        let builder = builder.bind(1, Access::Uniform, space);
+        let builder = builder.bind(2, Access::Write, Bound::Result(0));
         builder.elements(1).program
     };
     let good = program("fn value(index: u32) -> f32 {\n    return f32(index);\n}\n");
