@@ -13,6 +13,7 @@
 
 mod glob;
 mod memory;
+mod objective;
 mod path;
 mod probe;
 mod select;
@@ -29,11 +30,13 @@ use serde::Serialize;
 pub use self::glob::matches as name_matches;
 use self::memory::Extent;
 pub use self::memory::Footprint;
+pub use self::objective::ContrastSettings;
+use self::objective::Objective;
 use self::path::Path;
 use self::select::Selection;
 pub use self::select::{Candidate, Choice};
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
-pub use self::source::{SourceSettings, fit_prior};
+pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
 use self::trainer::{Shown, Trainer};
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
@@ -231,7 +234,8 @@ impl Adapter {
         )?;
         network.set_weights(&means)?;
         let settings = self.settings.clone();
-        let mut trainer = Trainer::new(network, settings, prior, path.clone(), &extent)?;
+        let mut trainer =
+            Trainer::new(network, settings, Objective::Classes, prior, path.clone(), &extent)?;
         let features = self.features(trainer.network_mut(), &means, train, observe)?;
         let run = Run { train, validation, folds: &folds, features: &features, means, path };
         self.fit_along(&mut trainer, run, observe)
@@ -271,7 +275,7 @@ impl Adapter {
         trainer.begin(&start, path, shown)?;
         let mut history = Vec::new();
         let (ending, end) =
-            trainer.run(train, *validation, &start, &mut history, observe, &mut |_, _| Ok(()))?;
+            trainer.run(train, *validation, &start, &mut history, observe, &mut ())?;
         let temperature = choice.as_ref().map_or(1.0, |choice| choice.kept().temperature);
         let of_probe = choice.as_ref().map_or(1.0, |choice| choice.candidates[0].temperature);
         let memory = trainer.footprint();

@@ -10,6 +10,7 @@ mod draws;
 mod file;
 pub mod metrics;
 mod network;
+mod next;
 mod ood;
 mod predictive;
 mod selective;

@@ -254,10 +254,10 @@ fn observers_hear_of_every_dispatch_once_and_in_order() {
     assert_eq!(seen, (0..gpu.plan(plan).dispatches().len()).collect::<Vec<_>>());
 }
 
-type Devices = Arc<Mutex<Vec<wgpu::Device>>>;
+pub type Devices = Arc<Mutex<Vec<wgpu::Device>>>;
 
 /// Options that note every device that is opened.
-fn watched() -> (Options, Devices) {
+pub fn watched() -> (Options, Devices) {
     let devices = Devices::default();
     let list = Arc::clone(&devices);
     let note = move |device: &wgpu::Device| list.lock().expect("a list").push(device.clone());
@@ -265,7 +265,7 @@ fn watched() -> (Options, Devices) {
 }
 
 /// Loses a device as a driver's reset or an unplugged GPU would.
-fn destroy_last(devices: &Devices) {
+pub fn destroy_last(devices: &Devices) {
     devices.lock().expect("a list").last().expect("a device").destroy();
 }
 

@@ -15,6 +15,7 @@ mod ops;
 mod posteriors;
 mod predictions;
 mod samplers;
+mod source;
 mod steps;
 mod sums;
 mod support;

@@ -32,7 +32,10 @@ const QUARANTINE: [(&str, &[&str]); 18] = [
     ("tract_onnx", &["src/onnx/"]),
     ("prost", &["src/onnx/"]),
     ("wgpu", &["src/backend/gpu/"]),
-    ("safetensors", &["src/prior/file.rs", "src/posterior/file.rs"]),
+    (
+        "safetensors",
+        &["src/prior/file.rs", "src/posterior/file.rs", "src/adapt/source/checkpoint.rs"],
+    ),
     ("image", &["src/data/"]),
     ("zip", &["src/data/npz.rs", "src/prior/foreign/torch.rs"]),
     ("clap", &["src/bin/"]),

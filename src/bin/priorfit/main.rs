@@ -12,7 +12,6 @@ mod demo;
 mod devices;
 mod evaluate;
 mod globals;
-mod import;
 mod inspect;
 mod monitor;
 mod options;
