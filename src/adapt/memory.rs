@@ -10,13 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::objective::Objective;
 use super::settings::Settings;
 use crate::error::{Error, Kind, Result};
-use crate::graph::Graph;
 use crate::plan::Plan;
 use crate::posterior::{FORWARD_BATCH, Network};
 use crate::step::{Recipe, apply_step, gradient_step, train_step};
-use crate::task::{LOGITS, LOSS};
 
 /// Floating-point operations that take as long as moving one element to or from memory.
 const TRAFFIC: u64 = 16;
@@ -40,6 +39,7 @@ pub struct Footprint {
 /// What decides the memory of a run.
 pub(super) struct Job<'a> {
     pub(super) settings: &'a Settings,
+    pub(super) objective: Objective,
     pub(super) recipe: Recipe,
     pub(super) extent: &'a Extent,
 }
@@ -98,30 +98,38 @@ pub(super) fn choose(network: &mut Network, job: &Job<'_>) -> Result<Steps> {
             break;
         }
         // So are smaller micro-batches.
-        if as_it_is || micro <= 1 {
+        if as_it_is || micro <= 1 || !job.objective.is_separable() {
             break;
         }
         micro = micro.div_ceil(2);
     }
     let (_, steps) = best.ok_or_else(|| match refused {
         Some(error) if smallest == usize::MAX => error,
-        _ => too_small(cap, smallest),
+        _ => too_small(cap, smallest, job.objective),
     })?;
     log::info!("the run takes {:?}", steps.footprint);
     Ok(steps)
 }
 
-fn too_small(cap: usize, smallest: usize) -> Error {
+fn too_small(cap: usize, smallest: usize, objective: Objective) -> Error {
     let message = format!(
         "the memory cap is {cap} bytes; with everything done to save memory the run takes \
          {smallest}"
     );
     let mebibytes = smallest.div_ceil(1 << 20);
-    Error::invalid(message).hint(format!(
-        "expected a cap of at least {smallest} bytes (--memory-cap {mebibytes}M); frozen \
-         parameters (--freeze), smaller images, a prior of lower rank, and sgd or sgld instead of \
-         adamw take less"
-    ))
+    let expected =
+        format!("expected a cap of at least {smallest} bytes (--memory-cap {mebibytes}M)");
+    let less = match objective.is_separable() {
+        true => {
+            "frozen parameters (--freeze), smaller images, a prior of lower rank, and sgd or sgld \
+             instead of adamw take less"
+        }
+        false => {
+            "a contrastive loss compares all examples of a batch, so that it cannot be split; a \
+             smaller --batch takes less"
+        }
+    };
+    Error::invalid(message).hint(format!("{expected}; {less}"))
 }
 
 impl Job<'_> {
@@ -159,7 +167,7 @@ fn compile(network: &Network, job: &Job<'_>, micro: usize, recomputes: bool) -> 
     let footprint = Footprint { bytes: 0, batch, micro_batch: micro, recomputes, forward_batch: 0 };
     let mut steps = Steps { footprint, plans: BTreeMap::new(), apply: None };
     for size in sizes.collect::<BTreeSet<usize>>() {
-        let graph = with_loss(network, size)?;
+        let graph = job.objective.graph(network, size)?;
         let graph = match is_whole {
             true => train_step(graph, &job.recipe)?,
             false => gradient_step(graph, &job.recipe)?,
@@ -174,18 +182,6 @@ fn compile(network: &Network, job: &Job<'_>, micro: usize, recomputes: bool) -> 
         steps.plans.insert(size, plan);
     }
     Ok(steps)
-}
-
-/// The forward pass of `batch` examples up to the loss.
-fn with_loss(network: &Network, batch: usize) -> Result<Graph> {
-    let mut graph = network.graph(batch)?;
-    let logits =
-        graph.output(LOGITS).ok_or_else(|| Error::internal("the network to train has a head"))?;
-    let task = network.task().ok_or_else(|| Error::internal("the network to train has a task"))?;
-    let loss = task.loss(&mut graph, logits)?;
-    graph.clear_outputs();
-    graph.set_output(LOSS, loss);
-    Ok(graph)
 }
 
 impl Steps {

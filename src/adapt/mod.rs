@@ -13,6 +13,7 @@
 
 mod glob;
 mod memory;
+mod objective;
 mod path;
 mod probe;
 mod select;
@@ -29,11 +30,13 @@ use serde::Serialize;
 pub use self::glob::matches as name_matches;
 use self::memory::Extent;
 pub use self::memory::Footprint;
+pub use self::objective::ContrastSettings;
+use self::objective::Objective;
 use self::path::Path;
 use self::select::Selection;
 pub use self::select::{Candidate, Choice};
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
-pub use self::source::{SourceSettings, fit_prior};
+pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
 use self::trainer::{Shown, Trainer};
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess, TargetKind};
@@ -114,7 +117,7 @@ pub enum Ending {
 const HEAD_VARIANCE: f64 = 1.0;
 
 /// Typical variances of the priors on the path, from strong to weak.
-const PATH: [f64; 4] = [1e-4, 1e-3, 1e-2, 1e-1];
+const PATH: [f64; 4] = [1e-3, 1e-2, 1e-1, 1.0];
 
 /// The result of an adaptation.
 pub struct Adapted {
@@ -219,7 +222,8 @@ impl Adapter {
         )?;
         network.set_weights(&means)?;
         let settings = self.settings.clone();
-        let mut trainer = Trainer::new(network, settings, prior, path.clone(), &extent)?;
+        let mut trainer =
+            Trainer::new(network, settings, Objective::Task, prior, path.clone(), &extent)?;
         let features = self.features(trainer.network_mut(), &means, train, observe)?;
         let (task, features) = (&task, features.as_ref());
         let run = Run { train, validation, folds: &folds, task, features, means, path };
@@ -261,7 +265,7 @@ impl Adapter {
         trainer.begin(&start, path, shown)?;
         let mut history = Vec::new();
         let (ending, end) =
-            trainer.run(train, *validation, &start, &mut history, observe, &mut |_, _| Ok(()))?;
+            trainer.run(train, *validation, &start, &mut history, observe, &mut ())?;
         let kept = choice.as_ref().map(Choice::kept);
         let of_probe = choice.as_ref().map(|choice| &choice.candidates[0]);
         let memory = trainer.footprint();

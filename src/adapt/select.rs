@@ -8,7 +8,7 @@
 //! suits each (Guo et al. 2017), so that a better classifier is not passed over for being too sure
 //! of itself; the final one predicts at the temperature found here.
 
-use ndarray::{Array2, Axis, concatenate};
+use ndarray::{Array2, Axis, Ix1, Ix2, concatenate};
 use serde::Serialize;
 
 use super::path::Path;
@@ -23,7 +23,7 @@ use crate::prior::Weights;
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT, Task};
 
 /// Parts that the examples are dealt into.
-const PARTS: usize = 5;
+const PARTS: usize = 4;
 /// Parts are held out in turn until this many examples have been.
 const HELD_OUT: usize = 100;
 /// The fewest held-out examples that decide anything.
@@ -299,9 +299,7 @@ fn outputs(logits: &Logits, temperature: f64) -> Result<Vec<f64>> {
 fn apply(head: &Weights, features: &Array2<f32>) -> Result<Array2<f32>> {
     let missing = || Error::internal("a head is a matrix and a vector");
     let get = |name: &str| head.get(name).map(|w| w.view()).ok_or_else(missing);
-    let weight = get(HEAD_WEIGHT)?.into_dimensionality().map_err(|_| missing())?;
-    let bias = get(HEAD_BIAS)?.into_dimensionality().map_err(|_| missing())?;
-    let weight: ndarray::ArrayView2<'_, f32> = weight;
-    let bias: ndarray::ArrayView1<'_, f32> = bias;
+    let weight = get(HEAD_WEIGHT)?.into_dimensionality::<Ix2>().map_err(|_| missing())?;
+    let bias = get(HEAD_BIAS)?.into_dimensionality::<Ix1>().map_err(|_| missing())?;
     Ok(features.dot(&weight.t()) + bias)
 }

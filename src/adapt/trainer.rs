@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::memory::{self, Extent, Footprint, Job, Steps};
+use super::objective::Objective;
 use super::path::Path;
 use super::settings::Settings;
 use super::state::{self, ActivePrior};
@@ -14,13 +15,14 @@ use crate::graph::{Leaf, LeafKind};
 use crate::posterior::{Network, evaluate};
 use crate::prior::Weights;
 use crate::step::{CLIP, Group, PENALTY, Recipe, SHARE, Trainable};
-use crate::task::{COUNTED, HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, Task};
+use crate::task::{COUNTED, LOSS, TARGETS};
 use crate::update::Noise;
 
 /// Trains a network with a head.
 pub(super) struct Trainer {
     network: Network,
     settings: Settings,
+    objective: Objective,
     trainable: Vec<Trainable>,
     prior: Option<ActivePrior>,
     path: Path,
@@ -52,19 +54,43 @@ pub(super) struct Shown {
 
 /// A copy of everything that steps change, as it was before step `done`, which begins an epoch.
 #[derive(Default)]
-struct Shadow {
-    done: usize,
-    /// Epochs that were complete.
-    epochs: usize,
+pub(super) struct Shadow {
+    pub(super) done: usize,
+    /// Entries of the run's history at that time.
+    pub(super) epochs: usize,
     /// Empty before the first: then the run starts again.
-    values: Vec<(Leaf, Vec<f32>)>,
+    pub(super) values: Vec<(Leaf, Vec<f32>)>,
 }
 
 /// Steps between shadows at least: a shadow reads all weights and moments from the device.
 const SHADOW_STEPS: usize = 50;
 
-/// Called after each step with its number.
-pub(super) type AfterStep<'a> = &'a mut dyn FnMut(usize, &mut Network) -> Result<()>;
+/// What is kept of a run besides its last weights; by default nothing. Where a device fails, steps
+/// are made again from the last shadow on, and so are these calls.
+pub(super) trait Collect {
+    /// Looks at the network after step number `step`.
+    fn after(&mut self, _step: usize, _network: &mut Network) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether every epoch but the first is to begin with a shadow, whatever it costs.
+    fn wants_marks(&self) -> bool {
+        false
+    }
+
+    /// A shadow was taken before the next step.
+    fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Collect for () {}
+
+impl<F: FnMut(usize, &mut Network) -> Result<()>> Collect for F {
+    fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
+        self(step, network)
+    }
+}
 
 impl Trainer {
     /// A trainer of `network` under `prior`, for runs of this extent; the first follows `path`.
@@ -75,6 +101,7 @@ impl Trainer {
     pub(super) fn new(
         mut network: Network,
         settings: Settings,
+        objective: Objective,
         prior: Option<ActivePrior>,
         path: Path,
         extent: &Extent,
@@ -88,18 +115,18 @@ impl Trainer {
             return Err(Error::invalid(format!("the pattern '{unused}' freezes no parameter"))
                 .hint("`priorfit inspect` lists the parameters' names"));
         }
-        let head = [HEAD_WEIGHT, HEAD_BIAS];
-        let trainable = state::trainable(network.model(), &head, prior.as_ref(), frozen);
+        let trainable = state::trainable(network.model(), objective.head(), prior.as_ref(), frozen);
         let recipe = Recipe {
             trainable: trainable.clone(),
             method: settings.optimizer.method(),
             clip: settings.clip.is_some(),
         };
-        let job = Job { settings: &settings, recipe, extent };
+        let job = Job { settings: &settings, objective, recipe, extent };
         let steps = memory::choose(&mut network, &job)?;
         network.set_forward_batch(steps.footprint.forward_batch);
         Ok(Trainer {
             network,
+            objective,
             trainable,
             prior,
             head_variance: settings.head_variance.unwrap_or(1.0),
@@ -142,7 +169,17 @@ impl Trainer {
     /// When the device fails.
     pub(super) fn weights(&self) -> Result<Weights> {
         let backbone = self.network.model().weights().map(|(name, _)| name);
-        self.network.weights(backbone.chain([HEAD_WEIGHT, HEAD_BIAS]))
+        self.network.weights(backbone.chain(self.objective.head().iter().copied()))
+    }
+
+    /// The leaves that steps change.
+    pub(super) fn changing(&self) -> Vec<Leaf> {
+        state::changing(&self.trainable, self.settings.optimizer.method())
+    }
+
+    /// Lets the run begin where another was when it was copied.
+    pub(super) fn resume(&mut self, shadow: Shadow) {
+        self.shadow = shadow;
     }
 
     /// Goes back to the weights `start`, without momentum, to follow `path` next.
@@ -175,8 +212,8 @@ impl Trainer {
         self.install()
     }
 
-    /// Makes all steps, epoch after epoch, from the weights `start`; predicts `validation` after
-    /// each epoch. Returns how it ended, and the weights then.
+    /// Makes all steps, epoch after epoch, from the weights `start`, or from where it resumes;
+    /// predicts `validation` after each epoch. Returns how it ended, and the weights then.
     pub(super) fn run(
         &mut self,
         train: &Dataset,
@@ -184,11 +221,11 @@ impl Trainer {
         start: &Weights,
         history: &mut Vec<Epoch>,
         observe: Observer<'_>,
-        after: AfterStep<'_>,
+        collect: &mut dyn Collect,
     ) -> Result<(Ending, Weights)> {
-        let mut done = 0;
+        let mut done = self.shadow.done;
         loop {
-            match self.run_from(&mut done, train, validation, history, observe, after) {
+            match self.run_from(&mut done, train, validation, history, observe, collect) {
                 Err(error) if error.kind() == Kind::Device => {
                     done = self.recover(error, start, history)?;
                 }
@@ -205,15 +242,15 @@ impl Trainer {
         validation: Option<&Dataset>,
         history: &mut Vec<Epoch>,
         observe: Observer<'_>,
-        after: AfterStep<'_>,
+        collect: &mut dyn Collect,
     ) -> Result<(Ending, Weights)> {
         let per_epoch = train.len().div_ceil(self.settings.batch_size).max(1);
         while *done < self.path.steps() {
-            self.take_shadow(*done, history.len())?;
+            self.take_shadow(*done, history.len(), collect)?;
             let epoch = *done / per_epoch;
             let count = per_epoch.min(self.path.steps() - *done);
             let range = *done..*done + count;
-            let (mut record, ending) = self.epoch(train, epoch, range, observe, after)?;
+            let (mut record, ending) = self.epoch(train, epoch, range, observe, collect)?;
             if let (Ending::Completed, Some(validation)) = (ending, validation) {
                 record.validation = self.validate(validation, observe)?;
             }
@@ -226,15 +263,18 @@ impl Trainer {
         Ok((Ending::Completed, self.weights()?))
     }
 
-    /// Keeps a copy of everything that steps change, if the device can fail and the last is old.
-    fn take_shadow(&mut self, done: usize, epochs: usize) -> Result<()> {
-        let is_old = done >= self.shadow.done + SHADOW_STEPS;
-        if self.network.engine().can_fail() && is_old && !self.plans.is_empty() {
-            let leaves = state::changing(&self.trainable, self.settings.optimizer.method());
+    /// Keeps a copy of everything that steps change, if steps were made since the last, and it is
+    /// wanted for every epoch, or the device can fail and the last is old.
+    fn take_shadow(&mut self, done: usize, epochs: usize, collect: &mut dyn Collect) -> Result<()> {
+        let is_old = done >= self.shadow.done + SHADOW_STEPS && self.network.engine().can_fail();
+        let is_due = is_old || (collect.wants_marks() && done > self.shadow.done);
+        if is_due && !self.plans.is_empty() {
+            let leaves = self.changing();
             let backend = self.network.backend();
             let copy = |leaf: Leaf| Ok((leaf.clone(), backend.get(&leaf)?));
             let values = leaves.into_iter().map(copy).collect::<Result<_>>()?;
             self.shadow = Shadow { done, epochs, values };
+            collect.mark(&self.shadow)?;
         }
         Ok(())
     }
@@ -263,13 +303,13 @@ impl Trainer {
     }
 
     /// The steps `range` of one epoch.
-    pub(super) fn epoch(
+    fn epoch(
         &mut self,
         train: &Dataset,
         epoch: usize,
         range: std::ops::Range<usize>,
         observe: Observer<'_>,
-        after: AfterStep<'_>,
+        collect: &mut dyn Collect,
     ) -> Result<(Epoch, Ending)> {
         let size = self.settings.batch_size;
         let batches = Batches::shuffled(train.len(), size, self.settings.seed, epoch as u64)?;
@@ -280,7 +320,7 @@ impl Trainer {
         for (step, batch) in range.clone().zip(batches.iter()) {
             let next = upcoming.next().filter(|_| step + 1 < range.end);
             let (loss, penalty) = self.step(train, batch, next, step)?;
-            after(step, &mut self.network)?;
+            collect.after(step, &mut self.network)?;
             sum += f64::from(loss) * batch.len() as f64;
             examples += batch.len();
             record.penalty = penalty;
@@ -313,7 +353,7 @@ impl Trainer {
         if self.filled != Some(step) {
             self.fill(train, batch, step)?;
         }
-        let last = self.launch(train, step)?;
+        let last = self.launch(train, batch.len(), step)?;
         if let Some(next) = next {
             self.fill(train, next, step + 1)?;
         }
@@ -329,26 +369,30 @@ impl Trainer {
         Ok((loss[0], penalty[0]))
     }
 
-    /// Hands the filled batch to the backend; the plan that ends the step.
-    fn launch(&mut self, train: &Dataset, step: usize) -> Result<PlanId> {
+    /// Hands a filled batch of `batch` examples to the backend; the plan that ends the step.
+    fn launch(&mut self, train: &Dataset, batch: usize, step: usize) -> Result<PlanId> {
         let numbers = self.numbers(train.len(), step);
-        let task = self.task()?.clone();
         let micro = self.footprint().micro_batch;
-        let image_len = self.network.preprocess().image_len();
         let input = self.network.input_name().to_string();
-        let targets_len = task.target_len(self.network.preprocess());
-        let all = task.counted(&self.targets, targets_len);
-        let images = self.images.chunks(micro * image_len);
+        let [images_len, targets_len] = [self.images.len(), self.targets.len()].map(|n| n / batch);
+        let task = self.network.task().cloned();
+        // What the loss is a mean over.
+        let counted = |targets: &[f32], size: usize| match &task {
+            Some(task) => task.counted(targets, targets_len),
+            None => size as f32,
+        };
+        let all = counted(&self.targets, batch).max(1.0);
         let backend = self.network.backend();
         let mut last = self.apply;
-        for (images, targets) in images.zip(self.targets.chunks(micro * targets_len)) {
-            let size = targets.len() / targets_len;
+        for start in (0..batch).step_by(micro) {
+            let size = micro.min(batch - start);
             let plan = self.plans[&size];
-            backend.write(plan, &input, images)?;
-            backend.write(plan, TARGETS, targets)?;
-            let counted = task.counted(targets, targets_len);
+            backend.write(plan, &input, &self.images[start * images_len..][..size * images_len])?;
+            let targets = &self.targets[start * targets_len..][..size * targets_len];
+            let counted = counted(targets, size);
+            write_known(backend, plan, TARGETS, targets)?;
             write_known(backend, plan, COUNTED, &[counted])?;
-            write_known(backend, plan, SHARE, &[counted / all.max(1.0)])?;
+            write_known(backend, plan, SHARE, &[counted / all])?;
             for (name, value) in &numbers {
                 write_known(backend, plan, name, value)?;
             }
@@ -368,15 +412,10 @@ impl Trainer {
     /// Fills images and targets of a batch.
     fn fill(&mut self, train: &Dataset, batch: &[usize], step: usize) -> Result<()> {
         self.filled = None;
-        let preprocess = self.network.preprocess();
-        self.images.resize(batch.len() * preprocess.image_len(), 0.0);
         let augmentation = self.settings.augment.at(self.settings.seed, step as u64);
-        let threads = self.network.threads();
-        train.fill(batch, preprocess, Some(&augmentation), &mut self.images, threads)?;
-        let task = self.network.task().ok_or_else(no_task)?;
-        self.targets.resize(batch.len() * task.target_len(preprocess), 0.0);
-        let targets = &mut self.targets;
-        task.fill_targets(train, batch, preprocess, Some(&augmentation), targets, threads)?;
+        let (objective, network) = (self.objective, &self.network);
+        objective.fill_images(train, batch, network, augmentation, &mut self.images)?;
+        objective.fill_targets(train, batch, network, augmentation, &mut self.targets)?;
         self.filled = Some(step);
         Ok(())
     }
@@ -439,15 +478,6 @@ impl Trainer {
             other => other.map(|evaluation| Some(evaluation.summary())),
         }
     }
-
-    fn task(&self) -> Result<&Task> {
-        self.network.task().ok_or_else(no_task)
-    }
-}
-
-#[cold]
-fn no_task() -> Error {
-    Error::internal("a network that is trained has a task")
 }
 
 /// Writes an input of a plan that has it: a step that trains only one group, or does not clip, or

@@ -17,7 +17,9 @@ use crate::threads::Threads;
 
 mod augment;
 mod batches;
+mod colour;
 mod decode;
+mod fingerprint;
 #[cfg(test)]
 mod fixtures;
 mod folder;
@@ -37,6 +39,7 @@ mod thumbnail;
 
 pub use augment::{Augment, Augmentation, Crop, Flip};
 pub use batches::{Batches, one_hot};
+pub use colour::Colour;
 use images::Images;
 use masks::Masks;
 pub use masks::{IGNORED, encode_grey, encode_mask};

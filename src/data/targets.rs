@@ -102,6 +102,18 @@ impl Targets {
         }
     }
 
+    /// What tells the target of a stored `row` from another.
+    pub(super) fn bytes(&self, row: usize, outputs: usize) -> Result<Vec<u8>> {
+        Ok(match self {
+            Targets::Classes(labels) => (labels[row] as u64).to_le_bytes().to_vec(),
+            Targets::Labels(values) | Targets::Numbers(values) => {
+                let row = &values[row * outputs..(row + 1) * outputs];
+                row.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
+            Targets::Masks(masks) => masks.load(row)?.pixels.into_owned(),
+        })
+    }
+
     /// Those of `rows` alone.
     pub(super) fn gather(&self, rows: &[usize], outputs: usize) -> Self {
         let select = |values: &Arc<[f32]>| {

@@ -12,6 +12,7 @@ mod evaluate;
 mod file;
 pub mod metrics;
 mod network;
+mod next;
 mod ood;
 mod parts;
 mod predictive;

@@ -12,8 +12,11 @@
 //!
 //! The head is linear in the features `[N, F]` (or `[N, C, H, W]`, averaged over space but for
 //! segmentation), so that each of these losses is convex in the head's weights.
+//!
+//! Without labels: a projector and the contrast of two views of each example.
 
 mod classification;
+mod contrast;
 mod multilabel;
 mod regression;
 mod segmentation;
@@ -23,6 +26,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use self::classification::cross_entropy;
+pub use self::contrast::{PROJECTOR, TEMPERATURE_MIN, new_projector, nt_xent, projector};
 pub use self::multilabel::binary_cross_entropy;
 pub use self::regression::{Standard, squared_error};
 pub use self::segmentation::{dense_head, pixel_cross_entropy};

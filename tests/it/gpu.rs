@@ -254,10 +254,10 @@ fn observers_hear_of_every_dispatch_once_and_in_order() {
     assert_eq!(seen, (0..gpu.plan(plan).dispatches().len()).collect::<Vec<_>>());
 }
 
-type Devices = Arc<Mutex<Vec<wgpu::Device>>>;
+pub type Devices = Arc<Mutex<Vec<wgpu::Device>>>;
 
 /// Options that note every device that is opened.
-fn watched() -> (Options, Devices) {
+pub fn watched() -> (Options, Devices) {
     let devices = Devices::default();
     let list = Arc::clone(&devices);
     let note = move |device: &wgpu::Device| list.lock().expect("a list").push(device.clone());
@@ -265,7 +265,7 @@ fn watched() -> (Options, Devices) {
 }
 
 /// Loses a device as a driver's reset or an unplugged GPU would.
-fn destroy_last(devices: &Devices) {
+pub fn destroy_last(devices: &Devices) {
     devices.lock().expect("a list").last().expect("a device").destroy();
 }
 
@@ -337,7 +337,7 @@ fn a_cross_validation_whose_device_is_lost_makes_the_same_choice() {
         adapt_with(settings, &engine, at)
     };
     let undisturbed = run(&|_| {});
-    // In the first fold's run of eight steps, and in the third's.
+    // In the first fold's run of nine steps, and in the third's.
     for loss in [5, 20] {
         let lost = AtomicUsize::new(0);
         let adapted = run(&|step| {

@@ -5,6 +5,7 @@ mod adapt;
 mod bindings;
 mod choice;
 mod cli;
+mod foreign;
 mod goldens;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -14,6 +15,7 @@ mod ops;
 mod posteriors;
 mod predictions;
 mod samplers;
+mod source;
 mod steps;
 mod sums;
 mod support;

@@ -150,10 +150,18 @@ fn calibration_makes_an_overconfident_posterior_honest_and_is_stored() {
     let folder = tempfile::tempdir().expect("a folder");
     calibrated.save(folder.path()).expect("saved");
     let loaded = Posterior::load(folder.path()).expect("loaded");
-    assert_eq!(loaded.description().calibration.as_ref(), Some(&fitted));
+    let stored = loaded.description().calibration.clone().expect("a calibration");
+    // A number's last digit may change on its way through JSON.
+    for (stored, fitted) in [
+        (stored.temperature, fitted.temperature),
+        (stored.sets.probability_min, fitted.sets.probability_min),
+    ] {
+        assert!((stored - fitted).abs() < 1e-12, "{stored} {fitted}");
+    }
+    assert_eq!(stored.abstention.map(|a| a.target), fitted.abstention.map(|a| a.target));
     let (after, p) = measure(&loaded);
     assert_eq!(after.accuracy, before.accuracy);
-    assert!(after.nll.mean < before.nll.mean - 0.1, "{} {}", after.nll.mean, before.nll.mean);
+    assert!(after.nll.mean < before.nll.mean / 2.0, "{} {}", after.nll.mean, before.nll.mean);
     let covered =
         p.rows().into_iter().zip(&labels).filter(|(row, y)| fitted.sets.set(*row).contains(y));
     // 0.9 less four standard errors, of the test's and of the held-out half.

@@ -159,8 +159,9 @@ enum Method {
     Sgld,
 }
 
+/// The largest norm of a gradient.
 #[derive(Clone, Copy)]
-struct Clip(Option<f32>);
+pub struct Clip(pub Option<f32>);
 
 impl FromStr for Clip {
     type Err = String;

@@ -54,7 +54,7 @@ pub struct Demo {
     #[arg(long, value_name = "V")]
     variance: Option<f64>,
     /// Training steps after the linear probe
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 60)]
     steps: usize,
 }
 
