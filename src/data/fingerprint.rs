@@ -9,9 +9,9 @@ use super::images::{Images, Picture};
 use crate::error::{Error, Result};
 
 impl Dataset {
-    /// SHA-256 over the examples in their order, as 64 lower-case hex digits: pixels of
-    /// arrays and targets; of files, their names, the names of their folders and their sizes, so that images
-    /// are not decoded and a data set may be moved.
+    /// SHA-256 over the examples in their order, as 64 lower-case hex digits: targets; pixels of
+    /// arrays; of image files, their names, the names of their folders and their sizes, so that
+    /// images are not decoded and a data set may be moved.
     ///
     /// # Errors
     /// When a file is not there.
