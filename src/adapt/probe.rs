@@ -60,7 +60,7 @@ pub(super) fn fit(
     one_hot(labels, classes, &mut targets)?;
     let rate = (1.0 / curvature(features)) as f32;
     let weight = (1.0 / (settings.head_variance * n as f64)) as f32;
-    let noise = Noise { seed: 0, examples: n };
+    let noise = Noise::new(0, n);
     let hyper = Optimizer::Sgd { momentum: MOMENTUM }.hyper(0, rate, weight, noise);
     let mut before = f32::INFINITY;
     for step in 0..settings.steps {

@@ -322,7 +322,7 @@ impl Trainer {
         let rate = s.learning_rate * s.schedule.factor(step, s.steps);
         let n = examples as f64;
         let scale = self.prior.as_ref().map_or(1.0, |prior| prior.scale);
-        let noise = Noise { seed: s.seed, examples };
+        let noise = Noise::new(s.seed, examples);
         let hyper = |weight: f64| s.optimizer.hyper(step, rate, weight as f32, noise).to_vec();
         [
             (Group::Backbone.hyper(), hyper(1.0 / (scale * n))),

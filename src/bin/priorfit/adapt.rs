@@ -301,7 +301,9 @@ impl Adapt {
             optimizer: match t.optimizer {
                 Method::Sgd => Optimizer::Sgd { momentum: t.momentum },
                 Method::Adamw => Optimizer::adamw(),
-                Method::Sgld => Optimizer::Sgld { temperature: t.temperature },
+                Method::Sgld => {
+                    Optimizer::Sgld { temperature: t.temperature, preconditioned: false }
+                }
             },
             learning_rate: t.lr,
             steps: match t.epochs {
