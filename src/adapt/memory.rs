@@ -113,8 +113,8 @@ fn too_small(cap: usize, smallest: usize) -> Error {
     let mebibytes = smallest.div_ceil(1 << 20);
     Error::invalid(message).hint(format!(
         "expected a cap of at least {smallest} bytes (--memory-cap {mebibytes}M); frozen \
-         parameters (--freeze), smaller images, a prior of lower rank, and sgd or sgld instead of \
-         adamw take less"
+         parameters (--freeze), smaller images, a prior of lower rank, sgd instead of adamw, and \
+         sgld instead of sghmc take less"
     ))
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! features of the frozen backbone → linear probe (the head alone, until its loss settles)
-//!   → all trainable weights by SGD, AdamW or SGLD under the prior
-//!   → posterior with one draw (the MAP; with SGLD, a sample)
+//!   → all trainable weights under the prior, by SGD or AdamW to a MAP, or by SGLD or SGHMC
+//!   → posterior with its draws: the MAP alone, states of chains, or draws around a MAP
 //! ```
 //!
 //! The façade adds no behaviour: all it does can be written with the lower levels' public calls. It
@@ -13,6 +13,7 @@
 
 mod glob;
 mod memory;
+mod posterior;
 mod probe;
 mod settings;
 mod source;
@@ -26,6 +27,8 @@ use serde::Serialize;
 
 pub use self::glob::matches as name_matches;
 pub use self::memory::Footprint;
+use self::posterior::{Drawn, Run};
+pub use self::posterior::{PosteriorKind, PosteriorSettings};
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
 pub use self::source::{SourceSettings, fit_prior};
 use self::trainer::Trainer;
@@ -57,7 +60,7 @@ pub enum Phase {
 pub struct Progress {
     /// What it is doing.
     pub phase: Phase,
-    /// Steps of this phase that are done.
+    /// Steps of this phase that are done, over all chains or members.
     pub step: usize,
     /// Steps of this phase in all.
     pub steps: usize,
@@ -82,7 +85,9 @@ pub type Observer<'a> = &'a mut dyn FnMut(Progress) -> Control;
 /// One pass over the training examples.
 #[derive(Clone, Debug, Serialize)]
 pub struct Epoch {
-    /// Counted from 1.
+    /// The chain, or the member of an ensemble, counted from 1.
+    pub chain: usize,
+    /// Of this chain, counted from 1.
     pub epoch: usize,
     /// Mean training loss over its examples.
     pub loss: f32,
@@ -117,6 +122,8 @@ pub enum Ending {
     Completed,
     /// The observer stopped it.
     Stopped,
+    /// A chain or a member of an ensemble diverged; there is what was good before it.
+    Diverged,
 }
 
 /// The result of an adaptation.
@@ -130,6 +137,8 @@ pub struct Adapted {
     pub history: Vec<Epoch>,
     /// How it ended.
     pub ending: Ending,
+    /// Why it diverged, if it did, which setting to change, and what was kept.
+    pub notice: Option<String>,
     /// What the last step ran on.
     pub ran_on: String,
     /// The memory it took.
@@ -210,14 +219,25 @@ impl Adapter {
             }
         };
         let mut history = Vec::new();
-        let (ending, end) = trainer.run(train, validation, &start, &mut history, observe)?;
-        let posterior = self.posterior(train, end, &history)?;
+        let approximation = posterior::approximation(&self.settings.posterior);
+        let Drawn { draws, ending, notice } = approximation.draw(&mut Run {
+            trainer: &mut trainer,
+            settings: &self.settings,
+            train,
+            validation,
+            start: &start,
+            history: &mut history,
+            observe,
+        })?;
+        let posterior = self.posterior(train, draws, &history)?;
+        let probe = self.posterior(train, vec![start], &[])?;
         Ok(Adapted {
             posterior: posterior.with_forward_batch(memory.forward_batch),
-            probe: self.posterior(train, start, &[])?.with_forward_batch(memory.forward_batch),
+            probe: probe.with_forward_batch(memory.forward_batch),
             memory,
             history,
             ending,
+            notice,
             ran_on: trainer.network_mut().backend().name(),
         })
     }
@@ -260,7 +280,12 @@ impl Adapter {
         probe::fit(&features, &labels, settings, self.engine.threads(), observe)
     }
 
-    fn posterior(&self, train: &Dataset, draw: Weights, history: &[Epoch]) -> Result<Posterior> {
+    fn posterior(
+        &self,
+        train: &Dataset,
+        draws: Vec<Weights>,
+        history: &[Epoch],
+    ) -> Result<Posterior> {
         let provenance = serde_json::json!({
             "settings": self.settings,
             "examples": train.len(),
@@ -274,7 +299,7 @@ impl Adapter {
             preprocess: self.preprocess.clone(),
             provenance,
         };
-        Posterior::new(description, Arc::clone(&self.model), vec![draw])
+        Posterior::new(description, Arc::clone(&self.model), draws)
     }
 }
 

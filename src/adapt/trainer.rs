@@ -14,14 +14,20 @@ use crate::posterior::Network;
 use crate::prior::Weights;
 use crate::step::{CLIP, Group, PENALTY, Recipe, SHARE, Trainable};
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS};
-use crate::update::Noise;
+use crate::update::{Noise, Optimizer, Schedule};
 
 /// Trains a network with a head.
 pub(super) struct Trainer {
     network: Network,
     settings: Settings,
+    optimizer: Optimizer,
+    leg: Leg,
     trainable: Vec<Trainable>,
     prior: Option<ActivePrior>,
+    /// Mean of the trainable backbone weights' variances under the prior, before its strength.
+    mean_variance: f64,
+    /// What the loss may not exceed, once a sampler's first is known.
+    loss_limit: Option<f32>,
     /// What is compiled and not loaded yet.
     steps: Steps,
     /// Loaded steps by their number of examples.
@@ -48,8 +54,54 @@ struct Shadow {
 /// Steps between shadows at least: a shadow reads all weights and moments from the device.
 const SHADOW_STEPS: usize = 50;
 
+/// A sampler's loss has exploded when it exceeds this multiple of its first, plus one nat.
+const EXPLODED: f32 = 10.0;
+
 /// Called after each step with its number.
 type AfterStep<'a> = &'a mut dyn FnMut(usize, &mut Network) -> Result<()>;
+
+/// One pass through all steps, of several in a run: a chain, or a member of an ensemble.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leg {
+    /// Counted from 0.
+    pub(super) number: usize,
+    /// Of how many.
+    pub(super) of: usize,
+    /// Decides its batches, augmentation and noise.
+    pub(super) seed: u64,
+    pub(super) schedule: Schedule,
+}
+
+impl Leg {
+    /// Leg `number` of `of`. Each has a seed of its own; the first has that of the run.
+    pub(super) fn new(number: usize, of: usize, settings: &Settings, schedule: Schedule) -> Self {
+        let seed = settings.seed.wrapping_add((number as u64) << 32);
+        Leg { number, of, seed, schedule }
+    }
+}
+
+/// What is kept of a leg besides its last weights. Where a device fails, steps are made again from
+/// the last shadow on, and so is this.
+pub(super) trait Collect {
+    /// Looks at the network after a step.
+    ///
+    /// # Errors
+    /// When its weights cannot be read or kept.
+    fn after(&mut self, step: usize, network: &mut Network) -> Result<()>;
+    /// A shadow is taken before the next step.
+    fn mark(&mut self);
+    /// Steps go on from the last mark, or from the first step if there was none.
+    fn restore(&mut self);
+}
+
+/// Keeps nothing.
+impl Collect for () {
+    fn after(&mut self, _step: usize, _network: &mut Network) -> Result<()> {
+        Ok(())
+    }
+    fn mark(&mut self) {}
+    fn restore(&mut self) {}
+}
 
 impl Trainer {
     /// A trainer of `network` under `prior` on `train` examples, with `validation` held out.
@@ -74,9 +126,11 @@ impl Trainer {
         }
         let head = [HEAD_WEIGHT, HEAD_BIAS];
         let trainable = state::trainable(network.model(), &head, prior.as_ref(), frozen);
+        let mean_variance = state::mean_variance(prior.as_ref(), &trainable)?;
+        let optimizer = settings.posterior.optimizer(settings.optimizer);
         let recipe = Recipe {
             trainable: trainable.clone(),
-            method: settings.optimizer.method(),
+            method: optimizer.method(),
             clip: settings.clip.is_some(),
         };
         let job = Job { settings: &settings, recipe, train, validation };
@@ -84,9 +138,13 @@ impl Trainer {
         network.set_forward_batch(steps.footprint.forward_batch);
         Ok(Trainer {
             network,
+            leg: Leg::new(0, 1, &settings, settings.schedule),
             settings,
+            optimizer,
             trainable,
             prior,
+            mean_variance,
+            loss_limit: None,
             steps,
             plans: HashMap::new(),
             apply: None,
@@ -107,6 +165,11 @@ impl Trainer {
         self.steps.footprint
     }
 
+    /// Names of the parameters that steps change.
+    pub(super) fn trained(&self) -> impl Iterator<Item = &str> {
+        self.trainable.iter().map(|t| t.name.as_str())
+    }
+
     /// All weights of the network in their present state.
     ///
     /// # Errors
@@ -116,44 +179,69 @@ impl Trainer {
         self.network.weights(backbone.chain([HEAD_WEIGHT, HEAD_BIAS]))
     }
 
-    /// Makes all steps, epoch after epoch, from the weights `start`; predicts `validation` after
-    /// each epoch. Returns how it ended, and the weights then.
+    /// Makes all steps of `leg`, epoch after epoch, from the weights `start`; predicts `validation`
+    /// after each epoch. Returns how it ended, and the weights then.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Diverged`] when a loss is not finite, or a sampler's explodes; `history` and
+    /// `collect` then hold what there was before.
     pub(super) fn run(
         &mut self,
-        train: &Dataset,
-        validation: Option<&Dataset>,
+        leg: Leg,
+        data: (&Dataset, Option<&Dataset>),
         start: &Weights,
         history: &mut Vec<Epoch>,
+        collect: &mut dyn Collect,
         observe: Observer<'_>,
     ) -> Result<(Ending, Weights)> {
-        let mut done = 0;
+        let earlier = history.len();
+        let (mut done, mut is_new) = (0, true);
         loop {
-            match self.run_from(&mut done, train, validation, history, observe) {
+            // A device may fail while a leg begins.
+            let outcome = match std::mem::take(&mut is_new) {
+                true => self.begin(leg, start),
+                false => Ok(()),
+            };
+            match outcome.and_then(|()| self.run_from(&mut done, data, history, collect, observe)) {
                 Err(error) if error.kind() == Kind::Device => {
-                    done = self.recover(error, start, history)?;
+                    done = self.recover(error, start)?;
+                    history.truncate(earlier + self.shadow.epochs);
+                    collect.restore();
                 }
                 other => return other,
             }
         }
     }
 
+    /// Makes ready for the first step of `leg` from the weights `start`.
+    fn begin(&mut self, leg: Leg, start: &Weights) -> Result<()> {
+        (self.leg, self.filled, self.loss_limit) = (leg, None, None);
+        self.shadow = Shadow::default();
+        if self.plans.is_empty() {
+            return self.network.set_weights(start);
+        }
+        let (trainable, method) = (&self.trainable, self.optimizer.method());
+        let backend = self.network.backend();
+        state::reset(backend, trainable, self.prior.as_ref(), method, start)
+    }
+
     /// Makes all steps from step `done` on, which begins an epoch.
     fn run_from(
         &mut self,
         done: &mut usize,
-        train: &Dataset,
-        validation: Option<&Dataset>,
+        (train, validation): (&Dataset, Option<&Dataset>),
         history: &mut Vec<Epoch>,
+        collect: &mut dyn Collect,
         observe: Observer<'_>,
     ) -> Result<(Ending, Weights)> {
         let per_epoch = train.len().div_ceil(self.settings.batch_size).max(1);
         while *done < self.settings.steps {
-            self.take_shadow(*done, history.len())?;
             let epoch = *done / per_epoch;
+            self.take_shadow(*done, epoch, collect)?;
             let count = per_epoch.min(self.settings.steps - *done);
             let range = *done..*done + count;
-            let (mut record, ending) =
-                self.epoch(train, epoch, range, observe, &mut |_, _| Ok(()))?;
+            let after: AfterStep<'_> = &mut |step, network| collect.after(step, network);
+            let (mut record, ending) = self.epoch(train, epoch, range, observe, after)?;
             if let (Ending::Completed, Some(validation)) = (ending, validation) {
                 record.validation = self.validate(validation, observe)?;
             }
@@ -167,14 +255,15 @@ impl Trainer {
     }
 
     /// Keeps a copy of everything that steps change, if the device can fail and the last is old.
-    fn take_shadow(&mut self, done: usize, epochs: usize) -> Result<()> {
+    fn take_shadow(&mut self, done: usize, epochs: usize, collect: &mut dyn Collect) -> Result<()> {
         let is_old = done >= self.shadow.done + SHADOW_STEPS;
         if self.network.engine().can_fail() && is_old && !self.plans.is_empty() {
-            let leaves = state::changing(&self.trainable, self.settings.optimizer.method());
+            let leaves = state::changing(&self.trainable, self.optimizer.method());
             let backend = self.network.backend();
             let copy = |leaf: Leaf| Ok((leaf.clone(), backend.get(&leaf)?));
             let values = leaves.into_iter().map(copy).collect::<Result<_>>()?;
             self.shadow = Shadow { done, epochs, values };
+            collect.mark();
         }
         Ok(())
     }
@@ -182,12 +271,7 @@ impl Trainer {
     /// Goes on elsewhere after `error`, from the last shadow, or from the start without one; what
     /// is made again is the same, since batches and noise depend on the step's number alone.
     /// Returns the number of the next step.
-    fn recover(
-        &mut self,
-        error: Error,
-        start: &Weights,
-        history: &mut Vec<Epoch>,
-    ) -> Result<usize> {
+    fn recover(&mut self, error: Error, start: &Weights) -> Result<usize> {
         let backend = self.network.backend();
         for (size, plan) in self.plans.drain() {
             self.steps.plans.insert(size, backend.plan(plan).clone());
@@ -197,7 +281,6 @@ impl Trainer {
         }
         self.network.fall_back(error, start)?;
         self.filled = None;
-        history.truncate(self.shadow.epochs);
         log::warn!("going on from step {} on {}", self.shadow.done, self.network.backend().name());
         Ok(self.shadow.done)
     }
@@ -212,8 +295,10 @@ impl Trainer {
         after: AfterStep<'_>,
     ) -> Result<(Epoch, Ending)> {
         let size = self.settings.batch_size;
-        let batches = Batches::shuffled(train.len(), size, self.settings.seed, epoch as u64)?;
-        let mut record = Epoch { epoch: epoch + 1, loss: 0.0, penalty: 0.0, validation: None };
+        let batches = Batches::shuffled(train.len(), size, self.leg.seed, epoch as u64)?;
+        let chain = self.leg.number + 1;
+        let mut record =
+            Epoch { chain, epoch: epoch + 1, loss: 0.0, penalty: 0.0, validation: None };
         let (mut sum, mut examples) = (0.0, 0);
         let mut ending = Ending::Completed;
         let mut upcoming = batches.iter().skip(1);
@@ -226,8 +311,8 @@ impl Trainer {
             record.penalty = penalty;
             let progress = Progress {
                 phase: Phase::Train,
-                step: step + 1,
-                steps: self.settings.steps,
+                step: self.leg.number * self.settings.steps + step + 1,
+                steps: self.leg.of * self.settings.steps,
                 loss: Some(loss),
                 penalty: Some(penalty),
             };
@@ -261,12 +346,25 @@ impl Trainer {
         let (mut loss, mut penalty) = ([0.0], [0.0]);
         backend.read(last, LOSS, &mut loss)?;
         backend.read(last, PENALTY, &mut penalty)?;
-        if !(loss[0] + penalty[0]).is_finite() {
-            let message = format!("step {}: loss {}, penalty {}", step + 1, loss[0], penalty[0]);
-            return Err(Error::new(Kind::Diverged, message)
-                .hint("lower --lr, or clip the gradient with --clip"));
-        }
+        self.check_loss(step, loss[0], penalty[0])?;
         Ok((loss[0], penalty[0]))
+    }
+
+    fn check_loss(&mut self, step: usize, loss: f32, penalty: f32) -> Result<()> {
+        let samples = self.optimizer.samples();
+        let is_finite = (loss + penalty).is_finite();
+        if is_finite && !samples {
+            return Ok(());
+        }
+        let limit = *self.loss_limit.get_or_insert(EXPLODED * (loss + 1.0));
+        if is_finite && loss <= limit {
+            return Ok(());
+        }
+        let message = format!("step {}: loss {loss}, penalty {penalty}", step + 1);
+        Err(Error::new(Kind::Diverged, message).hint(match samples {
+            true => "lower --lr, the sampler's step of time, or --temperature",
+            false => "lower --lr, or clip the gradient with --clip",
+        }))
     }
 
     /// Hands a filled batch of `batch` examples to the backend; the plan that ends the step.
@@ -306,7 +404,7 @@ impl Trainer {
         self.filled = None;
         let preprocess = self.network.preprocess();
         self.images.resize(batch.len() * preprocess.image_len(), 0.0);
-        let augmentation = self.settings.augment.at(self.settings.seed, step as u64);
+        let augmentation = self.settings.augment.at(self.leg.seed, step as u64);
         let threads = self.network.threads();
         train.fill(batch, preprocess, Some(&augmentation), &mut self.images, threads)?;
         let classes = train.classes().len();
@@ -318,15 +416,20 @@ impl Trainer {
 
     /// The numbers that a step on one of `examples` reads, by the names of their inputs.
     fn numbers(&self, examples: usize, step: usize) -> [(&'static str, Vec<f32>); 3] {
-        let s = &self.settings;
-        let rate = s.learning_rate * s.schedule.factor(step, s.steps);
+        let (s, schedule) = (&self.settings, self.leg.schedule);
+        let rate = s.learning_rate * schedule.factor(step, s.steps);
         let n = examples as f64;
         let scale = self.prior.as_ref().map_or(1.0, |prior| prior.scale);
-        let noise = Noise::new(s.seed, examples);
-        let hyper = |weight: f64| s.optimizer.hyper(step, rate, weight as f32, noise).to_vec();
+        let optimizer = match schedule.explores(step, s.steps) {
+            true => self.optimizer.without_noise(),
+            false => self.optimizer,
+        };
+        let head = Noise::new(self.leg.seed, examples);
+        let backbone = Noise { mean_variance: self.mean_variance, ..head };
+        let hyper = |weight: f64, noise| optimizer.hyper(step, rate, weight as f32, noise).to_vec();
         [
-            (Group::Backbone.hyper(), hyper(1.0 / (scale * n))),
-            (Group::Head.hyper(), hyper(1.0 / (s.head_variance * n))),
+            (Group::Backbone.hyper(), hyper(1.0 / (scale * n), backbone)),
+            (Group::Head.hyper(), hyper(1.0 / (s.head_variance * n), head)),
             (CLIP, vec![s.clip.unwrap_or(f32::INFINITY)]),
         ]
     }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::file::DRAWS_MAX;
+pub use self::file::DrawPrecision;
 pub use self::network::{FORWARD_BATCH, Network, Progress};
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
@@ -21,7 +23,7 @@ use crate::onnx::Model;
 use crate::prior::Weights;
 
 /// The version of the folder's format that this crate reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What is known of a posterior besides its weights; stored as JSON beside them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -28,7 +28,7 @@ use std::sync::OnceLock;
 use crate::error::{Context, Error, Result};
 use crate::tensor::{Shape, Tensor};
 
-use cholesky::Cholesky;
+pub(crate) use cholesky::Cholesky;
 
 pub use file::HEADER_BYTES_MAX;
 pub use fit::Moments;

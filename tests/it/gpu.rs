@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use priorfit::Result;
-use priorfit::adapt::{Adapted, Adapter, Control, Phase, Progress, Settings};
+use priorfit::adapt::{
+    Adapted, Adapter, Control, Phase, PosteriorKind, PosteriorSettings, Progress, Settings,
+};
 use priorfit::backend::gpu::{Device, Gpu, Options, requirements, wgpu};
 use priorfit::backend::{Backend, Engine, PlanId};
 use priorfit::data::{Dataset, Preprocess, Statistics};
@@ -444,8 +446,12 @@ const STEPS: usize = 70;
 /// Relative drift of weights over [`STEPS`] steps from starts that differ by rounding.
 const DRIFT: f64 = 2e-3;
 
-/// A run on `engine` that calls `at` before each step.
+/// A run to the MAP on `engine` that calls `at` before each step.
 fn adapt(engine: &Engine, at: &dyn Fn(usize)) -> Adapted {
+    approximate(engine, PosteriorSettings::default(), at)
+}
+
+fn approximate(engine: &Engine, posterior: PosteriorSettings, at: &dyn Fn(usize)) -> Adapted {
     let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
     let model = Arc::new(model.cut_at_features(None).expect("its features"));
     let prior = Prior::load(&repository("models/demo/prior.safetensors")).expect("the prior");
@@ -453,7 +459,11 @@ fn adapt(engine: &Engine, at: &dyn Fn(usize)) -> Adapted {
     let (train, _) = digits.few(3, 2).expect("twenty examples");
     let input =
         Preprocess::new(1, 16, 16).normalised(Statistics { mean: vec![0.31], std: vec![0.37] });
-    let settings = Settings { steps: STEPS, batch_size: 8, probe_steps: 50, ..Settings::default() };
+    let defaults = Settings::default();
+    let samples = posterior.optimizer(defaults.optimizer).samples();
+    let clip = defaults.clip.filter(|_| !samples);
+    let (steps, batch_size, probe_steps) = (STEPS, 8, 50);
+    let settings = Settings { posterior, steps, batch_size, probe_steps, clip, ..defaults };
     let adapter = Adapter::new(model, input, engine).with_prior(prior).expect("its prior");
     let adapter = adapter.with_settings(settings).expect("settings");
     let mut observe = |progress: Progress| {
@@ -466,7 +476,33 @@ fn adapt(engine: &Engine, at: &dyn Fn(usize)) -> Adapted {
 }
 
 fn weights(adapted: &Adapted) -> Vec<f32> {
-    adapted.posterior.draws()[0].values().flat_map(|w| w.iter().copied()).collect()
+    let draws = adapted.posterior.draws().iter();
+    draws.flat_map(|draw| draw.values().flat_map(|w| w.iter().copied())).collect()
+}
+
+#[test]
+fn draws_that_a_lost_device_took_are_made_again_bit_for_bit() {
+    let Some(adapter) = adapter() else { return };
+    let (options, devices) = watched();
+    let engine = Engine::gpu(adapter, options, Arc::new(Threads::new(2)));
+    for kind in [PosteriorKind::Sghmc, PosteriorKind::Swag] {
+        let (draws, chains) = (Some(8), 2);
+        let posterior = PosteriorSettings { draws, chains, ..PosteriorSettings::of(kind) };
+        let undisturbed = approximate(&engine, posterior, &|_| {});
+        assert_eq!(undisturbed.posterior.draws().len(), 8);
+        // Between two draws after the first chain's shadow, and before the second chain's.
+        for loss in [65, STEPS + 5] {
+            let lost = AtomicUsize::new(0);
+            let adapted = approximate(&engine, posterior, &|step| {
+                if step == loss && lost.fetch_add(1, Ordering::Relaxed) == 0 {
+                    destroy_last(&devices);
+                }
+            });
+            assert!(lost.load(Ordering::Relaxed) > 0, "the device was lost");
+            assert!(weights(&adapted) == weights(&undisturbed), "{kind:?}, lost at step {loss}");
+            assert_eq!(adapted.history.len(), undisturbed.history.len());
+        }
+    }
 }
 
 #[test]

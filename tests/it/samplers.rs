@@ -12,7 +12,7 @@ mod linear;
 
 use std::sync::Arc;
 
-use priorfit::adapt::{PriorKind, Settings};
+use priorfit::adapt::{PosteriorKind, PosteriorSettings, PriorKind, Settings};
 use priorfit::backend::cpu::Cpu;
 use priorfit::backend::{Backend, PlanId};
 use priorfit::graph::{Graph, LeafKind, MatMul, PriorTerm, ValueId};
@@ -33,10 +33,8 @@ const PRIOR_WEIGHT: f32 = 0.5;
 
 /// Standard errors that an estimate may be off; that the seed is fixed makes it a constant.
 const ERRORS: f64 = 4.5;
-/// Chains beside each other.
-const CHAINS: usize = 40_009;
 /// Draws of each chain.
-const LOOKS: usize = 6;
+const LOOKS: usize = 4;
 /// The share of its start that a chain may remember at a draw.
 const FORGOTTEN: f64 = 1e-4;
 
@@ -71,11 +69,12 @@ fn cpu() -> Box<dyn Backend> {
     Box::new(Cpu::new(Arc::new(Threads::new(2))))
 }
 
-/// Runs `test` on a new backend of each kind that there is.
-fn on_each(mut test: impl FnMut(&str, Box<dyn Backend>)) {
-    test("processor", cpu());
+/// Runs `test` on a new backend of each kind that there is, with a number of chains that run beside
+/// each other: fewer on a GPU, which may be one in software.
+fn on_each(mut test: impl FnMut(&str, usize, Box<dyn Backend>)) {
+    test("processor", 20_011, cpu());
     if let Some(gpu) = gpu() {
-        test("GPU", gpu);
+        test("GPU", 5003, gpu);
     }
 }
 
@@ -274,11 +273,11 @@ fn rows() -> Vec<Row> {
 #[test]
 fn samplers_have_the_stationary_variance_of_their_step_on_a_quadratic() {
     for (optimizer, rate, curvature, precision, want) in rows() {
-        on_each(|device, backend| {
+        on_each(|device, chains, backend| {
             let term = if precision > 0.0 { PriorTerm::Diagonal } else { PriorTerm::None };
-            let mut sampler = Sampler::quadratic(backend, CHAINS, optimizer, term, curvature);
+            let mut sampler = Sampler::quadratic(backend, chains, optimizer, term, curvature);
             if precision > 0.0 {
-                sampler.set("prior.precision/theta", &vec![precision; CHAINS]);
+                sampler.set("prior.precision/theta", &vec![precision; chains]);
             }
             let weight = if precision > 0.0 { f64::from(PRIOR_WEIGHT) } else { 0.0 };
             let case = Linear {
@@ -301,7 +300,7 @@ fn samplers_have_the_stationary_variance_of_their_step_on_a_quadratic() {
                     sum += squares(&sampler.theta());
                 }
             }
-            let count = (CHAINS * LOOKS) as f64;
+            let count = (chains * LOOKS) as f64;
             let scale = EXAMPLES as f64 / temperature(optimizer);
             let got = sum / count * scale;
             let error = (got / want - 1.0).abs() / (2.0 / count).sqrt();
@@ -315,8 +314,8 @@ fn samplers_have_the_stationary_variance_of_their_step_on_a_quadratic() {
                 Optimizer::Sghmc { friction: 0.5, .. } => 1.0 / 7.0,
                 _ => return,
             };
-            let got = squares(&sampler.get(LeafKind::State, "m/theta")) / CHAINS as f64 * scale;
-            let error = (got / velocity - 1.0).abs() / (2.0 / CHAINS as f64).sqrt();
+            let got = squares(&sampler.get(LeafKind::State, "m/theta")) / chains as f64 * scale;
+            let error = (got / velocity - 1.0).abs() / (2.0 / chains as f64).sqrt();
             assert!(error < ERRORS, "{scene}: velocities {got}, not {velocity}");
         });
     }
@@ -370,10 +369,10 @@ fn correlated_weights_have_the_mean_and_covariance_of_the_posterior() {
             let off = (stationary[i][j] - posterior[i][j]).abs() / size;
             assert!(off < BIAS, "{optimizer:?}: {stationary:?}, not {posterior:?}");
         }
-        on_each(|device, backend| {
-            let mut sampler = Sampler::pairs(backend, CHAINS / 2, optimizer, &case);
+        on_each(|device, chains, backend| {
+            let mut sampler = Sampler::pairs(backend, chains, optimizer, &case);
             let got = sampler.pair_moments(&case);
-            let count = (CHAINS / 2 * LOOKS) as f64;
+            let count = (chains * LOOKS) as f64;
             check_moments(
                 got,
                 (case.mode(), stationary),
@@ -398,10 +397,10 @@ fn a_gaussian_is_sampled_with_the_bias_of_each_of_its_eigenvalues() {
             [0, 1].map(|j| p[i][j] - case.rate / damping * (p[i][0] * p[0][j] + p[i][1] * p[1][j]))
         });
         let want = linear::inverse(biased).map(|row| row.map(|x| case.temperature * x));
-        on_each(|device, backend| {
-            let mut sampler = Sampler::pairs(backend, CHAINS / 2, optimizer, &case);
+        on_each(|device, chains, backend| {
+            let mut sampler = Sampler::pairs(backend, chains, optimizer, &case);
             let got = sampler.pair_moments(&case);
-            let count = (CHAINS / 2 * LOOKS) as f64;
+            let count = (chains * LOOKS) as f64;
             check_moments(got, (case.centre, want), count, &format!("{device}: {optimizer:?}"));
         });
     }
@@ -458,11 +457,11 @@ fn sequential_updates_are_one_update_by_all_data() {
             let damping = 2.0 + 2.0 * case.beta + RATE / (n * variance);
             let variance = want_variance / (1.0 - RATE * a / damping);
             let covariance = [[variance, 0.0], [0.0, variance]];
-            on_each(|device, backend| {
-                let mut sampler = Sampler::pairs(backend, CHAINS / 2, optimizer, &case);
+            on_each(|device, chains, backend| {
+                let mut sampler = Sampler::pairs(backend, chains, optimizer, &case);
                 sampler.noise.examples = data.len();
                 let got = sampler.pair_moments(&case);
-                let count = (CHAINS / 2 * LOOKS) as f64;
+                let count = (chains * LOOKS) as f64;
                 let scene = format!("{device}: {optimizer:?}, {data:?} under N({mean}, ..)");
                 check_moments(got, ([want_mean; 2], covariance), count, &scene);
             });
@@ -480,7 +479,7 @@ fn without_temperature_samplers_end_in_the_mode() {
             // At this rate the prior's stiffness rp is 50.
             let stiff = Linear { variance: [1e-3, 0.8], ..pair(optimizer, 0.1) };
             let case = Linear { factor, ..stiff };
-            on_each(|device, backend| {
+            on_each(|device, _, backend| {
                 let mut sampler = Sampler::pairs(backend, 1, optimizer, &case);
                 for step in 0..case.memory(1e-8) {
                     sampler.step(step, case.rate, case.weight);
@@ -517,7 +516,7 @@ fn under_a_low_rank_prior_draws_come_from_it() {
             assert!(off < share, "{optimizer:?} {i}{j}: {want:?}, not {prior:?}");
         }
         // All weights share the K projections, so chains cannot run beside each other.
-        on_each(|device, backend| {
+        on_each(|device, _, backend| {
             let steps = if device == "GPU" { 10_000 } else { 120_000 };
             let mut sampler = Sampler::pairs(backend, 1, optimizer, &case);
             let mut moments = Moments::default();
@@ -579,10 +578,15 @@ fn noise_repeats_for_a_seed_and_differs_between_seeds_steps_and_parameters() {
 
 #[test]
 fn sampling_with_a_clipped_gradient_is_refused() {
-    let optimizer = sgld(1.0);
-    let settings =
-        |clip| Settings { prior: PriorKind::None, optimizer, clip, ..Settings::default() };
-    settings(None).check(false).expect("sound settings");
-    let error = settings(Some(2.0)).check(false).expect_err("clipping biases the sampler");
-    assert!(error.to_string().contains("--clip none"), "{error}");
+    let settings = |kind, clip| Settings {
+        prior: PriorKind::None,
+        posterior: PosteriorSettings::of(kind),
+        clip,
+        ..Settings::default()
+    };
+    for kind in [PosteriorKind::Sgld, PosteriorKind::Sghmc] {
+        settings(kind, None).check(false).expect("sound settings");
+        let error = settings(kind, Some(2.0)).check(false).expect_err("clipping is a bias");
+        assert!(error.to_string().contains("--clip none"), "{error}");
+    }
 }

@@ -1,0 +1,276 @@
+//! From a trained start to draws: one trait, and one file for each way of approximating the
+//! posterior.
+//!
+//! | kind | what it costs | what its draws are |
+//! |---|---|---|
+//! | MAP | one run | its end |
+//! | SGLD, SGHMC | one run for each chain | states of the chains |
+//! | SWAG | one run for each chain | from a Gaussian around the second half of the run |
+//! | Laplace | one run, and a pass over the examples | the MAP with heads from a Gaussian |
+//! | ensemble | one run for each draw | the ends of the runs |
+
+mod eigen;
+mod ensemble;
+mod langevin;
+mod laplace;
+mod map;
+mod swag;
+
+use serde::{Deserialize, Serialize};
+
+use self::ensemble::Ensemble;
+use self::langevin::Langevin;
+use self::laplace::Laplace;
+use self::map::Map;
+use self::swag::Swag;
+use super::settings::Settings;
+use super::trainer::{Collect, Leg, Trainer};
+use super::{Ending, Epoch, Observer};
+use crate::data::Dataset;
+use crate::error::{Error, Kind, Result};
+use crate::posterior::DRAWS_MAX;
+use crate::prior::Weights;
+use crate::update::{Optimizer, Schedule};
+
+/// How the posterior is approximated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PosteriorKind {
+    /// Its mode: one draw.
+    #[default]
+    Map,
+    /// Chains of stochastic gradient Langevin dynamics (Welling and Teh 2011).
+    Sgld,
+    /// Chains of stochastic gradient Hamiltonian Monte Carlo (Chen et al. 2014).
+    Sghmc,
+    /// A Gaussian, diagonal plus low rank, fitted to the states that SGD at a constant rate passes
+    /// through (Maddox et al. 2019); a mixture of them with several chains.
+    Swag,
+    /// A Gaussian of the head's weights with the curvature at the MAP, the backbone's held there
+    /// (Daxberger et al. 2021): exact, or Kronecker-factored where the head is large.
+    Laplace,
+    /// The MAP several times from different heads, in different orders (Lakshminarayanan et al.
+    /// 2017).
+    Ensemble,
+}
+
+/// Which approximation of the posterior, and how much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PosteriorSettings {
+    /// Which approximation.
+    pub kind: PosteriorKind,
+    /// Draws of all chains together; none takes the kind's own number: 1 for the MAP, 5 for an
+    /// ensemble, 12 for chains, 20 for SWAG and Laplace.
+    pub draws: Option<usize>,
+    /// Runs of SGLD, SGHMC or SWAG, each of [`Settings::steps`] steps with a seed of its own.
+    pub chains: usize,
+    /// Cycles of a chain of SGLD or SGHMC: in each the rate falls from its base to 0, the first
+    /// quarter adds no noise, and draws are spread over the rest (Zhang et al. 2020). 0 keeps the
+    /// rate constant; then draws are spread over the second half of the chain.
+    pub cycles: usize,
+    /// T: draws of SGLD, SGHMC, SWAG and Laplace are from the posterior to the power 1/T.
+    pub temperature: f32,
+    /// α in (0, 1], the share of the velocity that a step of SGHMC loses.
+    pub friction: f32,
+    /// Whether the step of SGLD or SGHMC is proportional to a weight's variance under the prior.
+    pub precondition: bool,
+}
+
+impl Default for PosteriorSettings {
+    fn default() -> Self {
+        PosteriorSettings {
+            kind: PosteriorKind::Map,
+            draws: None,
+            chains: 1,
+            cycles: 1,
+            temperature: 1.0,
+            friction: 0.1,
+            precondition: false,
+        }
+    }
+}
+
+impl PosteriorSettings {
+    /// The default settings of this kind.
+    pub fn of(kind: PosteriorKind) -> Self {
+        PosteriorSettings { kind, ..PosteriorSettings::default() }
+    }
+
+    /// Number of draws.
+    pub fn draws(&self) -> usize {
+        self.draws.unwrap_or(match self.kind {
+            PosteriorKind::Map => 1,
+            PosteriorKind::Ensemble => 5,
+            PosteriorKind::Sgld | PosteriorKind::Sghmc => 12,
+            PosteriorKind::Swag | PosteriorKind::Laplace => 20,
+        })
+    }
+
+    /// What changes the weights: the sampler, or `optimizer` where none is wanted.
+    pub fn optimizer(&self, optimizer: Optimizer) -> Optimizer {
+        let Self { kind, temperature, friction, precondition: preconditioned, .. } = *self;
+        match kind {
+            PosteriorKind::Sgld => Optimizer::Sgld { temperature, preconditioned },
+            PosteriorKind::Sghmc => Optimizer::Sghmc { temperature, friction, preconditioned },
+            _ => optimizer,
+        }
+    }
+
+    /// The draws of chain `number`: all chains together have [`PosteriorSettings::draws`].
+    fn draws_of(&self, number: usize) -> usize {
+        let (draws, chains) = (self.draws(), self.chains);
+        draws / chains + usize::from(number < draws % chains)
+    }
+
+    /// Checks every setting, for runs of `steps` steps.
+    ///
+    /// # Errors
+    /// Names the one that is out of its range.
+    pub fn check(&self, steps: usize) -> Result<()> {
+        let expect = |holds: bool, message: String, expected: &str| match holds {
+            true => Ok(()),
+            false => Err(Error::invalid(message).hint(format!("expected {expected}"))),
+        };
+        let draws = self.draws();
+        let is_one = self.kind != PosteriorKind::Map || draws == 1;
+        expect(is_one, format!("a MAP of {draws} draws"), "1, or another --posterior")?;
+        expect((1..=DRAWS_MAX).contains(&draws), format!("{draws} draws"), "1 to 10 000")?;
+        let chains = format!("{} chains for {draws} draws", self.chains);
+        expect((1..=draws).contains(&self.chains), chains, "1 to the number of draws")?;
+        Optimizer::Sghmc {
+            temperature: self.temperature,
+            friction: self.friction,
+            preconditioned: self.precondition,
+        }
+        .check()?;
+        match self.kind {
+            PosteriorKind::Sgld | PosteriorKind::Sghmc => self.check_steps(steps),
+            _ => Ok(()),
+        }
+    }
+
+    /// A chain of `steps` steps has room for its draws.
+    fn check_steps(&self, steps: usize) -> Result<()> {
+        let wanted = self.draws_of(0);
+        let found = (0..steps).filter(|&step| langevin::is_due(self, step, steps)).count();
+        if found >= wanted {
+            return Ok(());
+        }
+        let message =
+            format!("{steps} steps in {} cycles have room for {found} draws", self.cycles);
+        Err(Error::invalid(format!("{message} of a chain, not {wanted}"))
+            .hint("raise --steps, or lower --draws or --cycles"))
+    }
+}
+
+/// A way to draw from the posterior.
+pub(super) trait Approximation {
+    /// Makes the draws, at least one.
+    ///
+    /// # Errors
+    /// When the data cannot be read, the device fails, or training diverges before there is
+    /// anything to keep.
+    fn draw(&self, run: &mut Run<'_, '_>) -> Result<Drawn>;
+}
+
+/// The approximation that the settings ask for.
+pub(super) fn approximation(settings: &PosteriorSettings) -> Box<dyn Approximation> {
+    let settings = *settings;
+    match settings.kind {
+        PosteriorKind::Map => Box::new(Map),
+        PosteriorKind::Sgld | PosteriorKind::Sghmc => Box::new(Langevin { settings }),
+        PosteriorKind::Swag => Box::new(Swag { settings }),
+        PosteriorKind::Laplace => Box::new(Laplace { settings }),
+        PosteriorKind::Ensemble => Box::new(Ensemble { settings }),
+    }
+}
+
+/// What an approximation works with.
+pub(super) struct Run<'a, 'o> {
+    pub(super) trainer: &'a mut Trainer,
+    pub(super) settings: &'a Settings,
+    pub(super) train: &'a Dataset,
+    pub(super) validation: Option<&'a Dataset>,
+    /// Where training of all weights starts.
+    pub(super) start: &'a Weights,
+    /// All legs so far.
+    pub(super) history: &'a mut Vec<Epoch>,
+    pub(super) observe: Observer<'o>,
+}
+
+/// What an approximation made.
+pub(super) struct Drawn {
+    pub(super) draws: Vec<Weights>,
+    pub(super) ending: Ending,
+    /// Why training ended early, if it diverged.
+    pub(super) notice: Option<String>,
+}
+
+/// How one leg ended.
+enum Outcome {
+    /// With these weights, after all steps or because the observer stopped it.
+    Ended(Ending, Weights),
+    /// Its loss exploded; what was collected before stands.
+    Diverged(Error),
+}
+
+impl Run<'_, '_> {
+    /// Leg `number` of `of`, from `start`.
+    fn leg(
+        &mut self,
+        [number, of]: [usize; 2],
+        schedule: Schedule,
+        start: &Weights,
+        collect: &mut dyn Collect,
+    ) -> Result<Outcome> {
+        let leg = Leg::new(number, of, self.settings, schedule);
+        let data = (self.train, self.validation);
+        match self.trainer.run(leg, data, start, self.history, collect, &mut *self.observe) {
+            Ok((ending, end)) => Ok(Outcome::Ended(ending, end)),
+            Err(error) if error.kind() == Kind::Diverged => Ok(Outcome::Diverged(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A single leg, by the settings' own schedule.
+    fn map(&mut self) -> Result<(Ending, Weights)> {
+        match self.leg([0, 1], self.settings.schedule, self.start, &mut ())? {
+            Outcome::Ended(ending, end) => Ok((ending, end)),
+            Outcome::Diverged(error) => Err(error),
+        }
+    }
+}
+
+impl Drawn {
+    fn new(draws: Vec<Weights>, ending: Ending) -> Self {
+        Drawn { draws, ending, notice: None }
+    }
+
+    /// What there is after `error`: the draws so far, or else `last_good`.
+    fn diverged(mut draws: Vec<Weights>, last_good: &Weights, error: Error) -> Self {
+        let kept = match draws.len() {
+            0 => "the weights it started from are kept".to_string(),
+            1 => "the draw before it is kept".to_string(),
+            count => format!("the {count} draws before it are kept"),
+        };
+        if draws.is_empty() {
+            draws.push(last_good.clone());
+        }
+        Drawn { draws, ending: Ending::Diverged, notice: Some(format!("{error}; {kept}")) }
+    }
+}
+
+/// Whether all weights are finite: the last step can spoil them without a loss that tells.
+fn check_finite(weights: &Weights, step: usize) -> Result<()> {
+    match weights.iter().find(|(_, w)| w.iter().any(|x| !x.is_finite())) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let message = format!("step {}: parameter '{name}' is not finite", step + 1);
+            Err(Error::new(Kind::Diverged, message).hint("lower --lr, or --temperature"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
