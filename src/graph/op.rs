@@ -295,13 +295,13 @@ impl Pool2d {
 /// ```
 ///
 /// is what the step, the implicit part of the prior with it, must add for the prior alone to be
-/// sampled exactly at any stiffness h. Where no prior acts, σ² = 2(1-β)rT/N is that of Chen et al.
-/// 2014 for the friction 1-β. On a quadratic loss of curvature a beside a prior of precision p = w/d
-/// the weights have the variance (T/N) / ((a+p)(1 - rᵢa/(2+2β+h))).
+/// sampled exactly at any stiffness h. Where no prior acts, σᵢ² = 2(1-β)rT/N is that of Chen et al.
+/// 2014 for the friction 1-β. On a quadratic loss of curvature a beside a prior of precision
+/// p = w/d the weights have the variance (T/N) / ((a+p)(1 - rᵢa/(2+2β+h))).
 ///
 /// ξ comes from the counters of [`crate::rng`]: with b = ⌊i/4⌋, element i of θ takes number i - 4b
-/// of the four normals of `Key::new(seed, Stream::Noise).normals(step, lane·2³² + b)`; seed and step
-/// are in `hyper`.
+/// of the four normals of `Key::new(seed, Stream::Noise).normals(step, lane·2³² + b)`; seed and
+/// step are in `hyper`.
 ///
 /// Operands, in order: `theta, grad, hyper, grad_scale`, the moments (`m` for SGD and SGHMC, `m, v`
 /// for AdamW), then by prior: isotropic: `mean` if centred (d⁻¹ = 1); diagonal: `mean, precision`;

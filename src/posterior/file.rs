@@ -11,8 +11,8 @@
 //! | `scale/<parameter>` | F32, `[1]` | a power of two that F16 differences are multiplied by |
 //!
 //! The metadata `draws` is their number, counted from 0. Every number MUST be finite, and every
-//! tensor have its parameter's shape. So weights that do not differ take no space: those of one draw
-//! are its base, and those of a last-layer approximation are one network and a head for each draw.
+//! tensor have its parameter's shape. So weights that do not differ take no space: those of one
+//! draw are its base, and those of a last-layer approximation one network and a head for each draw.
 //!
 //! A single draw comes back bit for bit. Of several, a weight θ = base + δ comes back within
 //! 2⁻²⁴(|θ| + |δ|) in F32; in F16 within another 2⁻¹¹|δ| + 2⁻³⁹ max|δ|, the maximum being over the
@@ -192,8 +192,8 @@ impl Parts {
     }
 }
 
-/// The power of two that brings `largest` to 2¹⁴..2¹⁵, which leaves the smallest differences as much
-/// room as there is above the numbers that half precision holds with fewer digits.
+/// The power of two that brings `largest` to 2¹⁴..2¹⁵, which leaves the smallest differences as
+/// much room as there is above the numbers that half precision holds with fewer digits.
 fn half_scale(largest: f32) -> f32 {
     // A scale below what f32 holds with all its digits would divide by zero.
     (largest.log2().floor() - 14.0).max(-126.0).exp2()

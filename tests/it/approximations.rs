@@ -48,12 +48,13 @@ fn input() -> Preprocess {
     Preprocess::new(1, 16, 16).normalised(statistics)
 }
 
-/// Settings of an approximation with this many draws, short and without clipping.
+/// Settings of an approximation with this many draws, short, without clipping, and cold: fifty
+/// examples leave a posterior so wide that few draws of it predict badly.
 fn settings(kind: PosteriorKind, draws: usize) -> Settings {
     let draws = Some(if kind == PosteriorKind::Map { 1 } else { draws });
     Settings {
         prior: PriorKind::Isotropic,
-        posterior: PosteriorSettings { draws, ..PosteriorSettings::of(kind) },
+        posterior: PosteriorSettings { draws, temperature: 0.01, ..PosteriorSettings::of(kind) },
         clip: None,
         steps: 24,
         batch_size: 10,
@@ -132,11 +133,12 @@ fn laplace_draws_share_everything_but_the_head() {
 fn without_temperature_draws_do_not_spread() {
     let fixture = fixture();
     let (train, _) = fixture.few(3);
-    let cold = |kind| {
+    let at = |kind, temperature| {
         let mut settings = settings(kind, 3);
-        settings.posterior.temperature = 0.0;
+        settings.posterior.temperature = temperature;
         fixture.fit(&train, settings).posterior
     };
+    let cold = |kind| at(kind, 0.0);
     let map = fixture.fit(&train, settings(PosteriorKind::Map, 1)).posterior;
     for draw in cold(PosteriorKind::Laplace).draws() {
         assert!(*draw == map.draws()[0], "the MAP");
@@ -152,8 +154,7 @@ fn without_temperature_draws_do_not_spread() {
                 .zip(&last[HEAD_WEIGHT])
                 .fold(0.0f32, |most, (a, b)| most.max((a - b).abs()))
         };
-        let (cold, warm) =
-            (spread(&cold(kind)), spread(&fixture.fit(&train, settings(kind, 3)).posterior));
+        let (cold, warm) = (spread(&cold(kind)), spread(&at(kind, 1.0)));
         assert!(cold < 0.2 * warm, "{kind:?}: {cold} and {warm}");
     }
 }
@@ -244,6 +245,53 @@ fn progress_counts_over_all_chains_and_a_stop_keeps_their_draws() {
     }
 }
 
+/// Draws that a lost device took with it are made again bit for bit.
+#[cfg(feature = "gpu")]
+#[test]
+fn draws_survive_the_loss_of_a_device() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use priorfit::backend::Engine;
+
+    use crate::gpu::{destroy_last, watched};
+    use crate::support::gpu::adapter;
+    // The first shadow of a chain is taken after 50 steps.
+    const STEPS: usize = 70;
+    let Some(adapter) = adapter() else { return };
+    let (options, devices) = watched();
+    let engine = Engine::gpu(adapter, options, Arc::new(Threads::new(2)));
+    let fixture = fixture();
+    let (train, _) = fixture.few(2);
+    for kind in [PosteriorKind::Sghmc, PosteriorKind::Swag] {
+        let mut settings = Settings { steps: STEPS, batch_size: 8, ..settings(kind, 8) };
+        settings.posterior.chains = 2;
+        let run = |loss: usize| {
+            let lost = AtomicUsize::new(0);
+            let adapter = Adapter::new(Arc::clone(&fixture.model), input(), &engine);
+            let adapter = adapter.with_settings(settings.clone()).expect("settings");
+            let adapted = adapter.fit(&train, None, &mut |progress| {
+                let is_there = progress.phase == Phase::Train && progress.step == loss;
+                if is_there && lost.fetch_add(1, Ordering::Relaxed) == 0 {
+                    destroy_last(&devices);
+                }
+                Control::Continue
+            });
+            let adapted = adapted.expect("a run that goes on");
+            let draws: Vec<_> = adapted.posterior.draws().iter().map(bits).collect();
+            (draws, adapted.history.len(), lost.into_inner())
+        };
+        let undisturbed = run(usize::MAX);
+        assert_eq!(undisturbed.0.len(), 8);
+        // Between two draws after the first chain's shadow, and before the second chain's.
+        for loss in [65, STEPS + 5] {
+            let disturbed = run(loss);
+            assert!(disturbed.2 > 0, "the device was lost");
+            assert!(disturbed.0 == undisturbed.0, "{kind:?}, lost at step {loss}");
+            assert_eq!(disturbed.1, undisturbed.1);
+        }
+    }
+}
+
 #[test]
 fn chains_follow_a_learned_prior_with_and_without_preconditioning() {
     let fixture = fixture();
@@ -287,6 +335,7 @@ fn chains_over_a_head_spread_as_its_laplace_approximation() {
             steps: 2000,
             ..settings(kind, draws)
         };
+        settings.posterior.temperature = 1.0;
         settings.posterior.cycles = 0;
         settings.posterior.chains = if kind == PosteriorKind::Sghmc { 2 } else { 1 };
         let posterior = fixture.fit(&train, settings).posterior;

@@ -1,5 +1,5 @@
-//! Deep ensembles: the MAP several times (Lakshminarayanan et al. 2017). Members differ in the order
-//! and augmentation of the examples and in the head that they start from.
+//! Deep ensembles: the MAP several times (Lakshminarayanan et al. 2017). Members differ in the
+//! order and augmentation of the examples and in the head that they start from.
 
 use super::{Approximation, Drawn, Outcome, PosteriorSettings, Run, check_finite};
 use crate::adapt::Ending;
