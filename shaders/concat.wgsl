@@ -1,13 +1,14 @@
 // concat: one operand's runs written to their places in the joined rows.
 
-//!include grid
+//!include part
 
 struct Params {
-    len: u32,
+    part: Part,
     // Elements of the operand in a row, where they start, and the length of a joined row.
     run: u32,
     start: u32,
     row_len: u32,
+    spare: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -21,8 +22,13 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = fold(group, grid) * WORKGROUP + lane;
-    if i >= params.len {
+    if i >= params.part.len {
         return;
     }
-    out[i / params.run * params.row_len + params.start + i % params.run] = x[i];
+    let number = params.part.first + i;
+    let row = number / params.run * params.row_len;
+    let place = held(row + params.start + number % params.run);
+    if place.inside {
+        out[place.at] = x[i];
+    }
 }

@@ -6,7 +6,8 @@
 struct Params {
     geometry: Geometry,
     len: u32,
-    spare0: u32,
+    // For the filter's gradient.
+    first: u32,
     spare1: u32,
     spare2: u32,
 }

@@ -7,7 +7,8 @@ struct Params {
     geometry: Geometry,
     // Workgroups: taps of all filters.
     len: u32,
-    spare0: u32,
+    // Where the results go: parts of the images have results of their own.
+    first: u32,
     spare1: u32,
     spare2: u32,
 }
@@ -57,6 +58,6 @@ fn main(
         workgroupBarrier();
     }
     if lane == 0u {
-        out[tap] = combined[0];
+        out[params.first + tap] = combined[0];
     }
 }

@@ -11,11 +11,14 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = fold(group, grid) * WORKGROUP + lane;
-    if i >= params.len {
+    if i >= params.part.len {
         return;
     }
-    let column = i % params.inner;
-    let row = i / params.inner;
+    let number = params.part.first + i;
+    let row = number / params.inner;
     let source = row / params.count * params.extent + rows[row % params.count];
-    out[i] = x[source * params.inner + column];
+    let element = held(source * params.inner + number % params.inner);
+    if element.inside {
+        out[i] = x[element.at];
+    }
 }

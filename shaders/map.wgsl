@@ -5,7 +5,8 @@
 
 struct Params {
     len: u32,
-    spare0: u32,
+    // Elements before the first, so that windows start where a device wants them.
+    skipped: u32,
     spare1: u32,
     spare2: u32,
 }
@@ -22,7 +23,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = fold(group, grid) * WORKGROUP + lane;
-    if i >= params.len {
+    if i < params.skipped || i >= params.len {
         return;
     }
     out[i] = value(i);

@@ -1,6 +1,8 @@
-// matmul: batched products out[z] = A[z] B[z], either operand stored transposed. The variant
-// declares the operands and load_a and load_b, which bring four elements at a given distance, of
-// which `count` are inside: as one vector where they are neighbours and vectors line up.
+// matmul: batched products out[z] = A[z] B[z], either operand stored transposed, and convolutions
+// without a window, which are such products: their columns are the positions of all images. The
+// variant declares the operands and load_a and load_b, which bring four elements at a given
+// distance, of which `count` are inside: as one vector where they are neighbours and vectors line
+// up.
 
 struct Params {
     tiling: Tiling,
@@ -12,6 +14,12 @@ struct Params {
     b_step: u32,
     b_column: u32,
     b_batch: u32,
+    // Columns of an image, and the distance of images in B.
+    plane: u32,
+    b_image: u32,
+    // Distance of rows and of images in the result.
+    out_row: u32,
+    out_image: u32,
     spare: u32,
 }
 
@@ -42,7 +50,8 @@ fn rows_of(z: u32, row: u32) -> Rows {
 }
 
 fn columns_of(z: u32, column: u32) -> Columns {
-    let start = z * params.b_batch + column * params.b_column;
+    let image = column / params.plane * params.b_image;
+    let start = z * params.b_batch + image + column % params.plane * params.b_column;
     return Columns(start, inside(column, params.tiling.columns));
 }
 
@@ -59,10 +68,11 @@ fn sum_range(z: u32) -> vec2<u32> {
 }
 
 fn place_row(z: u32, row: u32) -> u32 {
-    let place = (z * params.tiling.rows + row) * params.tiling.columns;
+    let place = (z * params.tiling.rows + row) * params.out_row;
     return select(OUTSIDE, place, row < params.tiling.rows);
 }
 
 fn place_column(z: u32, column: u32) -> u32 {
-    return select(OUTSIDE, column, column < params.tiling.columns);
+    let place = column / params.plane * params.out_image + column % params.plane;
+    return select(OUTSIDE, place, column < params.tiling.columns);
 }

@@ -1,11 +1,13 @@
 // pad: zeros around and between the elements along each axis.
 
-//!include grid
+//!include part
 
 struct Params {
-    len: u32,
+    part: Part,
     rank: u32,
-    spare: vec2<u32>,
+    spare0: u32,
+    spare1: u32,
+    spare2: u32,
     // Extents of the result and of the operand.
     padded: array<vec4<u32>, 2>,
     extents: array<vec4<u32>, 2>,
@@ -18,8 +20,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-// The operand's element at element `index` of the result, if that is not padding.
-fn element(index: u32) -> f32 {
+const PADDING: u32 = 0xffffffffu;
+
+// The number of the operand's element at element `index` of the result.
+fn source(index: u32) -> u32 {
     var rest = index;
     var at = 0u;
     var stride = 1u;
@@ -33,12 +37,12 @@ fn element(index: u32) -> f32 {
         let step = params.step[quad][part];
         let extent = params.extents[quad][part];
         if position < low || (position - low) % step != 0u || (position - low) / step >= extent {
-            return 0.0;
+            return PADDING;
         }
         at += (position - low) / step * stride;
         stride *= extent;
     }
-    return x[at];
+    return at;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -48,8 +52,16 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = fold(group, grid) * WORKGROUP + lane;
-    if i >= params.len {
+    if i >= params.part.len {
         return;
     }
-    out[i] = element(i);
+    let at = source(params.part.first + i);
+    if at == PADDING {
+        out[i] = 0.0;
+        return;
+    }
+    let element = held(at);
+    if element.inside {
+        out[i] = x[element.at];
+    }
 }

@@ -1,12 +1,13 @@
 // reduce: sums or maxima over some axes of a tape's result.
 //
 // `lanes` threads share an output; a workgroup works on 256 / lanes of them. Each thread combines
-// every lanes-th element in order, with a compensated sum, and a tree combines the threads. Few
-// outputs are cut into segments, whose results a second launch combines: the order of all sums
+// every lanes-th element in order, and a tree combines the threads; sums are compensated in both.
+// Few outputs are cut into segments, whose results a second launch combines: the order of all sums
 // depends on the geometry alone.
 
 //!include grid
 //!include space
+//!include compensated
 
 struct Params {
     outputs: u32,
@@ -20,6 +21,12 @@ struct Params {
     kept_rank: u32,
     reduced_rank: u32,
     spare: u32,
+    // What lies before the first element in the bound part of the space, and of the result.
+    first: u32,
+    out_first: u32,
+    // 1 when the result holds what an earlier launch combined.
+    joins: u32,
+    spare1: u32,
     kept_extents: array<vec4<u32>, 2>,
     kept_strides: array<vec4<u32>, 2>,
     reduced_extents: array<vec4<u32>, 2>,
@@ -33,11 +40,11 @@ override LARGEST: bool;
 
 //!tape
 
-var<workgroup> combined: array<f32, WORKGROUP>;
+var<workgroup> combined: array<Sum, WORKGROUP>;
 
 fn kept(output: u32) -> u32 {
     var rest = output;
-    var at = 0u;
+    var at = params.first;
     for (var axis = params.kept_rank; axis > 0u; axis--) {
         let a = axis - 1u;
         let extent = params.kept_extents[a / 4u][a % 4u];
@@ -59,28 +66,23 @@ fn reduced(index: u32) -> u32 {
     return at + rest * params.reduced_strides[0].x;
 }
 
-fn join(a: f32, b: f32) -> f32 {
+fn combine(a: Sum, b: Sum) -> Sum {
     if LARGEST {
-        return tape_max(a, b);
+        return Sum(tape_max(a.x, b.x), 0.0);
     }
-    return a + b;
+    return join(a, b);
 }
 
 // One thread's share of an output.
-fn share(output: u32, first: u32, end: u32, step: u32) -> f32 {
+fn share(output: u32, first: u32, end: u32, step: u32) -> Sum {
     let base = kept(output);
-    var sum = select(0.0, bitcast<f32>(0xff800000u + params.spare), LARGEST);
-    var lost = 0.0;
+    var sum = Sum(select(0.0, bitcast<f32>(0xff800000u + params.spare), LARGEST), 0.0);
     for (var r = first; r < end; r += step) {
         let element = value(base + reduced(r));
         if LARGEST {
-            sum = tape_max(sum, element);
+            sum.x = tape_max(sum.x, element);
         } else {
-            let corrected = element - lost;
-            let next = sum + corrected;
-            // An infinite sum has no rounding error to carry on.
-            lost = select(0.0, (next - sum) - corrected, abs(next) < 3.0e38);
-            sum = next;
+            sum = add(sum, element);
         }
     }
     return sum;
@@ -103,7 +105,7 @@ fn main(
     let output = block % blocks * outputs + kept_lane;
     let start = segment * params.segment;
     let end = min(params.reduced, start + params.segment);
-    var sum = 0.0;
+    var sum = Sum();
     if output < params.outputs {
         sum = share(output, start + reduced_lane, end, lanes);
     }
@@ -111,11 +113,16 @@ fn main(
     workgroupBarrier();
     for (var half = lanes / 2u; half > 0u; half /= 2u) {
         if reduced_lane < half {
-            combined[lane] = join(combined[lane], combined[lane + half * stride]);
+            combined[lane] = combine(combined[lane], combined[lane + half * stride]);
         }
         workgroupBarrier();
     }
     if reduced_lane == 0u && output < params.outputs {
-        out[segment * params.outputs + output] = combined[lane];
+        let at = params.out_first + segment * params.outputs + output;
+        var result = combined[lane];
+        if params.joins != 0u {
+            result = combine(Sum(out[at], 0.0), result);
+        }
+        out[at] = total(result);
     }
 }

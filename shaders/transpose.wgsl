@@ -9,8 +9,11 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = fold(group, grid) * WORKGROUP + lane;
-    if i >= params.len {
+    if i >= params.part.len {
         return;
     }
-    out[i] = x[source(i)];
+    let source = source(i);
+    if source.inside {
+        out[i] = x[source.at];
+    }
 }

@@ -1,12 +1,14 @@
 // update: a parameter's optimiser step with its Gaussian prior, in one pass over memory.
 //
 // Each thread takes four vectors of four elements. The K factor columns of a vector stay in
-// registers between their two uses, so each is read once. A workgroup leaves its K + 1 sums, which
-// a `reduce` adds in order. The variant sets METHOD, RANK, SUMS, the accessors of what the prior
-// stores, and how sums are added up; formulas and names are those of the processor's kernel.
+// registers between their two uses, so each is read once. A workgroup leaves its K + 1 compensated
+// sums, which a `reduce` adds in order. The variant sets METHOD, RANK, SUMS, the accessors of what
+// the prior stores, and how sums are added up; formulas and names are those of the processor's
+// kernel.
 
 //!include grid
 //!include philox
+//!include compensated
 
 struct Params {
     // Elements of this launch, and its first in the parameter.
@@ -18,7 +20,7 @@ struct Params {
     pitch: u32,
     // The parameter's number among those that are trained.
     lane: u32,
-    spare0: u32,
+    spare: u32,
     spare1: u32,
     spare2: u32,
 }
@@ -95,13 +97,17 @@ fn mask(i: u32) -> vec4<bool> {
     return vec4(i * 4u) + vec4(0u, 1u, 2u, 3u) < vec4(params.len);
 }
 
+fn add_all(sum: Sum, terms: vec4<f32>) -> Sum {
+    return add(add(add(add(sum, terms.x), terms.y), terms.z), terms.w);
+}
+
 // What a workgroup does; the entry point is in the part that adds the sums up.
 fn update(block: u32, lane: u32) {
     let blocks = (params.len + 4u * VECTORS * WORKGROUP - 1u) / (4u * VECTORS * WORKGROUP);
     if block >= blocks {
         return;
     }
-    var sums: array<f32, SUMS>;
+    var sums: array<Sum, SUMS>;
     for (var b = 0u; b < VECTORS; b++) {
         let i = (block * VECTORS + b) * WORKGROUP + lane;
         if i * 4u >= params.len {
@@ -130,9 +136,9 @@ fn update(block: u32, lane: u32) {
         let clean = select(vec4(0.0), x, inside);
         let dx = select(vec4(0.0), d * x, inside);
         for (var k = 0u; k < RANK; k++) {
-            sums[k] += dot(columns[k], dx);
+            sums[k] = add_all(sums[k], columns[k] * dx);
         }
-        sums[SUMS - 1u] += dot(clean, dx);
+        sums[SUMS - 1u] = add_all(sums[SUMS - 1u], clean * dx);
     }
     if !HAS_SUMS {
         return;

@@ -1,13 +1,15 @@
 // Indexed: rows of one axis, taken or added by number.
 
-//!include grid
+//!include part
 
 struct Params {
-    len: u32,
+    part: Part,
     // Extent of the axis, rows taken or added, elements of a row.
     extent: u32,
     count: u32,
     inner: u32,
+    // 1 when the result holds what an earlier launch added.
+    joins: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,10 +1,12 @@
 // Space: the iteration space of a tape, and its functions beyond WGSL's own.
 
 struct Space {
-    // The first element of this launch in the whole space.
+    // The element of the whole space that this launch calls 0.
     base: u32,
     rank: u32,
     spare: vec2<u32>,
+    // Where the window of each operand that is not read in place starts.
+    origins: array<vec4<u32>, 2>,
     extents: array<vec4<u32>, 2>,
     // Eight strides an operand.
     strides: array<vec4<u32>, 16>,
@@ -23,7 +25,7 @@ fn place(operand: u32, index: u32) -> u32 {
         at += rest % extent * space.strides[operand * 2u + a / 4u][a % 4u];
         rest /= extent;
     }
-    return at;
+    return at - space.origins[operand / 4u][operand % 4u];
 }
 
 fn constant(index: u32) -> f32 {

@@ -3,8 +3,8 @@
 //! The formulas are those of [`Update`]; here they run block by block, so that θ, the gradient, the
 //! moments, mean, precision and the K factor rows are each read from memory once, and θ and the
 //! moments written once. The steps of a block pass short vectors to each other that stay in cache.
-//! Each block leaves its K + 1 sums in scratch; they are added in order of the blocks in `f64`, so
-//! the result does not depend on the number of threads.
+//! Each block adds its K + 1 sums up in `f64` and leaves them in scratch; they are added in order
+//! of the blocks, in `f64` again, so the result does not depend on the number of threads.
 
 use super::noise::{self, Noise};
 use super::vectorised::{Vectorised, widest};
@@ -22,7 +22,7 @@ const _: () = assert!(BLOCK.is_multiple_of(noise::WORDS));
 const BLOCKS: usize = 4;
 
 /// Partial sums kept side by side within a block.
-const LANES: usize = 32;
+const LANES: usize = 16;
 
 /// A short vector between two steps of a block.
 type Vector = [f32; BLOCK];
@@ -380,20 +380,20 @@ impl Block<'_> {
     }
 }
 
-/// Σ a·b, as [`LANES`] sums side by side.
+/// Σ a·b in `f64`, as [`LANES`] sums side by side.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
+    let product = |a: f32, b: f32| f64::from(a) * f64::from(b);
     let mut lanes = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
         for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
+            lanes[i] += product(a[i], b[i]);
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    let (low, high) = lanes.split_at(LANES / 2);
-    low.iter().zip(high).map(|(low, high)| low + high).sum::<f32>() + rest
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| product(a, b)).sum();
+    (lanes.iter().sum::<f64>() + rest) as f32
 }
 
 #[cfg(test)]

@@ -227,6 +227,22 @@ fn folders_work_and_a_classifier_is_cut_off_with_a_note() {
 }
 
 #[test]
+fn devices_tells_of_every_variant_whether_it_is_used_or_why_not() {
+    let report = succeeds(&["devices"], &["threads", "gpus"]);
+    for gpu in report["gpus"].as_array().expect("a list") {
+        if !gpu["lacks"].is_null() {
+            continue;
+        }
+        let lists = ["variants", "dropped"].map(|list| gpu[list].as_array().expect("a list"));
+        let told: Vec<&str> = lists.into_iter().flatten().filter_map(Value::as_str).collect();
+        for variant in ["subgroups", "factors in half precision", "cooperative matrices"] {
+            let count = told.iter().filter(|text| text.starts_with(variant)).count();
+            assert_eq!(count, 1, "{variant}: {told:?}");
+        }
+    }
+}
+
+#[test]
 fn bench_has_the_promised_numbers() {
     let keys = [
         "step_ms",
@@ -248,6 +264,22 @@ fn bench_has_the_promised_numbers() {
         }
         assert_eq!(report.get("profile").is_some(), options.contains(&"--profile"));
     }
+}
+
+#[test]
+fn bench_keeps_to_a_memory_cap_or_says_what_it_takes() {
+    let model = file(BACKBONE);
+    let bench = ["bench", &model, "--batch", "16", "--repeats", "1", "--no-prior"];
+    let keys = ["planned_bytes", "recomputes"];
+    let plain = succeeds(&bench, &keys);
+    assert_eq!(plain["recomputes"], false);
+    let cap = plain["planned_bytes"].as_u64().expect("bytes") - 1;
+    let capped = succeeds(&[&bench[..], &["--memory-cap", &cap.to_string()]].concat(), &keys);
+    assert_eq!(capped["recomputes"], true);
+    let least = capped["planned_bytes"].as_u64().expect("bytes");
+    assert!(least <= cap, "{least} of {cap}");
+    let less = (least - 1).to_string();
+    fails(&[&bench[..], &["--memory-cap", &less]].concat(), &["memory cap", &least.to_string()]);
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! What only a GPU has: bindings and grids with limits, a device that is shared, and one that is
-//! lost.
+//! What only a GPU has: tiles, variants, a device that is shared, and one that is lost.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,174 +7,20 @@ use std::time::Duration;
 use priorfit::Result;
 use priorfit::adapt::{Adapted, Adapter, Control, Phase, Progress, Settings};
 use priorfit::backend::gpu::{Device, Gpu, Options, requirements, wgpu};
-use priorfit::backend::{Backend, Engine, PlanId};
+use priorfit::backend::{Backend, Engine};
 use priorfit::data::{Dataset, Preprocess, Statistics};
 use priorfit::error::Kind;
 use priorfit::graph::eval::{self, Env};
-use priorfit::graph::{
-    Conv2d, Graph, Hyper, LeafKind, MatMul, Method, Pool2d, PriorTerm, Reduction, Unary, Update,
-    ValueId,
-};
+use priorfit::graph::{Conv2d, Graph, Hyper, LeafKind, MatMul, Method, PriorTerm, Unary, Update};
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
 use priorfit::prior::Prior;
 use priorfit::tensor::Shape;
 use priorfit::threads::Threads;
 
+use crate::support::case::{Case, ROUNDING, open};
 use crate::support::gpu::adapter;
 use crate::support::{array, leaves, normal, relative_error, repository};
-
-/// Relative error of short sums in single precision.
-const ROUNDING: f64 = 2e-5;
-
-fn open(options: Options) -> Option<Gpu> {
-    let device = adapter().map(|adapter| Device::open(&adapter, options).expect("a device"));
-    device.map(|device| Gpu::new(&device))
-}
-
-/// A graph, its inputs, and what the interpreter makes of them.
-struct Case {
-    graph: Graph,
-    inputs: Vec<(String, Vec<f32>)>,
-    expected: Vec<(String, Vec<f64>)>,
-}
-
-impl Case {
-    fn new(shapes: &[Shape], build: impl Fn(&mut Graph, &[ValueId]) -> Result<ValueId>) -> Self {
-        let mut graph = Graph::new();
-        let inputs = shapes.iter().enumerate();
-        let operands: Vec<ValueId> = inputs
-            .map(|(i, shape)| graph.input(&format!("x{i}"), shape).expect("a leaf"))
-            .collect();
-        let y = build(&mut graph, &operands).expect("a graph");
-        graph.set_output("y", y);
-        Self::of(graph)
-    }
-
-    fn of(graph: Graph) -> Self {
-        let (mut env, mut inputs) = (Env::new(), Vec::new());
-        for (lane, (leaf, shape)) in leaves(&graph).into_iter().enumerate() {
-            let data = normal(&shape, lane as u64);
-            env.set(leaf.kind, &leaf.name, array(&shape, &data));
-            inputs.push((leaf.name, data));
-        }
-        let outputs = eval::outputs(&graph, &env).expect("the oracle");
-        let expected = outputs.into_iter().map(|(name, y)| (name, y.iter().copied().collect()));
-        let expected = expected.collect();
-        Case { graph, inputs, expected }
-    }
-
-    fn load(&self, gpu: &mut Gpu) -> PlanId {
-        gpu.load(Plan::compile(&self.graph).expect("a plan")).expect("a loaded plan")
-    }
-
-    fn run(&self, gpu: &mut Gpu, plan: PlanId) -> Result<Vec<Vec<f32>>> {
-        for (name, data) in &self.inputs {
-            gpu.write(plan, name, data)?;
-        }
-        gpu.run(plan)?;
-        let read = |(name, expected): &(String, Vec<f64>)| {
-            let mut y = vec![f32::NAN; expected.len()];
-            gpu.read(plan, name, &mut y)?;
-            Ok(y)
-        };
-        self.expected.iter().map(read).collect()
-    }
-
-    fn check(&self, gpu: &mut Gpu, scene: &str) {
-        let plan = self.load(gpu);
-        let got = self.run(gpu, plan).unwrap_or_else(|e| panic!("{scene}: {e}"));
-        for (got, (name, expected)) in got.iter().zip(&self.expected) {
-            let error = relative_error(got, expected);
-            assert!(error < ROUNDING, "{scene}: {name} is off by {error:.1e}");
-        }
-    }
-}
-
-#[test]
-fn more_workgroups_than_a_dimension_has_and_more_bytes_than_a_binding() {
-    // 35 million elements are 136 718 workgroups and 140 MB; a binding has 128 MiB by default.
-    const LEN: usize = 35_000_003;
-    let options = Options { binding_limit: Some(128 << 20), ..Options::default() };
-    let Some(mut gpu) = open(options) else { return };
-    let mut graph = Graph::new();
-    let x = graph.input("x", &[LEN].into()).expect("a leaf");
-    let doubled = graph.add(x, x).expect("a node");
-    graph.set_output("y", doubled);
-    let plan = gpu.load(Plan::compile(&graph).expect("a plan")).expect("a loaded plan");
-    let data: Vec<f32> = (0..LEN).map(|i| (i % 8191) as f32).collect();
-    gpu.write(plan, "x", &data).expect("an input");
-    gpu.run(plan).expect("a run");
-    let mut y = vec![f32::NAN; LEN];
-    gpu.read(plan, "y", &mut y).expect("an output");
-    assert!(y.iter().zip(&data).all(|(y, x)| *y == 2.0 * x), "every element is doubled");
-}
-
-#[test]
-fn kernels_on_operands_beyond_a_binding_are_cut_and_agree() {
-    // A binding of 16 KiB cuts all of these.
-    let options = Options { binding_limit: Some(16 << 10), ..Options::default() };
-    let Some(mut gpu) = open(options) else { return };
-    let conv = Conv2d {
-        batch: 8,
-        in_channels: 4,
-        out_channels: 8,
-        groups: 2,
-        input: [16, 16],
-        output: [16, 16],
-        kernel: [3, 3],
-        stride: [1, 1],
-        pad: [1, 1],
-        dilation: [1, 1],
-    };
-    let depthwise = Conv2d { groups: 4, ..conv };
-    let (x, y) = (conv.input_shape(), conv.output_shape());
-    for conv in [conv, depthwise] {
-        let w = conv.filter_shape();
-        let bias: Shape = [1, 8, 1, 1].into();
-        let case = Case::new(&[x.clone(), w.clone(), bias, y.clone()], |g, x| {
-            let y = g.conv2d(x[0], x[1], conv)?;
-            let bias = g.broadcast(x[2], &conv.output_shape())?;
-            let y = g.add(y, bias)?;
-            let y = g.mul(y, x[3])?;
-            g.unary(Unary::Relu, y)
-        });
-        case.check(&mut gpu, "conv2d with an epilogue");
-        let case = Case::new(&[y.clone(), w], |g, x| g.conv2d_input_grad(x[0], x[1], conv));
-        case.check(&mut gpu, "conv2d_input_grad");
-    }
-    let case = Case::new(&[x.clone(), y], |g, x| g.conv2d_filter_grad(x[0], x[1], conv));
-    case.check(&mut gpu, "conv2d_filter_grad");
-    let pool = Pool2d {
-        batch: 8,
-        channels: 4,
-        input: [16, 16],
-        output: [8, 8],
-        kernel: [2, 2],
-        stride: [2, 2],
-        pad: [0, 0],
-        dilation: [1, 1],
-    };
-    let pooled = pool.output_shape();
-    Case::new(std::slice::from_ref(&x), |g, x| g.max_pool(x[0], pool)).check(&mut gpu, "max_pool");
-    let case = Case::new(&[x, pooled.clone()], |g, x| g.max_pool_grad(x[0], x[1], pool));
-    case.check(&mut gpu, "max_pool_grad");
-    let case = Case::new(&[pooled], |g, x| g.sum_pool_grad(x[0], pool));
-    case.check(&mut gpu, "sum_pool_grad");
-    let case = Case::new(&[[100, 64].into()], |g, x| g.log_softmax(x[0]));
-    case.check(&mut gpu, "log_softmax");
-    let shapes = [[8, 32, 16].into(), [8, 16, 64].into()];
-    let case = Case::new(&shapes, |g, x| g.matmul(x[0], x[1], MatMul::default()));
-    case.check(&mut gpu, "matmul by the batch");
-    let shapes = [[300, 16].into(), [16, 64].into()];
-    let case = Case::new(&shapes, |g, x| g.matmul(x[0], x[1], MatMul::default()));
-    case.check(&mut gpu, "matmul by rows");
-    let case = Case::new(&[[10_007].into(), [1].into()], |g, x| {
-        let wide = g.broadcast(x[1], &[10_007].into())?;
-        g.mul(x[0], wide)
-    });
-    case.check(&mut gpu, "map");
-}
 
 /// Sizes at which products take tiles of 128 instead of 64, with partial tiles at the edges.
 #[test]
@@ -204,6 +49,19 @@ fn large_tiles_agree() {
     let shapes = [conv.input_shape(), conv.filter_shape()];
     let case = Case::new(&shapes, |g, x| g.conv2d(x[0], x[1], conv));
     case.check(&mut gpu, "conv2d");
+    let pointwise = Conv2d {
+        in_channels: 100,
+        input: [64, 64],
+        output: [64, 64],
+        kernel: [1, 1],
+        pad: [0, 0],
+        ..conv
+    };
+    let (x, w, y) = (pointwise.input_shape(), pointwise.filter_shape(), pointwise.output_shape());
+    let case = Case::new(&[x, w.clone()], |g, x| g.conv2d(x[0], x[1], pointwise));
+    case.check(&mut gpu, "conv2d without a window");
+    let case = Case::new(&[y, w], |g, x| g.conv2d_input_grad(x[0], x[1], pointwise));
+    case.check(&mut gpu, "conv2d_input_grad without a window");
     let turned = Conv2d { in_channels: 100, out_channels: 5, ..conv };
     let shapes = [turned.output_shape(), turned.filter_shape()];
     let case = Case::new(&shapes, |g, x| g.conv2d_input_grad(x[0], x[1], turned));
@@ -230,6 +88,13 @@ fn convolutions_of_awkward_geometry_agree() {
         (1, 1, 1, 1, [1, 1], [1, 1], [1, 1], [0, 0], [1, 1]),
         (2, 3, 65, 1, [9, 7], [1, 1], [1, 1], [0, 0], [1, 1]),
         (2, 64, 63, 1, [8, 8], [1, 1], [2, 2], [0, 0], [1, 1]),
+        // Without a window, and as many positions as vectors want.
+        (3, 3, 65, 1, [6, 6], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (5, 68, 7, 1, [2, 2], [1, 1], [1, 1], [0, 0], [3, 2]),
+        (2, 24, 10, 2, [5, 4], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (2, 130, 129, 1, [12, 11], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (1, 6, 6, 6, [4, 4], [1, 1], [1, 1], [0, 0], [1, 1]),
+        (2, 4, 4, 1, [4, 4], [1, 1], [1, 1], [1, 1], [1, 1]),
         (1, 3, 64, 1, [31, 29], [7, 7], [2, 2], [3, 3], [1, 1]),
         (3, 4, 6, 2, [11, 13], [3, 3], [2, 2], [1, 1], [1, 1]),
         (2, 4, 4, 1, [15, 14], [3, 5], [2, 3], [1, 2], [2, 1]),
@@ -264,34 +129,6 @@ fn convolutions_of_awkward_geometry_agree() {
         let case = Case::new(&[x, y], |b, v| b.conv2d_filter_grad(v[0], v[1], g));
         case.check(&mut gpu, &scene("conv2d_filter_grad"));
     }
-}
-
-#[test]
-fn a_small_value_in_a_long_slot_is_bound_by_its_own_length() {
-    // The slots of the first plan, which the second uses too, are longer than a binding.
-    let options = Options { binding_limit: Some(16 << 10), ..Options::default() };
-    let Some(mut gpu) = open(options) else { return };
-    let case = Case::new(&[[64, 100].into()], |g, x| {
-        let wide = g.softmax(x[0])?;
-        let wide = g.log_softmax(wide)?;
-        g.softmax(wide)
-    });
-    case.check(&mut gpu, "rows");
-    let case = Case::new(&[[8, 10].into()], |g, x| {
-        let turned = g.transpose(x[0], &[1, 0])?;
-        g.softmax(turned)
-    });
-    case.check(&mut gpu, "a small plan in the same slots");
-}
-
-#[test]
-fn an_operand_that_cannot_be_cut_is_refused_with_the_bytes_it_needs() {
-    let options = Options { binding_limit: Some(16 << 10), ..Options::default() };
-    let Some(mut gpu) = open(options) else { return };
-    let case = Case::new(&[[3, 5000].into()], |g, x| g.reduce(Reduction::Sum, x[0], &[0]));
-    let plan = Plan::compile(&case.graph).expect("a plan");
-    let error = gpu.load(plan).expect_err("a row of 20 000 bytes").to_string();
-    assert!(error.contains("20000 bytes") && error.contains("16384"), "{error}");
 }
 
 /// One update of a parameter of `len` elements.

@@ -2,6 +2,8 @@
 
 mod adapt;
 mod approximations;
+#[cfg(feature = "gpu")]
+mod bindings;
 mod cli;
 mod goldens;
 #[cfg(feature = "gpu")]
@@ -12,6 +14,7 @@ mod ops;
 mod posteriors;
 mod samplers;
 mod steps;
+mod sums;
 mod support;
 mod texts;
 mod tidy;

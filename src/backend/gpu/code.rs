@@ -16,7 +16,9 @@ use crate::kernel::tape::{Action, Instruction, Source, Tape};
 pub(super) const SPACE: u32 = 1;
 
 /// A tape as text, and what it reads.
-pub(super) struct Code {
+pub(super) struct Code<'a> {
+    /// The tape.
+    pub tape: &'a Tape,
     /// Declarations of its operands and the functions.
     pub text: String,
     /// The iteration space.
@@ -42,23 +44,24 @@ pub(super) struct Operand {
 ///
 /// # Errors
 /// When the tape has more constants than a space holds.
-pub(super) fn producer(tape: &Tape, first: u32) -> Result<Code> {
+pub(super) fn producer(tape: &Tape, first: u32) -> Result<Code<'_>> {
     let mut code = operands(tape, first, None);
-    function(&mut code, tape, None)?;
+    function(&mut code, None)?;
     Ok(code)
 }
 
 /// `fn finish(index, sum)`, which writes a product's finished element through the tape; operands,
-/// and the second result if the product itself is kept, bound from `first` on.
+/// and the second result if the product itself is kept, bound from `first` on. With `joins` the sum
+/// goes on from what the result holds.
 ///
 /// # Errors
 /// As for [`producer`].
-pub(super) fn epilogue(fused: &Fused, first: u32) -> Result<Code> {
+pub(super) fn epilogue(fused: &Fused, first: u32, joins: bool) -> Result<Code<'_>> {
     let mut code = operands(&fused.tape, first, Some(fused.own));
-    function(&mut code, &fused.tape, Some(fused.own))?;
+    function(&mut code, Some(fused.own))?;
     let finish = match fused.replaces {
-        Some(_) => "    out[index] = value(index, sum);\n",
-        None => "    out[index] = sum;\n    result[index] = value(index, sum);\n",
+        Some(_) => "    out[index] = value(index, total);\n",
+        None => "    out[index] = total;\n    result[index] = value(index, total);\n",
     };
     if fused.replaces.is_none() {
         let at = code.next;
@@ -68,23 +71,30 @@ pub(super) fn epilogue(fused: &Fused, first: u32) -> Result<Code> {
             &format!("@group(0) @binding({at}) var<storage, read_write> result: array<f32>;"),
         );
     }
-    code.text.push_str(&format!("fn finish(index: u32, sum: f32) {{\n{finish}}}\n"));
+    code.text.push_str(&finishing(finish, joins));
     Ok(code)
 }
 
 /// `fn finish(index, sum)` without a tape.
-pub(super) const PLAIN: &str = "fn finish(index: u32, sum: f32) {\n    out[index] = sum;\n}\n";
+pub(super) fn plain(joins: bool) -> String {
+    finishing("    out[index] = total;\n", joins)
+}
+
+fn finishing(body: &str, joins: bool) -> String {
+    let total = if joins { "out[index] + sum" } else { "sum" };
+    format!("fn finish(index: u32, sum: f32) {{\n    let total = {total};\n{body}}}\n")
+}
 
 fn line(text: &mut String, line: &str) {
     text.push_str(line);
     text.push('\n');
 }
 
-fn operands(tape: &Tape, first: u32, own: Option<usize>) -> Code {
+fn operands(tape: &Tape, first: u32, own: Option<usize>) -> Code<'_> {
     let mut space = Space::zeroed();
     space.rank = tape.extents.len() as u32;
     space.extents = axes(tape.extents.iter().copied());
-    let mut code = Code { text: String::new(), space, operands: Vec::new(), next: first };
+    let mut code = Code { tape, text: String::new(), space, operands: Vec::new(), next: first };
     for (operand, view) in tape.views.iter().enumerate() {
         code.space.strides[operand] = axes(view.0.iter().copied());
         if Some(operand) == own {
@@ -101,7 +111,8 @@ fn operands(tape: &Tape, first: u32, own: Option<usize>) -> Code {
     code
 }
 
-fn function(code: &mut Code, tape: &Tape, own: Option<usize>) -> Result<()> {
+fn function(code: &mut Code<'_>, own: Option<usize>) -> Result<()> {
+    let tape = code.tape;
     let parameter = if own.is_some() { ", own: f32" } else { "" };
     line(&mut code.text, &format!("fn value(index: u32{parameter}) -> f32 {{"));
     for register in 0..tape.registers {

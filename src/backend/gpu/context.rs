@@ -19,6 +19,8 @@ pub(super) struct Context {
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
     pub info: wgpu::AdapterInfo,
+    /// Whether it multiplies matrices of 8 × 8 single-precision numbers by itself.
+    pub small_matrices: bool,
     /// Why the device was lost, if it was and told us.
     lost: Arc<Mutex<Option<String>>>,
 }
@@ -78,10 +80,13 @@ impl Context {
         let (mut features, limits) = requirements(adapter);
         check_limits(&limits, &info.name)?;
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
-        if experiments && has_small_matrices(adapter) {
+        let small_matrices = experiments && has_small_matrices(adapter);
+        if small_matrices {
             features |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-            // SAFETY: the host asked for it, told by `Options::cooperative_matrices` what it means;
-            // the one shader that uses it keeps to the rules that naga validates.
+            // SAFETY: the token admits that wgpu's own code for the feature may have faults, and
+            // gives nothing else. The one shader that uses it keeps to what the specification
+            // defines: uniform control flow, and places within workgroup memory for all operands;
+            // and it is used where its results were compared with those of a plain shader.
             experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
         }
         let descriptor = wgpu::DeviceDescriptor {
@@ -104,7 +109,7 @@ impl Context {
             let text = format!("{reason:?}: {message}");
             *record.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         });
-        Ok(Arc::new(Context { device, queue, limits, info, lost }))
+        Ok(Arc::new(Context { device, queue, limits, info, small_matrices, lost }))
     }
 
     /// Uses a host's device.
@@ -114,7 +119,11 @@ impl Context {
     pub(super) fn shared(device: wgpu::Device, queue: wgpu::Queue) -> Result<Arc<Self>> {
         let (limits, info) = (device.limits(), device.adapter_info());
         check_limits(&limits, &info.name)?;
-        Ok(Arc::new(Context { device, queue, limits, info, lost: Arc::default() }))
+        // A device does not tell of which matrices its feature is; on Metal it is always of these.
+        let has_feature = device.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let small_matrices = has_feature && info.backend == wgpu::Backend::Metal;
+        let lost = Arc::default();
+        Ok(Arc::new(Context { device, queue, limits, info, small_matrices, lost }))
     }
 
     /// Runs `work`; a failure on the device becomes an error that says what was being done.

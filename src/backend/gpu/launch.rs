@@ -143,10 +143,6 @@ impl Builder {
         self.bind(at, Access::Read, Bound::Operand(operand))
     }
 
-    pub(super) fn write(self, at: u32, result: usize) -> Self {
-        self.bind(at, Access::Write, Bound::Result(result))
-    }
-
     /// The launch with so many workgroups, which write so much scratch.
     pub(super) fn launch(self, workgroups: usize, scratch_len: usize) -> Launch {
         let Builder { program, bindings } = self;

@@ -55,12 +55,14 @@ pub struct Options {
     pub budget: Duration,
     /// The share of the time that the device works for us, above 0 and at most 1.
     pub duty: f64,
-    /// Whether the prior's factor columns are stored in half precision: half the memory and
-    /// traffic of the largest tensors, for a relative error of 2⁻¹¹ in each of their elements.
+    /// Whether the prior's factor columns are stored in half precision, if the device qualifies:
+    /// half the memory and traffic of the largest tensors, for a relative error of 2⁻¹¹ in each of
+    /// their elements.
     pub half_factor: bool,
-    /// Whether products use a device's own small matrices, if it has them and they qualify. wgpu
-    /// calls them experimental and does not vouch for the absence of undefined behaviour in its
-    /// own code for them. A shared device has them if its host made it so.
+    /// Whether products use a device's own small matrices (cooperative matrices), if it multiplies
+    /// 8 × 8 of them in single precision and they qualify. wgpu calls them experimental and does
+    /// not vouch for the absence of undefined behaviour in its own code for them; a host that wants
+    /// none of that sets this to false. A shared device has them if its host made it so.
     pub cooperative_matrices: bool,
     /// Most bytes of a buffer that are bound at a time; what the device allows if none.
     pub binding_limit: Option<u64>,
@@ -81,7 +83,7 @@ impl Default for Options {
             budget: Duration::from_millis(50),
             duty: 1.0,
             half_factor: false,
-            cooperative_matrices: false,
+            cooperative_matrices: true,
             binding_limit: None,
             compiled_pipelines: None,
             on_pipelines: None,
@@ -116,6 +118,22 @@ impl Device {
     /// # Errors
     /// When the adapter lacks a needed limit or gives no device.
     pub fn open(adapter: &Adapter, options: Options) -> Result<Self> {
+        let is_experiment = options.cooperative_matrices && adapter.has_cooperative_matrix();
+        let reason = match Self::open_once(adapter, options.clone()) {
+            Ok(device) if is_experiment && device.is_lost() => "the device was lost".to_string(),
+            Err(error) if is_experiment => error.to_string(),
+            opened => return opened,
+        };
+        // An experiment that a driver does not survive is not made again.
+        let name = qualify::MATRICES;
+        log::warn!("'{}' runs without {name}: {reason}", adapter.info().name);
+        let options = Options { cooperative_matrices: false, ..options };
+        let mut device = Self::open_once(adapter, options)?;
+        device.variants.push(Variant { name, used: false, reason: Some(reason) });
+        Ok(device)
+    }
+
+    fn open_once(adapter: &Adapter, options: Options) -> Result<Self> {
         let context = Context::open(&adapter.inner, options.cooperative_matrices)?;
         if let Some(on_device) = &options.on_device {
             on_device(&context.device);
@@ -140,11 +158,11 @@ impl Device {
         let limits = Limits {
             binding: (binding / 4) as usize,
             align: (device.min_storage_buffer_offset_alignment / 4).max(1) as usize,
-            half_factor: options.half_factor,
+            half_factor: false,
             subgroups: false,
             cooperative: false,
         };
-        let (limits, variants) = qualify::variants(&context, limits);
+        let (limits, variants) = qualify::variants(&context, limits, &options);
         Ok(Device { variants, ..Self::bare(context, limits, options) })
     }
 

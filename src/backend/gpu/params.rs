@@ -36,6 +36,7 @@ uniform! {
         base: u32,
         rank: u32,
         spare: [u32; 2],
+        origins: Axes,
         extents: Axes,
         strides: [Axes; 8],
         constants: [f32; 32],
@@ -44,20 +45,34 @@ uniform! {
 
 uniform! {
     /// `map`
-    Map { len: u32, spare0: u32, spare1: u32, spare2: u32 }
+    Map { len: u32, skipped: u32, spare1: u32, spare2: u32 }
+}
+
+uniform! {
+    /// What a launch sees of its operand and its result: `shaders/shared/part.wgsl`.
+    Part { first: u32, len: u32, other_first: u32, other_len: u32 }
 }
 
 uniform! {
     /// `transpose`, `slice`
-    Strided { len: u32, rank: u32, start: u32, spare: u32, extents: Axes, strides: Axes }
+    Strided {
+        part: Part,
+        rank: u32,
+        start: u32,
+        spare: [u32; 2],
+        extents: Axes,
+        strides: Axes,
+    }
 }
 
 uniform! {
     /// `pad`
     Pad {
-        len: u32,
+        part: Part,
         rank: u32,
-        spare: [u32; 2],
+        spare0: u32,
+        spare1: u32,
+        spare2: u32,
         padded: Axes,
         extents: Axes,
         low: Axes,
@@ -67,12 +82,12 @@ uniform! {
 
 uniform! {
     /// `concat`
-    Concat { len: u32, run: u32, start: u32, row_len: u32 }
+    Concat { part: Part, run: u32, start: u32, row_len: u32, spare: u32 }
 }
 
 uniform! {
     /// `gather`, `scatter_add`
-    Rows { len: u32, extent: u32, count: u32, inner: u32 }
+    Rows { part: Part, extent: u32, count: u32, inner: u32, joins: u32 }
 }
 
 uniform! {
@@ -101,6 +116,10 @@ uniform! {
         kept_rank: u32,
         reduced_rank: u32,
         spare: u32,
+        first: u32,
+        out_first: u32,
+        joins: u32,
+        spare1: u32,
         kept_extents: Axes,
         kept_strides: Axes,
         reduced_extents: Axes,
@@ -138,6 +157,10 @@ uniform! {
         b_step: u32,
         b_column: u32,
         b_batch: u32,
+        plane: u32,
+        b_image: u32,
+        out_row: u32,
+        out_image: u32,
         spare: u32,
     }
 }
@@ -175,7 +198,7 @@ uniform! {
 
 uniform! {
     /// `depthwise`, `depthwise_filter_grad`
-    Depthwise { geometry: Geometry, len: u32, spare0: u32, spare1: u32, spare2: u32 }
+    Depthwise { geometry: Geometry, len: u32, first: u32, spare1: u32, spare2: u32 }
 }
 
 uniform! {
@@ -186,7 +209,7 @@ uniform! {
         first_block: u32,
         pitch: u32,
         lane: u32,
-        spare0: u32,
+        spare: u32,
         spare1: u32,
         spare2: u32,
     }

@@ -20,9 +20,10 @@ pub(super) const SHADERS: [Source; 21] = sources!(
 );
 
 /// What several shaders include.
-const SHARED: [Source; 14] = sources!(
-    "shared/": "add_up", "add_up_subgroups", "convolution", "grid", "indexed", "philox", "quads",
-    "rows", "space", "strided", "tiles", "tiles_cooperative", "tiling", "window",
+const SHARED: [Source; 16] = sources!(
+    "shared/": "add_up", "add_up_subgroups", "compensated", "convolution", "grid", "indexed",
+    "part", "philox", "quads", "rows", "space", "strided", "tiles", "tiles_cooperative", "tiling",
+    "window",
 );
 
 /// Where a shader takes in the text of its variant.

@@ -1,5 +1,6 @@
 //! Tests of what needs no device: shaders, uniforms, bindings, slots.
 
+mod cut;
 mod device;
 
 use std::collections::HashSet;
@@ -71,6 +72,9 @@ fn updates() -> Vec<Kernel> {
         PriorTerm::Diagonal,
         PriorTerm::LowRank { rank: 1 },
         PriorTerm::LowRank { rank: 20 },
+        // The most sums that subgroups add up, and one more.
+        PriorTerm::LowRank { rank: 31 },
+        PriorTerm::LowRank { rank: 32 },
     ];
     let pairs = methods.into_iter().flat_map(|m| priors.map(|p| (m, p)));
     pairs
@@ -116,7 +120,16 @@ fn kernels() -> Vec<Kernel> {
         Kernel::Pad { shape: [3].into(), axes: vec![PadAxis { low: 1, high: 2, interior: 3 }] },
         Kernel::Concat { shapes: vec![[3, 5].into(), [3, 1].into()], axis: 1 },
     ];
-    for g in [CONV, depthwise, wide] {
+    let pointwise = Conv2d {
+        in_channels: 8,
+        input: [4, 6],
+        output: [4, 6],
+        kernel: [1, 1],
+        stride: [1, 1],
+        pad: [0, 0],
+        ..CONV
+    };
+    for g in [CONV, depthwise, wide, pointwise] {
         kernels.push(Kernel::Conv2d(g, None));
         kernels.push(Kernel::Conv2dInputGrad(g, None));
         kernels.push(Kernel::Conv2dFilterGrad(g));
@@ -188,9 +201,14 @@ fn launches(limits: &Limits) -> Vec<Launch> {
 }
 
 fn programs() -> HashSet<Arc<Program>> {
-    let half = Limits { half_factor: true, subgroups: true, cooperative: true, ..LIMITS };
-    let launches = launches(&LIMITS).into_iter().chain(launches(&half));
-    launches.map(|launch| launch.program).collect()
+    // Each variant with and without each other.
+    let variants = (0..8).map(|bits| Limits {
+        half_factor: bits & 1 > 0,
+        subgroups: bits & 2 > 0,
+        cooperative: bits & 4 > 0,
+        ..LIMITS
+    });
+    variants.flat_map(|limits| launches(&limits)).map(|launch| launch.program).collect()
 }
 
 /// The module of a program, validated with nothing but the core of WGSL.
@@ -302,6 +320,19 @@ fn bindings_are_those_of_the_shaders() {
     }
 }
 
+#[test]
+fn workgroup_memory_fits_any_device() {
+    for program in programs() {
+        let (module, _) = validated(&program);
+        let shared = module.global_variables.iter().map(|(_, variable)| variable);
+        let shared = shared.filter(|variable| variable.space == AddressSpace::WorkGroup);
+        let bytes: u32 =
+            shared.map(|variable| module.types[variable.ty].inner.size(module.to_ctx())).sum();
+        let most = wgpu::Limits::default().max_compute_workgroup_storage_size;
+        assert!(bytes <= most, "{} {}: {bytes} bytes", program.shader, program.variant);
+    }
+}
+
 /// Compares the struct called `name` of a shader with a uniform.
 fn check_layout<T: Uniform>(shader: &str, name: &str) {
     let programs = programs();
@@ -323,6 +354,7 @@ fn check_layout<T: Uniform>(shader: &str, name: &str) {
 fn uniforms_are_laid_out_as_in_the_shaders() {
     check_layout::<params::Space>("map", "Space");
     check_layout::<params::Map>("map", "Params");
+    check_layout::<params::Part>("transpose", "Part");
     check_layout::<params::Strided>("transpose", "Params");
     check_layout::<params::Strided>("slice", "Params");
     check_layout::<params::Pad>("pad", "Params");
@@ -434,7 +466,7 @@ fn parts_of_shaders_stand_alone() {
     validated_text("philox", &text);
     assert!(assemble("nonsense", "").is_err());
     // A launch keeps what it was built with.
-    let params = params::Map { len: 1, spare0: 0, spare1: 0, spare2: 0 };
+    let params = params::Map { len: 1, skipped: 0, spare1: 0, spare2: 0 };
     let launch = Builder::new("map", &params).read(3, 0).elements(513);
     assert_eq!(launch.workgroups, 3);
 }

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use self::step::Bencher;
 use crate::globals::Globals;
-use crate::options::ImageSize;
+use crate::options::{ByteSize, ImageSize};
 use crate::process::{peak_rss_mb, peak_rss_text};
 
 /// Time a training step of an ONNX file on this machine
@@ -32,6 +32,7 @@ use crate::process::{peak_rss_mb, peak_rss_text};
 Examples:
   priorfit bench resnet18.onnx --batch 8
   priorfit bench resnet18.onnx --batch 8 --no-prior --threads 1 --profile
+  priorfit bench resnet18.onnx --batch 32 --memory-cap 2G
 
 Times are medians over the repeats. The first step's time counts from the start of the program and
 so holds reading the file, import, planning and setting up the prior.")]
@@ -57,6 +58,10 @@ pub struct Bench {
     /// Clip the gradient's norm, as `adapt` does by default
     #[arg(long)]
     clip: bool,
+    /// Most memory for weights, prior and activations, such as 512M or 2G (of 1024s): activations
+    /// are computed again if that takes it; a batch is not split, since --batch is what is timed
+    #[arg(long, value_name = "SIZE")]
+    memory_cap: Option<ByteSize>,
     /// Timed steps, after two that are not
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
@@ -94,6 +99,8 @@ struct Report {
     update_bytes: u64,
     update_gb_per_s: f64,
     planned_bytes: usize,
+    /// Whether activations were computed a second time instead of kept.
+    recomputes: bool,
     peak_rss_mb: Option<f64>,
     first_step_ms: f64,
     repeats: u32,
@@ -149,6 +156,7 @@ impl Bench {
             update_bytes,
             update_gb_per_s: update_bytes as f64 / (1e6 * prior_update_ms),
             planned_bytes: bencher.backend.bytes(),
+            recomputes: bencher.recomputes,
             peak_rss_mb: peak,
             first_step_ms,
             repeats: self.repeats,
@@ -265,7 +273,8 @@ impl fmt::Display for Report {
         writeln!(f, "first step   {:>9.2} ms after the start", self.first_step_ms)?;
         let planned = self.planned_bytes as f64 / (1 << 20) as f64;
         let peak = peak_rss_text(self.peak_rss_mb);
-        writeln!(f, "memory       {planned:>9.0} MiB planned, {peak} at most")?;
+        let again = if self.recomputes { ", activations computed twice" } else { "" };
+        writeln!(f, "memory       {planned:>9.0} MiB planned{again}, {peak} at most")?;
         let Some(profile) = &self.profile else { return Ok(()) };
         writeln!(f, "\n{:20} {:9} {:>5} {:>9} {:>9}", "kernel", "stage", "count", "ms", "GFLOP/s")?;
         for KernelTime { kernel, stage, count, ms, gflops } in profile {

@@ -55,7 +55,8 @@ impl Devices {
 fn gpus() -> Vec<Row> {
     use priorfit::backend::gpu::{Device, Options, adapters};
     let describe = |adapter: priorfit::backend::gpu::Adapter| {
-        let opened = Device::open(&adapter, Options::default());
+        let options = Options { half_factor: true, ..Options::default() };
+        let opened = Device::open(&adapter, options);
         let (lacks, variants) = match opened {
             Ok(device) => (None, device.variants().to_vec()),
             Err(error) => (Some(error.to_string()), Vec::new()),

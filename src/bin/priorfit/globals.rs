@@ -3,13 +3,17 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
+#[cfg(feature = "gpu")]
+use priorfit::backend::gpu::Options;
 use priorfit::backend::{Choice, Engine};
 use priorfit::error::{Error, Result};
 use priorfit::threads::Threads;
 use serde::Serialize;
+
+use crate::screen::Screen;
 
 /// Where `--help` lists them.
 const GENERAL: &str = "General";
@@ -32,6 +36,9 @@ pub struct Globals {
     #[arg(long, global = true, help_heading = GENERAL, value_name = "DEVICE")]
     #[arg(default_value_t = Choice::Auto)]
     device: Choice,
+    /// What is shown while the command runs.
+    #[arg(skip)]
+    screen: OnceLock<Screen>,
 }
 
 impl Globals {
@@ -43,17 +50,27 @@ impl Globals {
         })
     }
 
-    /// Where to compute.
+    /// Where to compute. What a GPU compiles is shown.
     ///
     /// # Errors
     /// When the device that is asked for is not there.
     pub fn engine(&self) -> Result<Engine> {
+        #[cfg(feature = "gpu")]
+        {
+            let screen = self.screen();
+            let options = Options {
+                on_pipelines: Some(Arc::new(move |done, total| screen.shaders(done, total))),
+                ..Options::default()
+            };
+            Engine::choose_with(&self.device, options, self.threads())
+        }
+        #[cfg(not(feature = "gpu"))]
         Engine::choose(&self.device, self.threads())
     }
 
-    /// Whether progress may be printed.
-    pub fn shows_progress(&self) -> bool {
-        !self.quiet
+    /// Where progress is shown.
+    pub fn screen(&self) -> Screen {
+        self.screen.get_or_init(|| Screen::new(!self.quiet)).clone()
     }
 
     /// Prints a remark to standard error, unless the result's JSON has it.

@@ -17,6 +17,7 @@ mod options;
 mod predict;
 mod prior;
 mod process;
+mod screen;
 mod verify;
 
 use std::process::ExitCode;

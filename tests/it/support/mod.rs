@@ -1,5 +1,7 @@
 //! What several tests need: golden files, random arrays, comparison with named tolerances.
 
+#[cfg(feature = "gpu")]
+pub mod case;
 pub mod gpu;
 pub mod memory;
 pub mod networks;

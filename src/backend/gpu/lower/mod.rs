@@ -1,8 +1,10 @@
 //! Dispatches to launches: which shaders run for a kernel, on which parts of its operands.
 //!
 //! A device binds only so much of a buffer at a time; work on more is cut along an axis on which
-//! every operand's part is contiguous (images, rows, elements). Nothing here needs a device.
+//! every operand's part is contiguous (images, rows, elements), or into pairs of windows
+//! (`src/backend/gpu/lower/cut.rs`). Nothing here needs a device.
 
+mod cut;
 mod layout;
 mod pool;
 mod product;
@@ -39,13 +41,18 @@ pub(super) struct Limits {
 /// # Errors
 /// When an operand is larger than the device binds and cannot be cut; the error says what it needs.
 pub(super) fn lower(kernel: &Kernel, limits: &Limits) -> Result<Vec<Launch>> {
-    let (_, writes) = kernel.binding_lens();
+    let (reads, writes) = kernel.binding_lens();
+    check_len(match kernel {
+        // The factor's columns are bound in shards, and numbered in each.
+        Kernel::Update { len, .. } => *len,
+        _ => reads.iter().chain(&writes).flatten().copied().max().unwrap_or(0),
+    })?;
     if writes.first() == Some(&Some(0)) {
         return Ok(Vec::new());
     }
     match kernel {
         Kernel::Map(tape) => tapes::map(tape, limits),
-        Kernel::Reduce(geometry) => reduce::reduce(geometry),
+        Kernel::Reduce(geometry) => reduce::reduce(geometry, limits),
         Kernel::MatMul(g, fused) => product::matmul(g, fused.as_ref(), limits),
         Kernel::Conv2d(g, fused) => product::conv2d(g, fused.as_ref(), limits),
         Kernel::Conv2dInputGrad(g, fused) => product::input_grad(g, fused.as_ref(), limits),
@@ -56,36 +63,51 @@ pub(super) fn lower(kernel: &Kernel, limits: &Limits) -> Result<Vec<Launch>> {
         Kernel::SumPoolGrad(g) => pool::sum_pool_grad(g, limits),
         Kernel::Softmax { rows, columns } => rows::rows("softmax", *rows, *columns, limits),
         Kernel::LogSoftmax { rows, columns } => rows::rows("log_softmax", *rows, *columns, limits),
-        Kernel::Transpose { shape, perm } => Ok(layout::transpose(shape, perm)),
-        Kernel::Slice { shape, slice } => Ok(layout::slice(shape, slice)),
-        Kernel::Pad { shape, axes } => Ok(layout::pad(shape, axes)),
-        Kernel::Concat { shapes, axis } => Ok(layout::concat(shapes, *axis)),
-        Kernel::Gather { shape, indices } => Ok(layout::gather(shape, indices)),
-        Kernel::ScatterAdd { shape, indices } => Ok(layout::scatter_add(shape, indices)),
+        Kernel::Transpose { shape, perm } => layout::transpose(shape, perm, limits),
+        Kernel::Slice { shape, slice } => layout::slice(shape, slice, limits),
+        Kernel::Pad { shape, axes } => layout::pad(shape, axes, limits),
+        Kernel::Concat { shapes, axis } => layout::concat(shapes, *axis, limits),
+        Kernel::Gather { shape, indices } => layout::gather(shape, indices, limits),
+        Kernel::ScatterAdd { shape, indices } => layout::scatter_add(shape, indices, limits),
         Kernel::Update { update, len, rank } => update::update(update, *len, *rank, limits),
     }
+}
+
+/// Shaders number elements with 32 bits.
+fn check_len(len: usize) -> Result<()> {
+    if len > u32::MAX as usize {
+        let message = format!("a value of {len} elements; expected at most {} on a GPU", u32::MAX);
+        return Err(Error::unsupported(message).hint("use a smaller batch, or --device cpu"));
+    }
+    Ok(())
 }
 
 /// Cuts `count` items into parts such that each operand, `lens` elements an item, can be bound.
 fn parts(limits: &Limits, count: usize, lens: &[usize]) -> Result<Vec<Range<usize>>> {
     let widest = lens.iter().copied().max().unwrap_or(0).max(1);
-    if count <= limits.binding / widest {
+    let most = limits.binding / widest;
+    if count <= most {
         return Ok(std::iter::once(0..count).collect());
     }
-    let starts_aligned =
-        |step: usize| lens.iter().all(|len| (step * len).is_multiple_of(limits.align));
-    let most = limits.binding / widest;
-    // Starts repeat their alignment after `align` items at the latest.
-    let steps = (1..=most.min(limits.align)).map(|back| most + 1 - back);
-    let step = steps.into_iter().find(|&step| starts_aligned(step)).ok_or_else(|| {
-        let (needed, offered) = (4 * widest, 4 * limits.binding);
-        Error::unsupported(format!(
-            "the device binds at most {offered} bytes of a buffer at a time; a part that cannot be \
-             cut further has {needed} bytes"
-        ))
-        .hint("use smaller images or batches, or another device")
-    })?;
+    // Starts are aligned at every multiple of some number up to the alignment.
+    let is_aligned =
+        |step: &usize| lens.iter().all(|len| (step * len).is_multiple_of(limits.align));
+    let unit = (1..limits.align).find(is_aligned).unwrap_or(limits.align);
+    let step = most / unit * unit;
+    if step == 0 {
+        return Err(uncuttable(limits, if most == 0 { widest } else { widest * unit }));
+    }
     Ok((0..count).step_by(step).map(|start| start..count.min(start + step)).collect())
+}
+
+/// The error of a part of `len` elements that cannot be cut further.
+fn uncuttable(limits: &Limits, len: usize) -> Error {
+    let (needed, offered) = (4 * len, 4 * limits.binding);
+    Error::unsupported(format!(
+        "the device binds at most {offered} bytes of a buffer at a time; a part that cannot be cut \
+         further has {needed} bytes"
+    ))
+    .hint("use smaller images or batches, or another device")
 }
 
 /// The window of a part, in elements; none if it is the whole.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::tapes::bind_tape;
 use super::{Limits, parts, reduce, window};
-use crate::backend::gpu::code::{self, Code};
+use crate::backend::gpu::code;
 use crate::backend::gpu::launch::{Access, Bound, Builder, Launch};
 use crate::backend::gpu::params::{self, Tiling};
 use crate::error::Result;
@@ -86,75 +86,118 @@ fn walks(a_along_sum: bool, b_along_sum: bool) -> [(&'static str, u32); 2] {
     [("A_ALONG_SUM", u32::from(a_along_sum)), ("B_ALONG_SUM", u32::from(b_along_sum))]
 }
 
-/// Writes the result: through the tape that follows, if there is one. `out` is the result's window,
-/// whose first element has the number `base`.
-fn finish(
-    builder: Builder,
-    fused: Option<&(Code, &Fused)>,
-    base: usize,
-    out: Option<(usize, usize)>,
-) -> Builder {
-    let builder = builder.bind_window(4, Access::Write, Bound::Result(0), out);
-    let Some((code, fused)) = fused else {
-        return builder.variant(code::PLAIN);
-    };
-    // The tape's other operands follow the product's two.
-    let number = |operand: usize| 2 + operand - usize::from(operand > fused.own);
-    let builder = bind_tape(builder.variant(&code.text), code, base, out, number);
-    match fused.replaces {
-        Some(_) => builder,
-        None => builder.bind_window(code.next - 1, Access::Write, Bound::Result(1), out),
+/// What a launch finishes: items `part` of `count` of `len` elements each, the sums of which go on
+/// from what is there if it `joins`.
+struct Finish {
+    part: Range<usize>,
+    count: usize,
+    len: usize,
+    joins: bool,
+}
+
+impl Finish {
+    /// Writes the result: through the tape that follows, if there is one.
+    fn bind(self, builder: Builder, fused: Option<&Fused>, limits: &Limits) -> Result<Builder> {
+        let Finish { part, count, len, joins } = self;
+        let out = window(&part, count, len);
+        let builder = builder.bind_window(4, Access::Write, Bound::Result(0), out);
+        let Some(fused) = fused else {
+            return Ok(builder.variant(&code::plain(joins)));
+        };
+        // The tape's other operands follow the product's two.
+        let code = code::epilogue(fused, EPILOGUE, joins)?;
+        let number = |operand: usize| 2 + operand - usize::from(operand > fused.own);
+        let builder = builder.variant(&code.text);
+        let elements = part.start * len..part.end * len;
+        let builder = bind_tape(builder, &code, &elements, limits, number);
+        Ok(match fused.replaces {
+            Some(_) => builder,
+            None => builder.bind_window(code.next - 1, Access::Write, Bound::Result(1), out),
+        })
     }
 }
 
-fn fused_code(fused: Option<&Fused>) -> Result<Option<(Code, &Fused)>> {
-    fused.map(|fused| Ok((code::epilogue(fused, EPILOGUE)?, fused))).transpose()
+/// Along what a product is cut.
+#[derive(Clone, Copy, PartialEq)]
+enum Along {
+    Batch,
+    /// The rows of a single matrix; the second operand is bound whole.
+    Rows,
+    /// The sum of a single product; its parts are added in the result, in order.
+    Sum,
 }
 
-/// `a, b` to their batched product; parts are matrices of the batch, or rows of a single one.
+impl Along {
+    fn of(g: &Product, limits: &Limits) -> Self {
+        let is_long = g.k * g.m.max(g.n) > limits.binding;
+        match (g.batch, g.how.transpose_a, g.how.transpose_b) {
+            (1, false, _) => Along::Rows,
+            (1, true, false) if is_long => Along::Sum,
+            _ => Along::Batch,
+        }
+    }
+
+    /// How many items there are, and how many elements an item has of each operand and of the
+    /// result; 0 of what is bound whole.
+    fn items(self, g: &Product) -> (usize, [usize; 3]) {
+        let Product { batch, m, n, k, .. } = *g;
+        match self {
+            Along::Batch => (batch, [m * k, k * n, m * n]),
+            Along::Rows => (m, [k, 0, n]),
+            Along::Sum => (k, [m, n, 0]),
+        }
+    }
+}
+
+/// `a, b` to their batched product.
 pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Result<Vec<Launch>> {
-    let code = fused_code(fused)?;
-    let Product { batch, m, n, k, how } = *g;
-    let by_rows = batch == 1 && !how.transpose_a;
-    let parts = match by_rows {
-        true => parts(limits, m, &[k, n])?,
-        false => parts(limits, batch, &[m * k, k * n, m * n])?,
-    };
+    let Product { m, n, k, how, .. } = *g;
+    let along = Along::of(g, limits);
+    let (count, lens) = along.items(g);
     let launch = |part: Range<usize>| {
-        let (rows, z) = if by_rows { (part.len(), 1) } else { (m, part.len()) };
+        let (rows, z, depth) = match along {
+            Along::Batch => (m, part.len(), k),
+            Along::Rows => (part.len(), 1, k),
+            Along::Sum => (m, 1, part.len()),
+        };
         let tiles = Tiles::new(rows, n, z, limits);
         let (a_step, a_row) = if how.transpose_a { (m, 1) } else { (1, k) };
         let (b_step, b_column) = if how.transpose_b { (1, k) } else { (n, 1) };
         let params = params::MatMul {
             tiling: tiles.tiling,
-            depth: k as u32,
+            depth: depth as u32,
             a_step: a_step as u32,
             a_row: a_row as u32,
             a_batch: (m * k) as u32,
             b_step: b_step as u32,
             b_column: b_column as u32,
             b_batch: (k * n) as u32,
+            plane: n as u32,
+            b_image: 0,
+            out_row: n as u32,
+            out_image: 0,
             spare: 0,
         };
-        let windowed = |len: usize| window(&part, if by_rows { m } else { batch }, len);
-        let (a, b, out) = match by_rows {
-            true => (windowed(k), None, windowed(n)),
-            false => (windowed(m * k), windowed(k * n), windowed(m * n)),
-        };
+        let [a, b, _] = lens.map(|len| if len == 0 { None } else { window(&part, count, len) });
+        // Neighbouring rows or columns that are neighbours in memory, in whole vectors.
+        let a_vectors = how.transpose_a && m.is_multiple_of(4);
+        let b_vectors = !how.transpose_b && n.is_multiple_of(4);
         let builder = Builder::new("matmul", &params)
             .variant(&tiles.variant())
             .overrides(&walks(!how.transpose_a, how.transpose_b))
             .bind_window(2, Access::Read, Bound::Operand(0), a)
-            .bind_window(3, Access::Read, Bound::Operand(1), b);
-        // Neighbouring rows or columns that are neighbours in memory, in whole vectors.
-        let a_vectors = how.transpose_a && m.is_multiple_of(4);
-        let b_vectors = !how.transpose_b && n.is_multiple_of(4);
-        let builder =
-            builder.variant(&operand("a", 2, a_vectors)).variant(&operand("b", 3, b_vectors));
-        let base = part.start * if by_rows { n } else { m * n };
-        finish(builder, code.as_ref(), base, out).launch(tiles.count(), 0)
+            .bind_window(3, Access::Read, Bound::Operand(1), b)
+            .variant(&operand("a", 2, a_vectors))
+            .variant(&operand("b", 3, b_vectors));
+        let finish = match along {
+            Along::Sum => Finish { part: 0..1, count: 1, len: m * n, joins: part.start > 0 },
+            _ => Finish { part: part.clone(), count, len: lens[2], joins: false },
+        };
+        // The tape follows on the whole sum.
+        let fused = fused.filter(|_| along != Along::Sum || part.end == k);
+        Ok(finish.bind(builder, fused, limits)?.launch(tiles.count(), 0))
     };
-    Ok(parts.into_iter().map(launch).collect())
+    parts(limits, count, &lens)?.into_iter().map(launch).collect()
 }
 
 /// Whether a convolution has kernels of its own: groups of one input channel.
@@ -194,28 +237,27 @@ fn image_lens(g: &Conv2d) -> [usize; 2] {
 
 /// `x, w` to their convolution.
 pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Result<Vec<Launch>> {
-    let code = fused_code(fused)?;
     let [before, after] = image_lens(g);
     let launch = |part: Range<usize>| {
         let geometry = geometry(g, part.len());
         let columns = part.len() * g.output[0] * g.output[1];
         let tiles = Tiles::new(g.out_channels / g.groups, columns, g.groups, limits);
-        let (builder, workgroups) = match is_depthwise(g) {
-            true => depthwise("forward", geometry, part.len() * after),
-            false => {
-                let params = params::Convolution { tiling: tiles.tiling, geometry };
-                let builder = Builder::new("conv2d", &params).variant(&tiles.variant());
-                (builder.overrides(&walks(true, false)), tiles.count())
-            }
+        let (builder, workgroups) = if is_pointwise(g) {
+            (pointwise(g, &tiles, false), tiles.count())
+        } else if is_depthwise(g) {
+            depthwise("forward", g, geometry, part.len() * after)
+        } else {
+            let params = params::Convolution { tiling: tiles.tiling, geometry };
+            let builder = Builder::new("conv2d", &params).variant(&tiles.variant());
+            (builder.overrides(&walks(true, false)).overrides(&taps(g)), tiles.count())
         };
         let builder = builder
-            .overrides(&taps(g))
             .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, before))
             .read(3, 1);
-        let out = window(&part, g.batch, after);
-        finish(builder, code.as_ref(), part.start * after, out).launch(workgroups, 0)
+        let finish = Finish { part, count: g.batch, len: after, joins: false };
+        Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
-    Ok(parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect())
+    parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect()
 }
 
 /// `ct, w` to the cotangent of the input.
@@ -224,7 +266,6 @@ pub(super) fn input_grad(
     fused: Option<&Fused>,
     limits: &Limits,
 ) -> Result<Vec<Launch>> {
-    let code = fused_code(fused)?;
     let [before, after] = image_lens(g);
     // With a dilation, the taps of a phase do not follow each other by the stride.
     let phases = [0, 1].map(|axis| if g.dilation[axis] == 1 { g.stride[axis] } else { 1 });
@@ -234,38 +275,82 @@ pub(super) fn input_grad(
         let columns = part.len() * across[0] * across[1];
         let z = g.groups * phases[0] * phases[1];
         let tiles = Tiles::new(g.in_channels / g.groups, columns, z, limits);
-        let (builder, workgroups) = match is_depthwise(g) {
-            true => depthwise("input_grad", geometry, part.len() * before),
-            false => {
-                let params = params::Convolution { tiling: tiles.tiling, geometry };
-                let phases = phases.map(|phases| phases as u32);
-                let builder = Builder::new("conv2d_input_grad", &params)
-                    .variant(&tiles.variant())
-                    .overrides(&walks(false, false))
-                    .overrides(&[("PHASES_H", phases[0]), ("PHASES_W", phases[1])]);
-                (builder, tiles.count())
-            }
+        let (builder, workgroups) = if is_pointwise(g) {
+            (pointwise(g, &tiles, true), tiles.count())
+        } else if is_depthwise(g) {
+            depthwise("input_grad", g, geometry, part.len() * before)
+        } else {
+            let params = params::Convolution { tiling: tiles.tiling, geometry };
+            let phases = phases.map(|phases| phases as u32);
+            let builder = Builder::new("conv2d_input_grad", &params)
+                .variant(&tiles.variant())
+                .overrides(&walks(false, false))
+                .overrides(&taps(g))
+                .overrides(&[("PHASES_H", phases[0]), ("PHASES_W", phases[1])]);
+            (builder, tiles.count())
         };
         let builder = builder
-            .overrides(&taps(g))
             .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, after))
             .read(3, 1);
-        let out = window(&part, g.batch, before);
-        finish(builder, code.as_ref(), part.start * before, out).launch(workgroups, 0)
+        let finish = Finish { part, count: g.batch, len: before, joins: false };
+        Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
-    Ok(parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect())
+    parts(limits, g.batch, &[before, after])?.into_iter().map(launch).collect()
 }
 
-fn depthwise(entry: &'static str, geometry: params::Geometry, len: usize) -> (Builder, usize) {
-    let params = params::Depthwise { geometry, len: len as u32, spare0: 0, spare1: 0, spare2: 0 };
-    let builder = Builder::new("depthwise", &params).entry(entry);
+/// Whether a convolution is a product of its filters with each image as it is stored, whose
+/// positions come in whole vectors.
+fn is_pointwise(g: &Conv2d) -> bool {
+    let [height, width] = g.input;
+    let has_window = g.kernel != [1, 1] || g.stride != [1, 1] || g.pad != [0, 0];
+    !has_window && g.output == g.input && !is_depthwise(g) && (height * width).is_multiple_of(4)
+}
+
+/// A convolution without a window, or its cotangent of the input, as a product: the filters times
+/// all images, image beside image.
+fn pointwise(g: &Conv2d, tiles: &Tiles, towards_input: bool) -> Builder {
+    let (before, after) = (g.in_channels / g.groups, g.out_channels / g.groups);
+    let (rows, depth) = if towards_input { (before, after) } else { (after, before) };
+    let (a_step, a_row) = if towards_input { (before, 1) } else { (1, before) };
+    let plane = g.input[0] * g.input[1];
+    let params = params::MatMul {
+        tiling: tiles.tiling,
+        depth: depth as u32,
+        a_step: a_step as u32,
+        a_row: a_row as u32,
+        a_batch: (before * after) as u32,
+        b_step: plane as u32,
+        b_column: 1,
+        b_batch: (depth * plane) as u32,
+        plane: plane as u32,
+        b_image: (g.groups * depth * plane) as u32,
+        out_row: plane as u32,
+        out_image: (g.groups * rows * plane) as u32,
+        spare: 0,
+    };
+    let a_vectors = towards_input && before.is_multiple_of(4);
+    Builder::new("matmul", &params)
+        .variant(&tiles.variant())
+        .overrides(&walks(!towards_input, false))
+        .variant(&operand("a", 3, a_vectors))
+        .variant(&operand("b", 2, true))
+}
+
+fn depthwise(
+    entry: &'static str,
+    g: &Conv2d,
+    geometry: params::Geometry,
+    len: usize,
+) -> (Builder, usize) {
+    let params = params::Depthwise { geometry, len: len as u32, first: 0, spare1: 0, spare2: 0 };
+    let builder = Builder::new("depthwise", &params).entry(entry).overrides(&taps(g));
     (builder, len.div_ceil(crate::backend::gpu::launch::WORKGROUP))
 }
 
 /// `x, ct` to the cotangent of the filter; long sums are cut, and added by a second launch.
 pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
     if is_depthwise(g) {
-        return Ok(vec![depthwise_filter_grad(g)]);
+        return depthwise_filter_grad(g, limits);
     }
     let [before, after] = image_lens(g);
     let parts = parts(limits, g.batch, &[before, after])?;
@@ -307,19 +392,33 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
     Ok(launches)
 }
 
-fn depthwise_filter_grad(g: &Conv2d) -> Launch {
-    let filters = g.filter_shape().len();
-    let params = params::Depthwise {
-        geometry: geometry(g, g.batch),
-        len: filters as u32,
-        spare0: 0,
-        spare1: 0,
-        spare2: 0,
+/// The same for groups of one input channel; parts of the images have sums of their own.
+fn depthwise_filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
+    let [before, after] = image_lens(g);
+    let parts = parts(limits, g.batch, &[before, after])?;
+    let filter_len = g.filter_shape().len();
+    let (out, scratch_len) = match parts.len() {
+        1 => (Bound::Result(0), 0),
+        count => (Bound::Scratch, count * filter_len),
     };
-    Builder::new("depthwise_filter_grad", &params)
-        .overrides(&taps(g))
-        .read(2, 0)
-        .read(3, 1)
-        .write(4, 0)
-        .launch(filters, 0)
+    let launch = |(number, part): (usize, &Range<usize>)| {
+        let params = params::Depthwise {
+            geometry: geometry(g, part.len()),
+            len: filter_len as u32,
+            first: (number * filter_len) as u32,
+            spare1: 0,
+            spare2: 0,
+        };
+        Builder::new("depthwise_filter_grad", &params)
+            .overrides(&taps(g))
+            .bind_window(2, Access::Read, Bound::Operand(0), window(part, g.batch, before))
+            .bind_window(3, Access::Read, Bound::Operand(1), window(part, g.batch, after))
+            .bind(4, Access::Write, out.clone())
+            .launch(filter_len, scratch_len)
+    };
+    let mut launches: Vec<Launch> = parts.iter().enumerate().map(launch).collect();
+    if parts.len() > 1 {
+        launches.push(reduce::combine(parts.len(), filter_len, false));
+    }
+    Ok(launches)
 }

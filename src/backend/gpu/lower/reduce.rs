@@ -1,14 +1,19 @@
 //! Reductions: how outputs are shared among threads, and sums among launches.
 
+use std::ops::Range;
+
 use bytemuck::Zeroable;
 
-use super::tapes::bind_tape;
-use crate::backend::gpu::code::{self, SPACE};
+use super::cut::{aligned, indices, ranges, span};
+use super::tapes::{bind_tape, row_major};
+use super::{Limits, check_len, window};
+use crate::backend::gpu::code::{self, Code, SPACE};
 use crate::backend::gpu::launch::{Access, Bound, Builder, Launch, WORKGROUP};
 use crate::backend::gpu::params::{self, axes};
 use crate::error::Result;
 use crate::graph::Reduction;
 use crate::kernel::reduce::Reduce;
+use crate::kernel::tape::View;
 
 /// Workgroups below which a reduction is cut into segments.
 const WORKGROUPS_WANTED: usize = 256;
@@ -17,24 +22,76 @@ const ELEMENTS_MIN: usize = 16;
 /// Neighbouring outputs of a workgroup when neighbours in memory are of different outputs.
 const NEIGHBOURS_MAX: usize = 32;
 
-/// A reduction with its fused producer; few long sums are combined in two launches.
-pub(super) fn reduce(geometry: &Reduce) -> Result<Vec<Launch>> {
+/// A reduction with its fused producer; few long sums are combined in two launches. Parts of the
+/// space that go into the same outputs follow each other, each joining what is there.
+pub(super) fn reduce(geometry: &Reduce, limits: &Limits) -> Result<Vec<Launch>> {
+    check_len(geometry.tape.len())?;
     let code = code::producer(&geometry.tape, 3)?;
-    let shape = Shape::of(geometry);
-    let segments = shape.segments();
+    let views: Vec<&View> = geometry.tape.views.iter().chain([&geometry.output]).collect();
+    let parts = ranges(&geometry.tape.extents, &views, limits)?;
+    Ok(parts.iter().flat_map(|part| reduce_part(geometry, &code, part, limits)).collect())
+}
+
+/// The reduction of a part of the space that [`ranges`] gave.
+fn reduce_part(
+    geometry: &Reduce,
+    code: &Code<'_>,
+    part: &Range<usize>,
+    limits: &Limits,
+) -> Vec<Launch> {
+    let shape = Shape::of(geometry, part);
+    let segments = shape.segments(limits);
     let largest = geometry.how == Reduction::Max;
-    let out = if segments > 1 { Bound::Scratch } else { Bound::Result(0) };
-    let scratch_len = if segments > 1 { segments * shape.outputs } else { 0 };
-    let first = Builder::new("reduce", &shape.params(segments))
+    let target = Target::of(geometry, part, limits);
+    let start = part.start - aligned(limits, part.start);
+    let params = params::Reduce { first: start as u32, ..shape.params(segments) };
+    let params = if segments > 1 { params } else { target.set(params) };
+    let first = Builder::new("reduce", &params)
         .variant(&code.text)
-        .overrides(&[("LARGEST", u32::from(largest))])
-        .bind(2, Access::Write, out);
-    let first = bind_tape(first, &code, 0, None, |operand| operand);
+        .overrides(&[("LARGEST", u32::from(largest))]);
+    let (first, scratch_len) = match segments {
+        1 => (first.bind_window(2, Access::Write, Bound::Result(0), target.window), 0),
+        _ => (first.bind(2, Access::Write, Bound::Scratch), segments * shape.outputs),
+    };
+    let first = bind_tape(first, code, part, limits, |operand| operand);
     let mut launches = vec![first.launch(shape.workgroups() * segments, scratch_len)];
     if segments > 1 {
-        launches.push(combine(segments, shape.outputs, largest));
+        launches.push(combine_at(segments, shape.outputs, largest, &target));
     }
-    Ok(launches)
+    launches
+}
+
+/// Where outputs go.
+struct Target {
+    result: usize,
+    /// The bound part of the result, and what lies before the first output in it.
+    window: Option<(usize, usize)>,
+    first: usize,
+    /// Whether an earlier launch left something there.
+    joins: bool,
+}
+
+impl Target {
+    /// Where the outputs of a part of the space go.
+    fn of(geometry: &Reduce, part: &Range<usize>, limits: &Limits) -> Self {
+        let (extents, len) = (&geometry.tape.extents, geometry.output_len());
+        if part.len() == geometry.tape.len() {
+            return Target { result: 0, window: None, first: 0, joins: false };
+        }
+        let outputs = span(extents, &geometry.output, part);
+        let start = aligned(limits, outputs.start);
+        let mut places = indices(extents, part.start).into_iter().zip(&geometry.output.0);
+        Target {
+            result: 0,
+            window: window(&(start..outputs.end), len, 1),
+            first: outputs.start - start,
+            joins: places.any(|(index, &stride)| stride == 0 && index > 0),
+        }
+    }
+
+    fn set(&self, params: params::Reduce) -> params::Reduce {
+        params::Reduce { out_first: self.first as u32, joins: u32::from(self.joins), ..params }
+    }
 }
 
 /// The second launch: combines `[segments, outputs]` partial results from scratch into the
@@ -50,6 +107,11 @@ pub(super) fn combine_into(
     largest: bool,
     result: usize,
 ) -> Launch {
+    let target = Target { result, window: None, first: 0, joins: false };
+    combine_at(segments, outputs, largest, &target)
+}
+
+fn combine_at(segments: usize, outputs: usize, largest: bool, target: &Target) -> Launch {
     const IDENTITY: &str = "\
 @group(0) @binding(3) var<storage, read> x0: array<f32>;
 fn value(index: u32) -> f32 {
@@ -64,11 +126,11 @@ fn value(index: u32) -> f32 {
         reduced_axes: vec![(segments, outputs)],
     };
     let space = bytemuck::bytes_of(&params::Space::zeroed()).to_vec();
-    Builder::new("reduce", &shape.params(1))
+    Builder::new("reduce", &target.set(shape.params(1)))
         .variant(IDENTITY)
         .overrides(&[("LARGEST", u32::from(largest))])
         .bind(SPACE, Access::Uniform, Bound::Params(space))
-        .bind(2, Access::Write, Bound::Result(result))
+        .bind_window(2, Access::Write, Bound::Result(target.result), target.window)
         .bind(3, Access::Read, Bound::Scratch)
         .launch(shape.workgroups(), 0)
 }
@@ -84,13 +146,15 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(geometry: &Reduce) -> Self {
-        let extents = &geometry.tape.extents;
-        let mut strides = vec![1; extents.len()];
-        for axis in (1..extents.len()).rev() {
-            strides[axis - 1] = strides[axis] * extents[axis];
+    /// A part of the space: a range of indices of each axis.
+    fn of(geometry: &Reduce, part: &Range<usize>) -> Self {
+        let mut extents = geometry.tape.extents.clone();
+        let strides = row_major(&extents);
+        if part.len() < geometry.tape.len() {
+            let (first, last) = (indices(&extents, part.start), indices(&extents, part.end - 1));
+            extents = first.into_iter().zip(last).map(|(first, last)| last - first + 1).collect();
         }
-        let spaced = extents.iter().copied().zip(strides).zip(&geometry.output.0);
+        let spaced = extents.into_iter().zip(strides).zip(&geometry.output.0);
         let (kept, reduced): (Vec<_>, Vec<_>) = spaced.partition(|&(_, &stride)| stride != 0);
         let axes = |axes: Vec<((usize, usize), &usize)>| -> Vec<(usize, usize)> {
             axes.into_iter().map(|(axis, _)| axis).collect()
@@ -119,8 +183,10 @@ impl Shape {
         self.outputs.div_ceil(WORKGROUP / self.lanes())
     }
 
-    fn segments(&self) -> usize {
+    /// Segments of each sum, whose results can be bound together.
+    fn segments(&self, limits: &Limits) -> usize {
         let wanted = WORKGROUPS_WANTED / self.workgroups().max(1);
+        let wanted = wanted.min(limits.binding / self.outputs.max(1));
         wanted.min(self.reduced / (self.lanes() * ELEMENTS_MIN)).max(1)
     }
 
@@ -136,6 +202,10 @@ impl Shape {
             kept_rank: self.kept.len() as u32,
             reduced_rank: self.reduced_axes.len() as u32,
             spare: 0,
+            first: 0,
+            out_first: 0,
+            joins: 0,
+            spare1: 0,
             kept_extents: extents(&self.kept),
             kept_strides: strides(&self.kept),
             reduced_extents: extents(&self.reduced_axes),

@@ -15,7 +15,7 @@ const BLOCK: usize = 16 * WORKGROUP;
 /// Most factor columns: what the smallest uniform binding holds with room to spare.
 const RANK_MAX: usize = 256;
 /// Most sums that are added up by subgroups.
-const SUBGROUP_SUMS_MAX: usize = 64;
+const SUBGROUP_SUMS_MAX: usize = 32;
 
 /// The shards of a parameter of `len` elements whose `rank` columns are bound together.
 pub(in crate::backend::gpu) fn factor_shards(
@@ -92,7 +92,7 @@ fn bind(
             Method::Sgld { lane, .. } | Method::Sghmc { lane, .. } => lane,
             _ => 0,
         },
-        spare0: 0,
+        spare: 0,
         spare1: 0,
         spare2: 0,
     };

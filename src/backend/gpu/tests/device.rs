@@ -11,6 +11,7 @@ use crate::backend::gpu::pipelines::Pipelines;
 use crate::backend::gpu::shader::part;
 use crate::backend::gpu::{adapters, params, qualify, wgpu};
 use crate::error::Kind;
+use crate::graph::Leaf;
 use crate::rng::philox4x32;
 
 /// A device, or a printed reason for skipping; `PRIORFIT_REQUIRE_GPU=1` fails instead.
@@ -35,13 +36,57 @@ const LIMITS: Limits = Limits {
 #[test]
 fn a_variant_that_computes_something_else_is_found_out() {
     let Some(context) = context() else { return };
-    qualify::compare(&context, LIMITS, LIMITS, qualify::updated)
-        .expect("a kernel agrees with itself");
-    // Columns in half precision are off by far more than an order of summation.
-    let wrong = Limits { half_factor: true, ..LIMITS };
-    let error =
-        qualify::compare(&context, LIMITS, wrong, qualify::updated).expect_err("other numbers");
+    for run in [qualify::updated, qualify::multiplied] {
+        qualify::compare(&context, LIMITS, LIMITS, run).expect("a kernel agrees with itself");
+    }
+    let half = Limits { half_factor: true, ..LIMITS };
+    qualify::compare(&context, LIMITS, half, qualify::updated).expect("halves are unpacked");
+    // One element of one result that is off by a few parts in a hundred thousand.
+    let wrong = |context: &Arc<Context>, limits: Limits| {
+        let mut results = qualify::updated(context, limits)?;
+        if limits.half_factor {
+            let last = results.last_mut().and_then(|(_, sums)| sums.last_mut()).expect("a sum");
+            *last *= 1.0 + 3e-5;
+        }
+        Ok(results)
+    };
+    let error = qualify::compare(&context, LIMITS, half, wrong).expect_err("other numbers");
     assert!(error.to_string().contains("expected"), "{error}");
+}
+
+/// A factor whose columns hold a huge number of each sign among small ones in each block of 4096.
+fn with_huge_pairs(len: usize) -> Vec<f32> {
+    const HUGE: f32 = 67_108_864.0;
+    let small = |at: usize| 1.0 + (at * 7919 % 1000) as f32 / 1000.0;
+    let element = |at: usize| match at % qualify::LEN % 4096 {
+        17 => HUGE,
+        1500 => -HUGE,
+        _ => small(at),
+    };
+    (0..len).map(element).collect()
+}
+
+#[test]
+fn small_terms_of_a_sum_survive_huge_ones_with_and_without_subgroups() {
+    let Some(context) = context() else { return };
+    // θ = 1 stays where it is, since the learning rate is 0: a column's sum is its projection.
+    let data = |leaf: &Leaf, len: usize, _: u64| match leaf.name.as_str() {
+        "theta" | "precision" => vec![1.0; len],
+        "factor" => with_huge_pairs(len),
+        _ => vec![0.0; len],
+    };
+    let has_subgroups = context.device.features().contains(wgpu::Features::SUBGROUP);
+    for subgroups in [false, has_subgroups] {
+        let limits = Limits { subgroups, ..LIMITS };
+        let results = qualify::updated_from(&context, limits, data).expect("a step");
+        let (_, sums) = results.split_first().expect("the weights, then the sums");
+        let factor = with_huge_pairs((sums.len() - 1) * qualify::LEN);
+        for (column, (name, sum)) in factor.chunks_exact(qualify::LEN).zip(sums) {
+            let expected: f64 = column.iter().map(|&x| f64::from(x)).sum();
+            let error = (f64::from(sum[0]) - expected).abs() / expected;
+            assert!(error < 3e-7, "{name}, subgroups {subgroups}: {error:.1e}");
+        }
+    }
 }
 
 #[test]
@@ -49,10 +94,11 @@ fn a_shader_that_the_device_rejects_is_an_error_and_leaves_the_others() {
     let Some(context) = context() else { return };
     let pipelines = Pipelines::new(context, None, None);
     let program = |variant: &str| {
-        let params = params::Map { len: 1, spare0: 0, spare1: 0, spare2: 0 };
+        let params = params::Map { len: 1, skipped: 0, spare1: 0, spare2: 0 };
         let space = Bound::Params(bytemuck::bytes_of(&params::Space::zeroed()).to_vec());
         let builder = Builder::new("map", &params).variant(variant);
-        let builder = builder.bind(1, Access::Uniform, space).write(2, 0);
+        let builder = builder.bind(1, Access::Uniform, space);
+        let builder = builder.bind(2, Access::Write, Bound::Result(0));
         builder.elements(1).program
     };
     let good = program("fn value(index: u32) -> f32 {\n    return f32(index);\n}\n");

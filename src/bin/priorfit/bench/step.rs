@@ -15,6 +15,7 @@ use priorfit::update::{Noise, Optimizer};
 
 use super::Bench;
 use crate::backbone;
+use crate::options::ByteSize;
 
 /// Learning rate: small, so that random weights do not diverge.
 const LEARNING_RATE: f32 = 1e-4;
@@ -33,6 +34,8 @@ pub struct Bencher {
     pub input_shape: Vec<usize>,
     /// Number of trainable weights, the head's included.
     pub params: usize,
+    /// Whether activations are computed a second time instead of kept.
+    pub recomputes: bool,
     plan: PlanId,
     inputs: Vec<(String, Vec<f32>)>,
 }
@@ -50,16 +53,17 @@ impl Bencher {
         }
         let in_file = |e: Error| e.context(args.model.display().to_string());
         let graph = classifier(&model, &input_shape, args.classes).map_err(in_file)?;
-        let plan = Plan::compile(&train_step(graph, &recipe(args, &model)).map_err(in_file)?)?;
+        let graph = train_step(graph, &recipe(args, &model)).map_err(in_file)?;
+        let mut backend = engine.open()?;
+        let (plan, recomputes) = fit(&graph, &*backend, args.memory_cap)?;
         let noise = noise();
         let inputs = plan.inputs().iter();
         let inputs = inputs
             .map(|port| (port.name.clone(), input(&port.name, port.shape.len(), args, &noise)))
             .collect();
-        let mut backend = engine.open()?;
         let plan = backend.load(plan)?;
         let params = set_residents(&mut *backend, plan, &model, &noise)?;
-        Ok(Bencher { backend, input_shape, params, plan, inputs })
+        Ok(Bencher { backend, input_shape, params, recomputes, plan, inputs })
     }
 
     /// The plan of the step.
@@ -83,6 +87,27 @@ impl Bencher {
     fn write(&mut self) -> Result<()> {
         let mut inputs = self.inputs.iter();
         inputs.try_for_each(|(name, value)| self.backend.write(self.plan, name, value))
+    }
+}
+
+/// The plan of a step, and whether it computes activations again to stay below the cap.
+///
+/// # Errors
+/// When it takes more all the same.
+fn fit(graph: &Graph, backend: &dyn Backend, cap: Option<ByteSize>) -> Result<(Plan, bool)> {
+    let cap = cap.map_or(usize::MAX, |ByteSize(cap)| cap.try_into().unwrap_or(usize::MAX));
+    let plan = Plan::compile(graph)?;
+    if cap == usize::MAX || backend.bytes_with(&[&plan])? <= cap {
+        return Ok((plan, false));
+    }
+    let plan = Plan::compile_recomputing(graph)?;
+    let bytes = backend.bytes_with(&[&plan])?;
+    match bytes <= cap {
+        true => Ok((plan, true)),
+        false => Err(Error::invalid(format!(
+            "the memory cap is {cap} bytes; with activations computed again the step takes {bytes}"
+        ))
+        .hint("expected a larger cap, or a smaller --batch, --image-size or --prior-rank")),
     }
 }
 
