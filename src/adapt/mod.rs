@@ -27,8 +27,8 @@ use serde::Serialize;
 
 pub use self::glob::matches as name_matches;
 pub use self::memory::Footprint;
+pub use self::posterior::{COLD, PosteriorKind, PosteriorSettings};
 use self::posterior::{Drawn, Run};
-pub use self::posterior::{PosteriorKind, PosteriorSettings};
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
 pub use self::source::{SourceSettings, fit_prior};
 use self::trainer::Trainer;

@@ -54,7 +54,11 @@ fn settings(kind: PosteriorKind, draws: usize) -> Settings {
     let draws = Some(if kind == PosteriorKind::Map { 1 } else { draws });
     Settings {
         prior: PriorKind::Isotropic,
-        posterior: PosteriorSettings { draws, temperature: 0.01, ..PosteriorSettings::of(kind) },
+        posterior: PosteriorSettings {
+            draws,
+            temperature: Some(0.01),
+            ..PosteriorSettings::of(kind)
+        },
         clip: None,
         steps: 24,
         batch_size: 10,
@@ -135,7 +139,7 @@ fn without_temperature_draws_do_not_spread() {
     let (train, _) = fixture.few(3);
     let at = |kind, temperature| {
         let mut settings = settings(kind, 3);
-        settings.posterior.temperature = temperature;
+        settings.posterior.temperature = Some(temperature);
         fixture.fit(&train, settings).posterior
     };
     let cold = |kind| at(kind, 0.0);
@@ -195,7 +199,7 @@ fn a_chain_that_diverges_keeps_what_was_good_and_says_what_to_change() {
     let (train, rest) = fixture.few(3);
     for kind in [PosteriorKind::Sgld, PosteriorKind::Sghmc] {
         let mut hot = Settings { prior: PriorKind::None, ..settings(kind, 4) };
-        hot.posterior.temperature = 1e20;
+        hot.posterior.temperature = Some(1e20);
         let fast = Settings { prior: PriorKind::None, learning_rate: 1e20, ..settings(kind, 4) };
         for settings in [hot, fast] {
             let adapted = fixture.fit(&train, settings);
@@ -335,7 +339,7 @@ fn chains_over_a_head_spread_as_its_laplace_approximation() {
             steps: 2000,
             ..settings(kind, draws)
         };
-        settings.posterior.temperature = 1.0;
+        settings.posterior.temperature = Some(1.0);
         settings.posterior.cycles = 0;
         settings.posterior.chains = if kind == PosteriorKind::Sghmc { 2 } else { 1 };
         let posterior = fixture.fit(&train, settings).posterior;

@@ -54,7 +54,7 @@ impl Approximation for Laplace {
             false => Gaussian::factored(&features, &probabilities, variance)?,
         };
         let key = Key::new(run.settings.seed, Stream::Draw);
-        let spread = f64::from(self.settings.temperature).sqrt();
+        let spread = f64::from(self.settings.temperature()).sqrt();
         let draws = (0..self.settings.draws()).map(|draw| {
             let mut normals = key.at(draw as u64);
             let z = Array2::from_shape_simple_fn(head.dim(), || f64::from(normals.normal()));

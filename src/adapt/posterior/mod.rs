@@ -32,6 +32,11 @@ use crate::posterior::DRAWS_MAX;
 use crate::prior::Weights;
 use crate::update::{Optimizer, Schedule};
 
+/// The temperature of SGLD, SGHMC and Laplace unless another is set. At the default strength of the
+/// priors a few examples leave a posterior so wide that averages over it predict worse than its
+/// mode; this cold, they lose nothing to it.
+pub const COLD: f32 = 0.01;
+
 /// How the posterior is approximated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,8 +74,9 @@ pub struct PosteriorSettings {
     /// quarter adds no noise, and draws are spread over the rest (Zhang et al. 2020). 0 keeps the
     /// rate constant; then draws are spread over the second half of the chain.
     pub cycles: usize,
-    /// T: draws of SGLD, SGHMC, SWAG and Laplace are from the posterior to the power 1/T.
-    pub temperature: f32,
+    /// T: draws of SGLD, SGHMC, SWAG and Laplace are from the posterior to the power 1/T. None
+    /// takes the kind's own: 1 for SWAG, and else [`COLD`].
+    pub temperature: Option<f32>,
     /// α in (0, 1], the share of the velocity that a step of SGHMC loses.
     pub friction: f32,
     /// Whether the step of SGLD or SGHMC is proportional to a weight's variance under the prior.
@@ -84,7 +90,7 @@ impl Default for PosteriorSettings {
             draws: None,
             chains: 1,
             cycles: 1,
-            temperature: 1.0,
+            temperature: None,
             friction: 0.1,
             precondition: false,
         }
@@ -107,10 +113,19 @@ impl PosteriorSettings {
         })
     }
 
+    /// The temperature.
+    pub fn temperature(&self) -> f32 {
+        self.temperature.unwrap_or(match self.kind {
+            PosteriorKind::Swag => 1.0,
+            _ => COLD,
+        })
+    }
+
     /// What changes the weights: the sampler, or `optimizer` where none is wanted.
     pub fn optimizer(&self, optimizer: Optimizer) -> Optimizer {
-        let Self { kind, temperature, friction, precondition: preconditioned, .. } = *self;
-        match kind {
+        let Self { friction, precondition: preconditioned, .. } = *self;
+        let temperature = self.temperature();
+        match self.kind {
             PosteriorKind::Sgld => Optimizer::Sgld { temperature, preconditioned },
             PosteriorKind::Sghmc => Optimizer::Sghmc { temperature, friction, preconditioned },
             _ => optimizer,
@@ -139,7 +154,7 @@ impl PosteriorSettings {
         let chains = format!("{} chains for {draws} draws", self.chains);
         expect((1..=draws).contains(&self.chains), chains, "1 to the number of draws")?;
         Optimizer::Sghmc {
-            temperature: self.temperature,
+            temperature: self.temperature(),
             friction: self.friction,
             preconditioned: self.precondition,
         }

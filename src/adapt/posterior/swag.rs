@@ -45,7 +45,7 @@ impl Approximation for Swag {
                 let fingerprint = run.trainer.network_mut().model().fingerprint();
                 let fitted = passed.moments.finish(Header::new(fingerprint, EPSILON))?;
                 for draw in first..first + self.settings.draws_of(number) {
-                    let sampled = sample(&fitted, &key, draw, self.settings.temperature)?;
+                    let sampled = sample(&fitted, &key, draw, self.settings.temperature())?;
                     let mut weights = end.clone();
                     weights.extend(sampled);
                     draws.push(weights);

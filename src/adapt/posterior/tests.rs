@@ -34,7 +34,7 @@ fn settings_out_of_range_are_named() {
         (sghmc(4, 0, 1), "0 chains"),
         (sghmc(41, 1, 0), "40 steps in 0 cycles have room for 20 draws"),
         (sghmc(40, 1, 4), "have room for"),
-        (PosteriorSettings { temperature: -1.0, ..sghmc(4, 1, 1) }, "temperature is -1"),
+        (PosteriorSettings { temperature: Some(-1.0), ..sghmc(4, 1, 1) }, "temperature is -1"),
         (PosteriorSettings { friction: 0.0, ..sghmc(4, 1, 1) }, "friction is 0"),
     ];
     for (settings, part) in cases {

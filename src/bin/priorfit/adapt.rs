@@ -160,9 +160,10 @@ struct PosteriorOptions {
     /// adds no noise, and draws are spread over the rest; 0 keeps the rate constant
     #[arg(long, value_name = "N", default_value_t = PosteriorSettings::default().cycles)]
     cycles: usize,
-    /// Temperature of the draws: 1 is the posterior, less is narrower, 0 adds no noise
-    #[arg(long, value_name = "T", default_value_t = PosteriorSettings::default().temperature)]
-    temperature: f32,
+    /// Temperature of the draws: 1 is the posterior, less is narrower, 0 adds no noise [default: 1
+    /// for swag, 0.01 for sgld, sghmc and laplace]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
     /// Share of the velocity that a step of sghmc loses; 0.1 is momentum 0.9
     #[arg(long, value_name = "A", default_value_t = PosteriorSettings::default().friction)]
     friction: f32,
