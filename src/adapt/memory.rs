@@ -10,13 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::objective::Objective;
 use super::settings::Settings;
 use crate::error::{Error, Kind, Result};
-use crate::graph::Graph;
 use crate::plan::Plan;
 use crate::posterior::{FORWARD_BATCH, Network};
 use crate::step::{Recipe, apply_step, gradient_step, train_step};
-use crate::task::{LOGITS, LOSS, cross_entropy};
 
 /// Floating-point operations that take as long as moving one element to or from memory.
 const TRAFFIC: u64 = 16;
@@ -40,11 +39,18 @@ pub struct Footprint {
 /// What decides the memory of a run.
 pub(super) struct Job<'a> {
     pub(super) settings: &'a Settings,
+    pub(super) objective: Objective,
     pub(super) recipe: Recipe,
-    /// Number of training examples.
-    pub(super) train: usize,
-    /// Number of held-out examples.
-    pub(super) validation: usize,
+    pub(super) extent: &'a Extent,
+}
+
+/// The sizes of everything that a trainer will do.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Extent {
+    /// Number of examples, and of steps, of each training run.
+    pub(super) runs: Vec<[usize; 2]>,
+    /// Number of examples of each pass without training.
+    pub(super) passes: Vec<usize>,
 }
 
 /// The compiled steps of a run.
@@ -92,46 +98,59 @@ pub(super) fn choose(network: &mut Network, job: &Job<'_>) -> Result<Steps> {
             break;
         }
         // So are smaller micro-batches.
-        if as_it_is || micro <= 1 {
+        if as_it_is || micro <= 1 || !job.objective.is_separable() {
             break;
         }
         micro = micro.div_ceil(2);
     }
     let (_, steps) = best.ok_or_else(|| match refused {
         Some(error) if smallest == usize::MAX => error,
-        _ => too_small(cap, smallest),
+        _ => too_small(cap, smallest, job.objective),
     })?;
     log::info!("the run takes {:?}", steps.footprint);
     Ok(steps)
 }
 
-fn too_small(cap: usize, smallest: usize) -> Error {
+fn too_small(cap: usize, smallest: usize, objective: Objective) -> Error {
     let message = format!(
         "the memory cap is {cap} bytes; with everything done to save memory the run takes \
          {smallest}"
     );
     let mebibytes = smallest.div_ceil(1 << 20);
-    Error::invalid(message).hint(format!(
-        "expected a cap of at least {smallest} bytes (--memory-cap {mebibytes}M); frozen \
-         parameters (--freeze), smaller images, a prior of lower rank, sgd instead of adamw, and \
-         sgld instead of sghmc take less"
-    ))
+    let expected =
+        format!("expected a cap of at least {smallest} bytes (--memory-cap {mebibytes}M)");
+    let less = match objective.is_separable() {
+        true => {
+            "frozen parameters (--freeze), smaller images, a prior of lower rank, sgd instead of \
+             adamw, and sgld instead of sghmc take less"
+        }
+        false => {
+            "a contrastive loss compares all examples of a batch, so that it cannot be split; a \
+             smaller --batch takes less"
+        }
+    };
+    Error::invalid(message).hint(format!("{expected}; {less}"))
 }
 
 impl Job<'_> {
     /// The numbers of examples that batches have, the largest first; none without steps.
     fn batches(&self) -> BTreeSet<usize> {
-        let Settings { batch_size, steps, .. } = *self.settings;
-        let mut sizes = batch_sizes(self.train, batch_size);
-        // A run shorter than an epoch does not come to its last batch.
-        if steps < self.train.div_ceil(batch_size) {
-            sizes.remove(&(self.train % batch_size));
-        }
-        if steps == 0 { BTreeSet::new() } else { sizes }
+        let batch_size = self.settings.batch_size;
+        let runs = self.extent.runs.iter().filter(|[_, steps]| *steps > 0);
+        let of = |&[examples, steps]: &[usize; 2]| {
+            let mut sizes = batch_sizes(examples, batch_size);
+            // A run shorter than an epoch does not come to its last batch.
+            if steps < examples.div_ceil(batch_size) {
+                sizes.remove(&(examples % batch_size));
+            }
+            sizes
+        };
+        runs.flat_map(of).collect()
     }
 
     fn largest_batch(&self) -> usize {
-        self.settings.batch_size.min(self.train).max(1)
+        let examples = self.extent.runs.iter().map(|[examples, _]| *examples).max().unwrap_or(0);
+        self.settings.batch_size.min(examples).max(1)
     }
 }
 
@@ -148,7 +167,7 @@ fn compile(network: &Network, job: &Job<'_>, micro: usize, recomputes: bool) -> 
     let footprint = Footprint { bytes: 0, batch, micro_batch: micro, recomputes, forward_batch: 0 };
     let mut steps = Steps { footprint, plans: BTreeMap::new(), apply: None };
     for size in sizes.collect::<BTreeSet<usize>>() {
-        let graph = with_loss(network, size)?;
+        let graph = job.objective.graph(network, size)?;
         let graph = match is_whole {
             true => train_step(graph, &job.recipe)?,
             false => gradient_step(graph, &job.recipe)?,
@@ -163,17 +182,6 @@ fn compile(network: &Network, job: &Job<'_>, micro: usize, recomputes: bool) -> 
         steps.plans.insert(size, plan);
     }
     Ok(steps)
-}
-
-/// The forward pass of `batch` examples up to the loss.
-fn with_loss(network: &Network, batch: usize) -> Result<Graph> {
-    let mut graph = network.graph(batch)?;
-    let logits =
-        graph.output(LOGITS).ok_or_else(|| Error::internal("the network to train has a head"))?;
-    let loss = cross_entropy(&mut graph, logits)?;
-    graph.clear_outputs();
-    graph.set_output(LOSS, loss);
-    Ok(graph)
 }
 
 impl Steps {
@@ -221,7 +229,7 @@ impl Forward {
         batch: usize,
     ) -> Result<usize> {
         let sizes: BTreeSet<usize> =
-            [job.train, job.validation].iter().flat_map(|&n| batch_sizes(n, batch)).collect();
+            job.extent.passes.iter().flat_map(|&n| batch_sizes(n, batch)).collect();
         for &size in &sizes {
             if let Entry::Vacant(entry) = self.0.entry(size) {
                 entry.insert(Plan::compile(&network.graph(size)?)?);

@@ -13,8 +13,11 @@
 
 mod glob;
 mod memory;
+mod objective;
+mod path;
 mod posterior;
 mod probe;
+mod select;
 mod settings;
 mod source;
 mod state;
@@ -26,18 +29,24 @@ use ndarray::Array2;
 use serde::Serialize;
 
 pub use self::glob::matches as name_matches;
+use self::memory::Extent;
 pub use self::memory::Footprint;
+pub use self::objective::ContrastSettings;
+use self::objective::Objective;
+use self::path::Path;
 pub use self::posterior::{COLD, PosteriorKind, PosteriorSettings};
-use self::posterior::{Drawn, Run};
+use self::posterior::{Drawn, Sampling};
+use self::select::Selection;
+pub use self::select::{Candidate, Choice};
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
-pub use self::source::{SourceSettings, fit_prior};
+pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
 use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
 use crate::error::{Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::metrics::{Report, Scored};
-use crate::posterior::{Description, Network, Posterior, VERSION, softmax};
+use crate::posterior::{self as draws, Description, Network, Posterior, VERSION, softmax};
 use crate::prior::{Prior, Weights};
 use crate::tensor::tensor;
 
@@ -98,7 +107,7 @@ pub struct Epoch {
 }
 
 /// The headline metrics.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// Share of examples whose likeliest class is right.
     pub accuracy: f64,
@@ -126,6 +135,12 @@ pub enum Ending {
     Diverged,
 }
 
+/// τ where it cannot be chosen.
+const HEAD_VARIANCE: f64 = 1.0;
+
+/// Typical variances of the priors on the path, from strong to weak.
+const PATH: [f64; 4] = [1e-3, 1e-2, 1e-1, 1.0];
+
 /// The result of an adaptation.
 pub struct Adapted {
     /// The adapted network.
@@ -133,6 +148,8 @@ pub struct Adapted {
     /// Where training of all weights began: the linear probe on the backbone at the prior's mean,
     /// or at the file's weights without a stored prior.
     pub probe: Posterior,
+    /// What cross-validation found, if there was any.
+    pub choice: Option<Choice>,
     /// The run, epoch by epoch.
     pub history: Vec<Epoch>,
     /// How it ended.
@@ -143,6 +160,19 @@ pub struct Adapted {
     pub ran_on: String,
     /// The memory it took.
     pub memory: Footprint,
+}
+
+/// What a run is made from.
+struct Run<'a> {
+    train: &'a Dataset,
+    validation: Option<&'a Dataset>,
+    /// The examples to hold out in turn.
+    folds: &'a [Vec<usize>],
+    /// Features `[N, F]` of the backbone before training.
+    features: &'a Array2<f32>,
+    /// The prior's means, where there is a stored one.
+    means: Weights,
+    path: Path,
 }
 
 /// Adapts backbones.
@@ -200,106 +230,224 @@ impl Adapter {
         self.settings.check(self.prior.is_some())?;
         train.check_trainable()?;
         validation.map_or(Ok(()), Dataset::check_labelled)?;
-        let classes = train.classes().len();
-        let preprocess = self.preprocess.clone();
-        let mut network =
-            Network::new(Arc::clone(&self.model), preprocess, Some(classes), &self.engine)?;
+        let folds = self.folds(train)?;
         let prior = state::choose(&self.settings, self.prior.as_ref(), &self.model)?;
         let means = prior.as_ref().map_or(Ok(Weights::new()), state::means)?;
+        let path = self.path(prior.as_ref(), folds.len());
+        let extent = self.extent(train, validation, &folds, &path);
+        let mut network = Network::new(
+            Arc::clone(&self.model),
+            self.preprocess.clone(),
+            Some(train.classes().len()),
+            &self.engine,
+        )?;
         network.set_weights(&means)?;
-        let examples = [train.len(), validation.map_or(0, Dataset::len)];
-        let mut trainer = Trainer::new(network, self.settings.clone(), prior, examples)?;
-        let memory = trainer.footprint();
-        let start = loop {
-            match self.start(&mut trainer, train, observe) {
-                Err(error) if error.kind() == Kind::Device => {
-                    trainer.network_mut().fall_back(error, &means)?;
-                }
-                other => break other?,
-            }
+        let settings = self.settings.clone();
+        let mut trainer =
+            Trainer::new(network, settings, Objective::Classes, prior, path.clone(), &extent)?;
+        let features = self.features(trainer.network_mut(), &means, train, observe)?;
+        let run = Run { train, validation, folds: &folds, features: &features, means, path };
+        self.fit_along(&mut trainer, run, observe)
+    }
+
+    /// Chooses what is to be chosen, and trains.
+    fn fit_along(
+        &self,
+        trainer: &mut Trainer,
+        run: Run<'_>,
+        observe: Observer<'_>,
+    ) -> Result<Adapted> {
+        let Run { train, validation, path, .. } = &run;
+        let mut start: Weights =
+            self.model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect();
+        start.extend(run.means.clone());
+        let (choice, is_stopped) = match self.choose(trainer, &run, &start, observe) {
+            Err(error) if error.kind() == Kind::Cancelled => (None, true),
+            other => (other?, false),
         };
+        let variance = match &choice {
+            Some(choice) => choice.head_variance,
+            None => self.settings.head_variance.unwrap_or(HEAD_VARIANCE),
+        };
+        trainer.set_head_variance(variance);
+        // What was asked to stop ends with the probe, which takes no time.
+        let mut patient = |_| Control::Continue;
+        let observe: Observer<'_> = if is_stopped { &mut patient } else { observe };
+        start.extend(self.head(run.features, train, variance, observe)?);
+        let path = match &choice {
+            _ if is_stopped => path.until(0),
+            Some(choice) if self.cross_validates_runs() => path.until(choice.kept),
+            _ => path.clone(),
+        };
+        let before = if choice.is_some() { self.steps_before(&run) } else { 0 };
         let mut history = Vec::new();
-        let approximation = posterior::approximation(&self.settings.posterior);
-        let Drawn { draws, ending, notice } = approximation.draw(&mut Run {
-            trainer: &mut trainer,
+        let approximation = posterior::approximation(&self.settings.posterior, &path);
+        let Drawn { draws, ending, notice } = approximation.draw(&mut Sampling {
+            trainer,
             settings: &self.settings,
+            head_variance: variance,
             train,
-            validation,
+            validation: *validation,
             start: &start,
+            path: &path,
+            before,
             history: &mut history,
             observe,
         })?;
-        let posterior = self.posterior(train, draws, &history)?;
-        let probe = self.posterior(train, vec![start], &[])?;
+        let temperature = choice.as_ref().map_or(1.0, |choice| choice.kept().temperature);
+        let of_probe = choice.as_ref().map_or(1.0, |choice| choice.candidates[0].temperature);
+        let memory = trainer.footprint();
+        let found = (&history[..], choice.as_ref());
         Ok(Adapted {
-            posterior: posterior.with_forward_batch(memory.forward_batch),
-            probe: probe.with_forward_batch(memory.forward_batch),
+            posterior: self.posterior(&run, draws, temperature, found, memory)?,
+            probe: self.posterior(&run, vec![start], of_probe, (&[], None), memory)?,
+            choice,
             memory,
             history,
-            ending,
+            ending: if is_stopped { Ending::Stopped } else { ending },
             notice,
             ran_on: trainer.network_mut().backend().name(),
         })
     }
 
-    /// Where training of all weights starts: the probe's head on the present backbone.
-    fn start(
+    /// What cross-validation finds; nothing where there is nothing to hold out.
+    fn choose(
         &self,
         trainer: &mut Trainer,
-        train: &Dataset,
+        run: &Run<'_>,
+        base: &Weights,
         observe: Observer<'_>,
-    ) -> Result<Weights> {
-        let head = self.probe(trainer.network_mut(), train, observe)?;
-        trainer.network_mut().set_weights(&head)?;
-        trainer.weights()
+    ) -> Result<Option<Choice>> {
+        if run.folds.is_empty() {
+            return Ok(None);
+        }
+        let selection = Selection {
+            settings: &self.settings,
+            train: run.train,
+            features: run.features,
+            folds: run.folds,
+            path: Some(&run.path).filter(|path| self.cross_validates_runs() && path.steps() > 0),
+        };
+        let steps = self.steps_before(run) + run.path.steps();
+        selection.run(trainer, base, steps, observe).map(Some)
+    }
+
+    /// Steps of cross-validation.
+    fn steps_before(&self, run: &Run<'_>) -> usize {
+        if self.cross_validates_runs() { run.folds.len() * run.path.steps() } else { 0 }
+    }
+
+    /// Whether whole runs are cross-validated, or at most the head.
+    fn cross_validates_runs(&self) -> bool {
+        let has_choice = self.settings.strength.is_none() && self.settings.prior != PriorKind::None;
+        has_choice || self.settings.gate
+    }
+
+    /// The examples to hold out in turn, if anything is to be chosen.
+    fn folds(&self, train: &Dataset) -> Result<Vec<Vec<usize>>> {
+        match self.cross_validates_runs() || self.settings.head_variance.is_none() {
+            true => select::folds(self.settings.seed, train),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// The stages of the run.
+    fn path(&self, prior: Option<&state::ActivePrior>, folds: usize) -> Path {
+        let Settings { strength, steps, schedule, .. } = self.settings;
+        let scales = match (prior, strength) {
+            (None, _) => vec![1.0],
+            (Some(prior), Some(strength)) => vec![prior.scale_of_strength(strength)],
+            (Some(prior), None) if folds == 0 => vec![prior.scale_of_variance(TYPICAL_VARIANCE)],
+            (Some(prior), None) => PATH.map(|v| prior.scale_of_variance(v)).to_vec(),
+        };
+        // Cross-validation may take as long as one run, so that more folds make shorter runs.
+        let runs = if self.cross_validates_runs() { folds + 1 } else { 1 };
+        Path::new(scales, (2 * steps / runs).min(steps), schedule)
+    }
+
+    fn extent(
+        &self,
+        train: &Dataset,
+        validation: Option<&Dataset>,
+        folds: &[Vec<usize>],
+        path: &Path,
+    ) -> Extent {
+        let rests = folds.iter().map(|fold| train.len() - fold.len());
+        let rests = rests.filter(|_| self.cross_validates_runs());
+        let mut runs: Vec<_> =
+            rests.chain([train.len()]).map(|examples| [examples, path.steps()]).collect();
+        if self.settings.posterior.has_chains() {
+            runs.push([train.len(), self.settings.steps]);
+        }
+        let held_out = folds.iter().map(Vec::len);
+        let passes = held_out.chain([train.len(), validation.map_or(0, Dataset::len)]).collect();
+        Extent { runs, passes }
+    }
+
+    /// Features of the backbone before training, at the weights `means`.
+    fn features(
+        &self,
+        network: &mut Network,
+        means: &Weights,
+        data: &Dataset,
+        observe: Observer<'_>,
+    ) -> Result<Array2<f32>> {
+        let mut shown = |p: draws::Progress| {
+            let phase = Phase::Features;
+            let step = Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
+            observe(step) == Control::Continue
+        };
+        loop {
+            match network.features(data, &mut shown) {
+                Err(error) if error.kind() == Kind::Device => network.fall_back(error, means)?,
+                other => return other,
+            }
+        }
     }
 
     /// The head, trained on features that do not change.
-    fn probe(
+    fn head(
         &self,
-        network: &mut Network,
+        features: &Array2<f32>,
         train: &Dataset,
+        head_variance: f64,
         observe: Observer<'_>,
     ) -> Result<Weights> {
-        let features = network.features(train, &mut |p| {
-            let step = Progress {
-                phase: Phase::Features,
-                step: p.done,
-                steps: p.total,
-                loss: None,
-                penalty: None,
-            };
-            observe(step) == Control::Continue
-        })?;
         let labels = train.labels(&(0..train.len()).collect::<Vec<_>>())?;
         let settings = probe::ProbeSettings {
             classes: train.classes().len(),
-            head_variance: self.settings.head_variance,
+            head_variance,
             steps: self.settings.probe_steps,
         };
-        probe::fit(&features, &labels, settings, self.engine.threads(), observe)
+        probe::fit(features, &labels, settings, None, self.engine.threads(), observe)
     }
 
     fn posterior(
         &self,
-        train: &Dataset,
+        run: &Run<'_>,
         draws: Vec<Weights>,
-        history: &[Epoch],
+        temperature: f64,
+        (history, choice): (&[Epoch], Option<&Choice>),
+        memory: Footprint,
     ) -> Result<Posterior> {
         let provenance = serde_json::json!({
             "settings": self.settings,
-            "examples": train.len(),
+            "examples": run.train.len(),
             "prior": self.prior.as_ref().map(Prior::header),
             "history": history,
+            "choice": choice,
         });
         let description = Description {
             version: VERSION,
             backbone: self.model.fingerprint(),
-            classes: train.classes().to_vec(),
+            classes: run.train.classes().to_vec(),
             preprocess: self.preprocess.clone(),
+            temperature,
             provenance,
+            calibration: None,
         };
-        Posterior::new(description, Arc::clone(&self.model), draws)
+        let posterior = Posterior::new(description, Arc::clone(&self.model), draws)?;
+        Ok(posterior.with_forward_batch(memory.forward_batch))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::plan::Plan;
 use crate::prior::Weights;
 use crate::step::{Group, Recipe, Trainable, train_step};
 use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, linear_head};
-use crate::tensor::tensor;
+use crate::tensor::{contiguous, tensor};
 use crate::threads::Threads;
 use crate::update::{Noise, Optimizer};
 
@@ -38,11 +38,12 @@ pub(super) struct ProbeSettings {
     pub(super) steps: usize,
 }
 
-/// The head that minimises the objective on `features: [N, F]`.
+/// The head that minimises the objective on `features: [N, F]`, sought from `start` if given.
 pub(super) fn fit(
     features: &Array2<f32>,
     labels: &[usize],
     settings: ProbeSettings,
+    start: Option<&Weights>,
     threads: &Arc<Threads>,
     observe: Observer<'_>,
 ) -> Result<Weights> {
@@ -51,6 +52,10 @@ pub(super) fn fit(
     let plan = Plan::compile(&graph(n, f, classes)?)?;
     let mut backend = Cpu::new(Arc::clone(threads));
     let plan = backend.load(plan)?;
+    for (name, weight) in start.into_iter().flatten() {
+        let leaf = Leaf { kind: LeafKind::Param, name: name.clone() };
+        backend.set(&leaf, &contiguous(weight))?;
+    }
     let x: Vec<f32> = features.iter().copied().collect();
     if let Some(at) = x.iter().position(|x| !x.is_finite()) {
         let message = format!("feature {} of example {} is {}", at % f, at / f, x[at]);

@@ -33,14 +33,18 @@ pub enum PriorKind {
 pub struct Settings {
     /// Which prior.
     pub prior: PriorKind,
-    /// λ, which multiplies the prior's covariance: larger is weaker. Without one, 1 for an
-    /// isotropic prior, and else the λ that makes the geometric mean of the prior's variances
-    /// [`TYPICAL_VARIANCE`]: then all kinds are equally strong, whatever a stored prior's scale.
+    /// λ, which multiplies the prior's covariance: larger is weaker. Without one it is chosen by
+    /// cross-validation on the training examples; where they are too few for that, it is the λ that
+    /// makes the geometric mean of the prior's variances [`TYPICAL_VARIANCE`].
     pub strength: Option<f64>,
     /// Variance of [`PriorKind::Isotropic`] before λ.
     pub isotropic_variance: f64,
-    /// τ, the variance of the head's prior N(0, τI).
-    pub head_variance: f64,
+    /// τ, the variance of the head's prior N(0, τI). Without one it is chosen by cross-validation
+    /// of the linear probe; where the examples are too few for that, it is 1.
+    pub head_variance: Option<f64>,
+    /// Whether the linear probe is kept where cross-validation on the training examples finds that
+    /// training all weights does not better its likelihood.
+    pub gate: bool,
     /// How the posterior is approximated.
     pub posterior: PosteriorSettings,
     /// The optimiser; chains of SGLD and SGHMC take its place.
@@ -50,6 +54,8 @@ pub struct Settings {
     /// The learning rate over the run; chains and SWAG have their own.
     pub schedule: Schedule,
     /// Training steps after the linear probe, of each chain or member; 0 keeps the probe.
+    /// Cross-validation of runs takes at most as many again: where several folds share them, runs
+    /// are shorter.
     pub steps: usize,
     /// Examples of a step; the last batch of an epoch may have fewer.
     pub batch_size: usize,
@@ -75,7 +81,8 @@ impl Default for Settings {
             prior: PriorKind::Learned,
             strength: None,
             isotropic_variance: TYPICAL_VARIANCE,
-            head_variance: 1.0,
+            head_variance: None,
+            gate: true,
             posterior: PosteriorSettings::default(),
             optimizer: Optimizer::default(),
             learning_rate: 0.01,
@@ -93,6 +100,13 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The default with every choice made beforehand: strength and head variance 1, no gate.
+    /// Nothing is cross-validated, and a run has `steps` steps.
+    pub fn fixed() -> Self {
+        let (strength, head_variance) = (Some(1.0), Some(1.0));
+        Settings { strength, head_variance, gate: false, ..Settings::default() }
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
@@ -103,7 +117,7 @@ impl Settings {
             false => Err(Error::invalid(format!("{name} is {value}; expected a positive number"))),
         };
         self.strength.map_or(Ok(()), |strength| positive("strength", strength))?;
-        positive("head variance", self.head_variance)?;
+        self.head_variance.map_or(Ok(()), |tau| positive("head variance", tau))?;
         positive("learning rate", f64::from(self.learning_rate))?;
         positive("isotropic variance", self.isotropic_variance)?;
         self.clip.map_or(Ok(()), |clip| positive("clip", f64::from(clip)))?;

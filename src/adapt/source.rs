@@ -2,26 +2,68 @@
 //!
 //! A head is fitted to the backbone's features, then all weights are trained on from where they are
 //! and snapshots are taken along the way; their mean, variance and deviations are the prior. The
-//! head has no part in it.
+//! head has no part in it. Without labels a projector and a contrastive loss take its place. A fit
+//! can be resumed from the checkpoints that it leaves at the end of each epoch.
+
+mod checkpoint;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use self::checkpoint::Checkpoints;
+use self::checkpoint::{Keeper, Resumed};
+use super::memory::Extent;
+use super::objective::{ContrastSettings, Objective};
+use super::path::Path;
 use super::settings::{PriorKind, Settings};
-use super::trainer::Trainer;
-use super::{Adapter, Ending, Observer};
+use super::trainer::{Collect, Shadow, Trainer};
+use super::{Adapter, HEAD_VARIANCE, Observer};
 use crate::backend::Engine;
 use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::Network;
-use crate::prior::{Header, Learned, Moments, Prior};
+use crate::prior::{Header, Learned, Moments, Prior, Weights, check_share};
+use crate::task::{FEATURES, new_projector};
 use crate::update::{Optimizer, Schedule};
+
+/// What the weights learn from the source data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceObjective {
+    /// To tell its classes apart.
+    #[default]
+    Supervised,
+    /// To tell its examples apart, without labels (SimCLR).
+    Contrast(ContrastSettings),
+}
+
+impl SourceObjective {
+    fn objective(self) -> Objective {
+        match self {
+            SourceObjective::Supervised => Objective::Classes,
+            SourceObjective::Contrast(settings) => Objective::Contrast(settings),
+        }
+    }
+
+    /// Checks that something can be learned from `data`.
+    fn check(self, data: &Dataset) -> Result<()> {
+        match self {
+            SourceObjective::Supervised => data.check_trainable(),
+            SourceObjective::Contrast(_) if data.len() < 2 => {
+                Err(Error::invalid("one example has nothing to be told from"))
+            }
+            SourceObjective::Contrast(_) => Ok(()),
+        }
+    }
+}
 
 /// Settings of a prior fit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceSettings {
+    /// What is learned.
+    pub objective: SourceObjective,
     /// Passes over the data while snapshots are taken.
     pub epochs: usize,
     /// Passes before the first snapshot.
@@ -44,6 +86,13 @@ pub struct SourceSettings {
     pub batch_size: usize,
     /// How images vary.
     pub augment: Augment,
+    /// Keeps, of at most `rank` deviations, the directions that explain this share of their
+    /// variance; see [`Prior::compress`]. None keeps them all.
+    pub explained: Option<f64>,
+    /// Most bytes that the backend may hold; see [`Footprint`](super::Footprint). Snapshots are not
+    /// among them: their sums are kept on the host, with 16 bytes for each weight and 4 more for
+    /// each deviation.
+    pub memory_cap: Option<u64>,
     /// Decides every random choice.
     pub seed: u64,
 }
@@ -51,6 +100,7 @@ pub struct SourceSettings {
 impl Default for SourceSettings {
     fn default() -> Self {
         SourceSettings {
+            objective: SourceObjective::Supervised,
             epochs: 5,
             burn_in: 1,
             snapshots: 20,
@@ -62,6 +112,8 @@ impl Default for SourceSettings {
             clip: Some(2.0),
             batch_size: 64,
             augment: Augment::default(),
+            explained: None,
+            memory_cap: None,
             seed: 0,
         }
     }
@@ -91,6 +143,13 @@ impl SourceSettings {
             let message = format!("epsilon is {}; expected a number of at least 0", self.epsilon);
             return Err(Error::invalid(message));
         }
+        if let Some(share) = self.explained {
+            check_share(share)?;
+        }
+        if let SourceObjective::Contrast(contrast) = self.objective {
+            contrast.check()?;
+            at_least("batch size", self.batch_size, 2)?;
+        }
         match self.schedule {
             Schedule::Cyclical { cycles } if !(1..=self.snapshots).contains(&cycles) => {
                 let message = format!("the number of cycles is {cycles}");
@@ -112,7 +171,11 @@ impl SourceSettings {
     }
 }
 
-/// Learns the prior of `model` (which ends in features) on labelled source data.
+/// Learns the prior of `model` (which ends in features) on source data, labelled unless the
+/// objective needs no labels.
+///
+/// A device that fails costs the steps since the last copy of the weights, as in an adaptation;
+/// snapshots that were taken stay.
 ///
 /// # Errors
 /// When a setting is out of its range, the data cannot be read, the model cannot be trained,
@@ -125,43 +188,167 @@ pub fn fit_prior(
     engine: impl Into<Engine>,
     observe: Observer<'_>,
 ) -> Result<Prior> {
+    fit_prior_with(model, data, preprocess, settings, engine, None, observe)
+}
+
+/// [`fit_prior`] with checkpoints, from which it can be resumed.
+///
+/// # Errors
+/// As there, and when the checkpoint to resume from is another fit's or malformed. One that cannot
+/// be written is a warning: the fit goes on.
+pub fn fit_prior_with(
+    model: &Arc<Model>,
+    data: &Dataset,
+    preprocess: &Preprocess,
+    settings: &SourceSettings,
+    engine: impl Into<Engine>,
+    checkpoints: Option<&Checkpoints<'_>>,
+    observe: Observer<'_>,
+) -> Result<Prior> {
     settings.check()?;
-    data.check_trainable()?;
+    settings.objective.check(data)?;
     let per_epoch = data.len().div_ceil(settings.batch_size);
     let (burn_in, steps) = settings.steps(per_epoch)?;
-    let mut moments = Moments::new(settings.rank)?;
-    let classes = data.classes().len();
+    let keeper = checkpoints.map(|to| Keeper::new(to, model, data, preprocess, settings));
+    let mut collector = Collector {
+        moments: Moments::new(settings.rank)?,
+        names: model.weights().map(|(name, _)| name.to_string()).collect(),
+        due: Snapshots { schedule: settings.schedule, count: settings.snapshots, burn_in, steps },
+        next: 0,
+        keeper: keeper.transpose()?,
+    };
     let engine = engine.into();
-    let network = Network::new(Arc::clone(model), preprocess.clone(), Some(classes), &engine)?;
-    let mut trainer = Trainer::new(network, training(settings, steps), None, [data.len(), 0])?;
+    let classes = match settings.objective {
+        SourceObjective::Supervised => Some(data.classes().len()),
+        SourceObjective::Contrast(_) => None,
+    };
+    let network = Network::new(Arc::clone(model), preprocess.clone(), classes, &engine)?;
+    let (training, objective) = (training(settings, steps), settings.objective.objective());
+    let path = Path::new(vec![1.0], steps, settings.schedule);
+    let extent = Extent { runs: vec![[data.len(), steps]], passes: vec![data.len()] };
+    let mut trainer = Trainer::new(network, training, objective, None, path, &extent)?;
     let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
-    let head = adapter.probe(trainer.network_mut(), data, observe)?;
-    trainer.network_mut().set_weights(&head)?;
-    let names: Vec<String> = model.weights().map(|(name, _)| name.to_string()).collect();
-    for epoch in 0..settings.burn_in + settings.epochs {
-        let range = epoch * per_epoch..(epoch + 1) * per_epoch;
-        let mut collect = |step: usize, network: &mut Network| {
-            let due = step >= burn_in
-                && settings.schedule.snapshot_due(
-                    step - burn_in,
-                    steps - burn_in,
-                    settings.snapshots,
-                );
-            match due {
-                true => moments.collect(&network.weights(names.iter().map(String::as_str))?),
-                false => Ok(()),
-            }
-        };
-        let (record, ending) = trainer.epoch(data, epoch, range, observe, &mut collect)?;
-        log::info!("epoch {}: loss {}", record.epoch, record.loss);
-        if ending == Ending::Stopped {
-            break;
+    let start = match collector.resume(&trainer)? {
+        Some(resumed) => {
+            trainer.network_mut().set_weights(&resumed.weights)?;
+            trainer.resume(resumed.shadow);
+            resumed.weights
         }
-    }
+        None => begin(&mut trainer, &adapter, data, settings, observe)?,
+    };
+    let mut history = Vec::new();
+    trainer.run(data, None, &start, &mut history, observe, &mut collector)?;
+    history.iter().for_each(|epoch| log::info!("epoch {}: loss {}", epoch.epoch, epoch.loss));
+    let moments = collector.moments;
     if moments.count() < 2 {
-        return Err(Error::new(Kind::Cancelled, "stopped before two snapshots were taken"));
+        let message = "stopped before two snapshots were taken";
+        let error = Error::new(Kind::Cancelled, message);
+        return Err(match checkpoints.is_some_and(|to| to.path.exists()) {
+            true => error.hint("go on with --resume"),
+            false => error,
+        });
     }
-    moments.finish(header(model, data, settings))
+    let prior = moments.finish(header(model, data, settings))?;
+    match settings.explained {
+        Some(share) => prior.compress(share),
+        None => Ok(prior),
+    }
+}
+
+/// Makes ready for the first step; the weights then, as far as they are not the model's own.
+fn begin(
+    trainer: &mut Trainer,
+    adapter: &Adapter,
+    data: &Dataset,
+    settings: &SourceSettings,
+    observe: Observer<'_>,
+) -> Result<Weights> {
+    let SourceObjective::Contrast(contrast) = settings.objective else {
+        let features = adapter.features(trainer.network_mut(), &Weights::new(), data, observe)?;
+        let head = adapter.head(&features, data, HEAD_VARIANCE, observe)?;
+        trainer.network_mut().set_weights(&head)?;
+        return Ok(head);
+    };
+    let graph = trainer.network_mut().graph(1)?;
+    let features = graph.output(FEATURES).map_or(0, |features| graph.shape(features)[1]);
+    let projector = new_projector(features, contrast.projection, settings.seed)?;
+    trainer.network_mut().set_weights(&projector)?;
+    Ok(projector)
+}
+
+/// When snapshots are due.
+struct Snapshots {
+    schedule: Schedule,
+    /// Of them.
+    count: usize,
+    /// Steps before the first.
+    burn_in: usize,
+    /// Steps in all.
+    steps: usize,
+}
+
+impl Snapshots {
+    /// Whether one is due after step number `step`.
+    fn after(&self, step: usize) -> bool {
+        let (at, steps) = (step.checked_sub(self.burn_in), self.steps - self.burn_in);
+        at.is_some_and(|at| self.schedule.snapshot_due(at, steps, self.count))
+    }
+}
+
+/// Takes snapshots beside the steps, and writes checkpoints.
+struct Collector {
+    moments: Moments,
+    /// Of the backbone's weights.
+    names: Vec<String>,
+    due: Snapshots,
+    /// The first step whose snapshot, if one is due, is not taken: steps that are made again after
+    /// a device was lost are not counted again.
+    next: usize,
+    keeper: Option<Keeper>,
+}
+
+impl Collector {
+    /// Where the fit that is to be resumed was; none when there is none.
+    fn resume(&mut self, trainer: &Trainer) -> Result<Option<Resumed>> {
+        let Some(keeper) = &self.keeper else { return Ok(None) };
+        let Some(checkpoint) = keeper.read(&trainer.changing(), self.moments.max_rank())? else {
+            return Ok(None);
+        };
+        if checkpoint.resumed.shadow.done > self.due.steps {
+            return Err(Error::malformed("the checkpoint has more steps than the fit"));
+        }
+        self.next = checkpoint.next;
+        self.moments = checkpoint.moments;
+        log::info!("going on from step {}", checkpoint.resumed.shadow.done);
+        Ok(Some(checkpoint.resumed))
+    }
+}
+
+impl Collect for Collector {
+    fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
+        if step < self.next {
+            return Ok(());
+        }
+        if self.due.after(step) {
+            self.moments.collect(&network.weights(self.names.iter().map(String::as_str))?)?;
+        }
+        self.next = step + 1;
+        Ok(())
+    }
+
+    fn wants_marks(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// Writes a checkpoint. Where that fails (a full disk), the fit goes on with the last.
+    fn mark(&mut self, shadow: &Shadow) -> Result<()> {
+        if let Some(keeper) = &self.keeper
+            && let Err(error) = keeper.write(shadow, self.next, &self.moments)
+        {
+            log::warn!("{error}");
+        }
+        Ok(())
+    }
 }
 
 /// The same settings in an adaptation's terms.
@@ -175,6 +362,7 @@ fn training(settings: &SourceSettings, steps: usize) -> Settings {
         batch_size: settings.batch_size,
         clip: settings.clip,
         augment: settings.augment,
+        memory_cap: settings.memory_cap,
         seed: settings.seed,
         ..Settings::default()
     }
@@ -185,7 +373,10 @@ fn header(model: &Model, data: &Dataset, settings: &SourceSettings) -> Header {
         learned: Learned {
             epochs: Some(settings.epochs as f32),
             learning_rate: Some(settings.learning_rate),
-            method: "SWAG".to_string(),
+            method: match settings.objective {
+                SourceObjective::Supervised => "SWAG".to_string(),
+                SourceObjective::Contrast(_) => "SWAG, SimCLR".to_string(),
+            },
             schedule: match settings.schedule {
                 Schedule::Cyclical { cycles } => format!("cyclical, {cycles} cycles"),
                 _ => "constant".to_string(),

@@ -1,6 +1,6 @@
 //! The prior of a run, and its tensors on the backend.
 
-use super::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
+use super::settings::{PriorKind, Settings};
 use crate::backend::Backend;
 use crate::error::{Context, Error, Result};
 use crate::graph::{Leaf, LeafKind, Method, PriorTerm};
@@ -14,9 +14,28 @@ pub(super) struct ActivePrior {
     prior: Prior,
     /// What each backbone parameter's update does with it.
     term: PriorTerm,
-    /// What multiplies the covariance that the update knows: λ, times the variance of an isotropic
-    /// prior, whose update knows none.
-    pub(super) scale: f64,
+    /// Geometric mean of the variances of the covariance that the update knows.
+    typical: f64,
+    /// What multiplies that covariance when λ is 1: the variance of an isotropic prior, whose
+    /// update knows none, and else 1.
+    unit: f64,
+}
+
+impl ActivePrior {
+    /// What multiplies the covariance that the update knows, at strength λ.
+    pub(super) fn scale_of_strength(&self, lambda: f64) -> f64 {
+        lambda * self.unit
+    }
+
+    /// The scale at which the geometric mean of the prior's variances is `variance`.
+    pub(super) fn scale_of_variance(&self, variance: f64) -> f64 {
+        variance / self.typical
+    }
+
+    /// λ at this scale.
+    pub(super) fn strength(&self, scale: f64) -> f64 {
+        scale / self.unit
+    }
 }
 
 /// The prior that the settings ask for; none for [`PriorKind::None`], or when the backbone has no
@@ -39,11 +58,8 @@ pub(super) fn choose(
         0 => PriorTerm::Diagonal,
         rank => PriorTerm::LowRank { rank },
     };
-    let scale = match settings.strength {
-        Some(strength) => strength,
-        None => TYPICAL_VARIANCE / prior.equivalent_variance()?,
-    };
-    Ok(Some(ActivePrior { prior, term, scale }))
+    let typical = prior.equivalent_variance()?;
+    Ok(Some(ActivePrior { prior, term, typical, unit: 1.0 }))
 }
 
 /// N(μ, variance·I) around the stored mean, or else the backbone's weights.
@@ -56,8 +72,8 @@ fn isotropic(settings: &Settings, stored: Option<&Prior>, model: &Model) -> Resu
             Prior::from_backbone(&weights, variance, &model.fingerprint())?
         }
     };
-    let scale = settings.strength.unwrap_or(1.0) * variance;
-    Ok(ActivePrior { prior, term: PriorTerm::Isotropic { centred: true }, scale })
+    let term = PriorTerm::Isotropic { centred: true };
+    Ok(ActivePrior { prior, term, typical: 1.0, unit: variance })
 }
 
 /// The prior's means, where a run starts.

@@ -2,30 +2,35 @@
 
 use std::collections::HashMap;
 
-use super::memory::{self, Footprint, Job, Steps};
+use super::memory::{self, Extent, Footprint, Job, Steps};
+use super::objective::Objective;
+use super::path::Path;
 use super::settings::Settings;
 use super::state::{self, ActivePrior};
 use super::{Control, Ending, Epoch, Observer, Phase, Progress, Summary, name_matches, summarise};
 use crate::backend::{Backend, PlanId};
-use crate::data::{Batches, Dataset, one_hot};
+use crate::data::{Batches, Dataset};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Leaf;
 use crate::posterior::Network;
 use crate::prior::Weights;
 use crate::step::{CLIP, Group, PENALTY, Recipe, SHARE, Trainable};
-use crate::task::{HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS};
-use crate::update::{Noise, Optimizer, Schedule};
+use crate::task::{LOSS, TARGETS};
+use crate::update::{Noise, Optimizer};
 
 /// Trains a network with a head.
 pub(super) struct Trainer {
     network: Network,
     settings: Settings,
+    objective: Objective,
     optimizer: Optimizer,
-    leg: Leg,
     trainable: Vec<Trainable>,
     prior: Option<ActivePrior>,
     /// Mean of the trainable backbone weights' variances under the prior, before its strength.
     mean_variance: f64,
+    /// τ
+    head_variance: f64,
+    leg: Leg,
     /// What the loss may not exceed, once a sampler's first is known.
     loss_limit: Option<f32>,
     /// What is compiled and not loaded yet.
@@ -43,12 +48,12 @@ pub(super) struct Trainer {
 
 /// A copy of everything that steps change, as it was before step `done`, which begins an epoch.
 #[derive(Default)]
-struct Shadow {
-    done: usize,
-    /// Epochs that were complete.
-    epochs: usize,
+pub(super) struct Shadow {
+    pub(super) done: usize,
+    /// Entries of the run's history at that time.
+    pub(super) epochs: usize,
     /// Empty before the first: then the run starts again.
-    values: Vec<(Leaf, Vec<f32>)>,
+    pub(super) values: Vec<(Leaf, Vec<f32>)>,
 }
 
 /// Steps between shadows at least: a shadow reads all weights and moments from the device.
@@ -57,54 +62,62 @@ const SHADOW_STEPS: usize = 50;
 /// A sampler's loss has exploded when it exceeds this multiple of its first, plus one nat.
 const EXPLODED: f32 = 10.0;
 
-/// Called after each step with its number.
-type AfterStep<'a> = &'a mut dyn FnMut(usize, &mut Network) -> Result<()>;
-
-/// One pass through all steps, of several in a run: a chain, or a member of an ensemble.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Leg {
-    /// Counted from 0.
-    pub(super) number: usize,
-    /// Of how many.
-    pub(super) of: usize,
-    /// Decides its batches, augmentation and noise.
-    pub(super) seed: u64,
-    pub(super) schedule: Schedule,
-}
-
-impl Leg {
-    /// Leg `number` of `of`. Each has a seed of its own; the first has that of the run.
-    pub(super) fn new(number: usize, of: usize, settings: &Settings, schedule: Schedule) -> Self {
-        let seed = settings.seed.wrapping_add((number as u64) << 32);
-        Leg { number, of, seed, schedule }
-    }
-}
-
-/// What is kept of a leg besides its last weights. Where a device fails, steps are made again from
-/// the last shadow on, and so is this.
+/// What is kept of a run besides its last weights; by default nothing. Where a device fails, steps
+/// are made again from the last shadow on, and so are these calls.
 pub(super) trait Collect {
-    /// Looks at the network after a step.
-    ///
-    /// # Errors
-    /// When its weights cannot be read or kept.
-    fn after(&mut self, step: usize, network: &mut Network) -> Result<()>;
-    /// A shadow is taken before the next step.
-    fn mark(&mut self);
-    /// Steps go on from the last mark, or from the first step if there was none.
-    fn restore(&mut self);
-}
-
-/// Keeps nothing.
-impl Collect for () {
+    /// Looks at the network after step number `step`.
     fn after(&mut self, _step: usize, _network: &mut Network) -> Result<()> {
         Ok(())
     }
-    fn mark(&mut self) {}
+
+    /// Whether every epoch but the first is to begin with a shadow, whatever it costs.
+    fn wants_marks(&self) -> bool {
+        false
+    }
+
+    /// A shadow was taken before the next step.
+    fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
+        Ok(())
+    }
+
+    /// Steps go on from the last mark, or from the first step if there was none.
     fn restore(&mut self) {}
 }
 
+impl Collect for () {}
+
+impl<F: FnMut(usize, &mut Network) -> Result<()>> Collect for F {
+    fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
+        self(step, network)
+    }
+}
+
+/// One pass along a path, of several in a run: a fold of a cross-validation, a chain, or a member of
+/// an ensemble.
+#[derive(Clone, Debug)]
+pub(super) struct Leg {
+    /// The chain or member, counted from 0.
+    pub(super) number: usize,
+    /// Decides its batches, augmentation and noise.
+    pub(super) seed: u64,
+    pub(super) path: Path,
+    /// Whether a sampler adds its noise.
+    pub(super) is_noisy: bool,
+    /// Steps that the observer was told of before.
+    pub(super) before: usize,
+    /// Steps that it will have been told of after all legs.
+    pub(super) steps: usize,
+}
+
+impl Leg {
+    /// The only one.
+    fn only(seed: u64, path: Path) -> Self {
+        Leg { number: 0, seed, is_noisy: true, before: 0, steps: path.steps(), path }
+    }
+}
+
 impl Trainer {
-    /// A trainer of `network` under `prior` on `train` examples, with `validation` held out.
+    /// A trainer of `network` under `prior`, for runs of this extent; the first follows `path`.
     ///
     /// # Errors
     /// When a pattern freezes no parameter, the network cannot be trained, or the memory cap is too
@@ -112,8 +125,10 @@ impl Trainer {
     pub(super) fn new(
         mut network: Network,
         settings: Settings,
+        objective: Objective,
         prior: Option<ActivePrior>,
-        [train, validation]: [usize; 2],
+        path: Path,
+        extent: &Extent,
     ) -> Result<Self> {
         let frozen = |name: &str| settings.freeze.iter().any(|p| name_matches(p, name));
         if let Some(unused) = settings
@@ -124,8 +139,7 @@ impl Trainer {
             return Err(Error::invalid(format!("the pattern '{unused}' freezes no parameter"))
                 .hint("`priorfit inspect` lists the parameters' names"));
         }
-        let head = [HEAD_WEIGHT, HEAD_BIAS];
-        let trainable = state::trainable(network.model(), &head, prior.as_ref(), frozen);
+        let trainable = state::trainable(network.model(), objective.head(), prior.as_ref(), frozen);
         let mean_variance = state::mean_variance(prior.as_ref(), &trainable)?;
         let optimizer = settings.posterior.optimizer(settings.optimizer);
         let recipe = Recipe {
@@ -133,18 +147,20 @@ impl Trainer {
             method: optimizer.method(),
             clip: settings.clip.is_some(),
         };
-        let job = Job { settings: &settings, recipe, train, validation };
+        let job = Job { settings: &settings, objective, recipe, extent };
         let steps = memory::choose(&mut network, &job)?;
         network.set_forward_batch(steps.footprint.forward_batch);
         Ok(Trainer {
             network,
-            leg: Leg::new(0, 1, &settings, settings.schedule),
-            settings,
+            objective,
             optimizer,
             trainable,
             prior,
             mean_variance,
+            head_variance: settings.head_variance.unwrap_or(1.0),
+            leg: Leg::only(settings.seed, path),
             loss_limit: None,
+            settings,
             steps,
             plans: HashMap::new(),
             apply: None,
@@ -158,6 +174,16 @@ impl Trainer {
     /// The network, to change it before the first step.
     pub(super) fn network_mut(&mut self) -> &mut Network {
         &mut self.network
+    }
+
+    /// Sets τ, the variance of the head's prior.
+    pub(super) fn set_head_variance(&mut self, variance: f64) {
+        self.head_variance = variance;
+    }
+
+    /// λ of a prior at this scale.
+    pub(super) fn strength(&self, scale: f64) -> Option<f64> {
+        self.prior.as_ref().map(|prior| prior.strength(scale))
     }
 
     /// What the run takes.
@@ -176,47 +202,34 @@ impl Trainer {
     /// When the device fails.
     pub(super) fn weights(&self) -> Result<Weights> {
         let backbone = self.network.model().weights().map(|(name, _)| name);
-        self.network.weights(backbone.chain([HEAD_WEIGHT, HEAD_BIAS]))
+        self.network.weights(backbone.chain(self.objective.head().iter().copied()))
     }
 
-    /// Makes all steps of `leg`, epoch after epoch, from the weights `start`; predicts `validation`
-    /// after each epoch. Returns how it ended, and the weights then.
+    /// The leaves that steps change.
+    pub(super) fn changing(&self) -> Vec<Leaf> {
+        state::changing(&self.trainable, self.optimizer.method())
+    }
+
+    /// Lets the run begin where another was when it was copied.
+    pub(super) fn resume(&mut self, shadow: Shadow) {
+        self.shadow = shadow;
+    }
+
+    /// Goes back to the weights `start`, without momentum, for `leg` to be next.
     ///
     /// # Errors
-    /// Of kind [`Kind::Diverged`] when a loss is not finite, or a sampler's explodes; `history` and
-    /// `collect` then hold what there was before.
-    pub(super) fn run(
-        &mut self,
-        leg: Leg,
-        data: (&Dataset, Option<&Dataset>),
-        start: &Weights,
-        history: &mut Vec<Epoch>,
-        collect: &mut dyn Collect,
-        observe: Observer<'_>,
-    ) -> Result<(Ending, Weights)> {
-        let earlier = history.len();
-        let (mut done, mut is_new) = (0, true);
-        loop {
-            // A device may fail while a leg begins.
-            let outcome = match std::mem::take(&mut is_new) {
-                true => self.begin(leg, start),
-                false => Ok(()),
-            };
-            match outcome.and_then(|()| self.run_from(&mut done, data, history, collect, observe)) {
-                Err(error) if error.kind() == Kind::Device => {
-                    done = self.recover(error, start)?;
-                    history.truncate(earlier + self.shadow.epochs);
-                    collect.restore();
-                }
-                other => return other,
-            }
+    /// When the device fails and there is no other.
+    pub(super) fn begin(&mut self, start: &Weights, leg: Leg) -> Result<()> {
+        (self.leg, self.loss_limit) = (leg, None);
+        (self.filled, self.shadow) = (None, Shadow::default());
+        match self.reset(start) {
+            Err(error) if error.kind() == Kind::Device => self.recover(error, start).map(|_| ()),
+            other => other,
         }
     }
 
-    /// Makes ready for the first step of `leg` from the weights `start`.
-    fn begin(&mut self, leg: Leg, start: &Weights) -> Result<()> {
-        (self.leg, self.filled, self.loss_limit) = (leg, None, None);
-        self.shadow = Shadow::default();
+    /// Gives the backend the weights `start`, moments of zero, and the prior's sums.
+    fn reset(&mut self, start: &Weights) -> Result<()> {
         if self.plans.is_empty() {
             return self.network.set_weights(start);
         }
@@ -225,23 +238,52 @@ impl Trainer {
         state::reset(backend, trainable, self.prior.as_ref(), method, start)
     }
 
+    /// Makes all steps, epoch after epoch, from the weights `start`, or from where it resumes;
+    /// predicts `validation` after each epoch. Returns how it ended, and the weights then.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Diverged`] when a loss is not finite, or a sampler's explodes; `history` and
+    /// `collect` then hold what there was before.
+    pub(super) fn run(
+        &mut self,
+        train: &Dataset,
+        validation: Option<&Dataset>,
+        start: &Weights,
+        history: &mut Vec<Epoch>,
+        observe: Observer<'_>,
+        collect: &mut dyn Collect,
+    ) -> Result<(Ending, Weights)> {
+        let earlier = history.len();
+        let mut done = self.shadow.done;
+        loop {
+            match self.run_from(&mut done, train, validation, history, observe, collect) {
+                Err(error) if error.kind() == Kind::Device => {
+                    done = self.recover(error, start)?;
+                    history.truncate(self.shadow.epochs.max(earlier));
+                    collect.restore();
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Makes all steps from step `done` on, which begins an epoch.
     fn run_from(
         &mut self,
         done: &mut usize,
-        (train, validation): (&Dataset, Option<&Dataset>),
+        train: &Dataset,
+        validation: Option<&Dataset>,
         history: &mut Vec<Epoch>,
-        collect: &mut dyn Collect,
         observe: Observer<'_>,
+        collect: &mut dyn Collect,
     ) -> Result<(Ending, Weights)> {
         let per_epoch = train.len().div_ceil(self.settings.batch_size).max(1);
-        while *done < self.settings.steps {
+        while *done < self.leg.path.steps() {
+            self.take_shadow(*done, history.len(), collect)?;
             let epoch = *done / per_epoch;
-            self.take_shadow(*done, epoch, collect)?;
-            let count = per_epoch.min(self.settings.steps - *done);
+            let count = per_epoch.min(self.leg.path.steps() - *done);
             let range = *done..*done + count;
-            let after: AfterStep<'_> = &mut |step, network| collect.after(step, network);
-            let (mut record, ending) = self.epoch(train, epoch, range, observe, after)?;
+            let (mut record, ending) = self.epoch(train, epoch, range, observe, collect)?;
             if let (Ending::Completed, Some(validation)) = (ending, validation) {
                 record.validation = self.validate(validation, observe)?;
             }
@@ -254,16 +296,18 @@ impl Trainer {
         Ok((Ending::Completed, self.weights()?))
     }
 
-    /// Keeps a copy of everything that steps change, if the device can fail and the last is old.
+    /// Keeps a copy of everything that steps change, if steps were made since the last, and it is
+    /// wanted for every epoch, or the device can fail and the last is old.
     fn take_shadow(&mut self, done: usize, epochs: usize, collect: &mut dyn Collect) -> Result<()> {
-        let is_old = done >= self.shadow.done + SHADOW_STEPS;
-        if self.network.engine().can_fail() && is_old && !self.plans.is_empty() {
-            let leaves = state::changing(&self.trainable, self.optimizer.method());
+        let is_old = done >= self.shadow.done + SHADOW_STEPS && self.network.engine().can_fail();
+        let is_due = is_old || (collect.wants_marks() && done > self.shadow.done);
+        if is_due && !self.plans.is_empty() {
+            let leaves = self.changing();
             let backend = self.network.backend();
             let copy = |leaf: Leaf| Ok((leaf.clone(), backend.get(&leaf)?));
             let values = leaves.into_iter().map(copy).collect::<Result<_>>()?;
             self.shadow = Shadow { done, epochs, values };
-            collect.mark();
+            collect.mark(&self.shadow)?;
         }
         Ok(())
     }
@@ -286,13 +330,13 @@ impl Trainer {
     }
 
     /// The steps `range` of one epoch.
-    pub(super) fn epoch(
+    fn epoch(
         &mut self,
         train: &Dataset,
         epoch: usize,
         range: std::ops::Range<usize>,
         observe: Observer<'_>,
-        after: AfterStep<'_>,
+        collect: &mut dyn Collect,
     ) -> Result<(Epoch, Ending)> {
         let size = self.settings.batch_size;
         let batches = Batches::shuffled(train.len(), size, self.leg.seed, epoch as u64)?;
@@ -305,14 +349,14 @@ impl Trainer {
         for (step, batch) in range.clone().zip(batches.iter()) {
             let next = upcoming.next().filter(|_| step + 1 < range.end);
             let (loss, penalty) = self.step(train, batch, next, step)?;
-            after(step, &mut self.network)?;
+            collect.after(step, &mut self.network)?;
             sum += f64::from(loss) * batch.len() as f64;
             examples += batch.len();
             record.penalty = penalty;
             let progress = Progress {
                 phase: Phase::Train,
-                step: self.leg.number * self.settings.steps + step + 1,
-                steps: self.leg.of * self.settings.steps,
+                step: self.leg.before + step + 1,
+                steps: self.leg.steps,
                 loss: Some(loss),
                 penalty: Some(penalty),
             };
@@ -371,17 +415,16 @@ impl Trainer {
     fn launch(&mut self, train: &Dataset, batch: usize, step: usize) -> Result<PlanId> {
         let numbers = self.numbers(train.len(), step);
         let micro = self.footprint().micro_batch;
-        let image_len = self.network.preprocess().image_len();
         let input = self.network.input_name().to_string();
-        let targets_len = train.classes().len();
-        let images = self.images.chunks(micro * image_len);
+        let [images_len, targets_len] = [self.images.len(), self.targets.len()].map(|n| n / batch);
         let backend = self.network.backend();
         let mut last = self.apply;
-        for (images, targets) in images.zip(self.targets.chunks(micro * targets_len)) {
-            let size = targets.len() / targets_len;
+        for start in (0..batch).step_by(micro) {
+            let size = micro.min(batch - start);
             let plan = self.plans[&size];
-            backend.write(plan, &input, images)?;
-            backend.write(plan, TARGETS, targets)?;
+            backend.write(plan, &input, &self.images[start * images_len..][..size * images_len])?;
+            let targets = &self.targets[start * targets_len..][..size * targets_len];
+            write_known(backend, plan, TARGETS, targets)?;
             write_known(backend, plan, SHARE, &[size as f32 / batch as f32])?;
             for (name, value) in &numbers {
                 write_known(backend, plan, name, value)?;
@@ -402,34 +445,30 @@ impl Trainer {
     /// Fills images and targets of a batch.
     fn fill(&mut self, train: &Dataset, batch: &[usize], step: usize) -> Result<()> {
         self.filled = None;
-        let preprocess = self.network.preprocess();
-        self.images.resize(batch.len() * preprocess.image_len(), 0.0);
         let augmentation = self.settings.augment.at(self.leg.seed, step as u64);
-        let threads = self.network.threads();
-        train.fill(batch, preprocess, Some(&augmentation), &mut self.images, threads)?;
-        let classes = train.classes().len();
-        self.targets.resize(batch.len() * classes, 0.0);
-        one_hot(&train.labels(batch)?, classes, &mut self.targets)?;
+        let (objective, network) = (self.objective, &self.network);
+        objective.fill_images(train, batch, network, augmentation, &mut self.images)?;
+        objective.fill_targets(train, batch, &mut self.targets)?;
         self.filled = Some(step);
         Ok(())
     }
 
     /// The numbers that a step on one of `examples` reads, by the names of their inputs.
     fn numbers(&self, examples: usize, step: usize) -> [(&'static str, Vec<f32>); 3] {
-        let (s, schedule) = (&self.settings, self.leg.schedule);
-        let rate = s.learning_rate * schedule.factor(step, s.steps);
+        let (s, leg) = (&self.settings, &self.leg);
+        let rate = s.learning_rate * leg.path.rate(step);
         let n = examples as f64;
-        let scale = self.prior.as_ref().map_or(1.0, |prior| prior.scale);
-        let optimizer = match schedule.explores(step, s.steps) {
-            true => self.optimizer.without_noise(),
-            false => self.optimizer,
+        let scale = leg.path.scale(step);
+        let optimizer = match leg.is_noisy && !leg.path.explores(step) {
+            true => self.optimizer,
+            false => self.optimizer.without_noise(),
         };
-        let head = Noise::new(self.leg.seed, examples);
+        let head = Noise::new(leg.seed, examples);
         let backbone = Noise { mean_variance: self.mean_variance, ..head };
         let hyper = |weight: f64, noise| optimizer.hyper(step, rate, weight as f32, noise).to_vec();
         [
             (Group::Backbone.hyper(), hyper(1.0 / (scale * n), backbone)),
-            (Group::Head.hyper(), hyper(1.0 / (s.head_variance * n), head)),
+            (Group::Head.hyper(), hyper(1.0 / (self.head_variance * n), head)),
             (CLIP, vec![s.clip.unwrap_or(f32::INFINITY)]),
         ]
     }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::colour::{Colour, Paint};
 use super::preprocess::Preprocess;
 use super::resample::Window;
 use crate::error::{Error, Result};
@@ -12,6 +13,11 @@ use crate::rng::{Key, Stream};
 
 /// The range of aspect ratios of [`Crop::Resized`] is `1/R..=R`, as usual for ImageNet.
 const ASPECT_MAX: f64 = 4.0 / 3.0;
+
+/// Random words of one image: a view has 2⁴⁸ blocks, of them 2⁴⁰ for where the image is looked at
+/// and as many for its colours, two for each example.
+const VIEW: u32 = 48;
+const COLOURS: u64 = 1 << 40;
 
 /// What varies. The default varies nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,8 +60,10 @@ pub enum Flip {
 #[derive(Clone, Copy, Debug)]
 pub struct Augmentation {
     augment: Augment,
+    colour: Colour,
     key: Key,
     step: u64,
+    view: u8,
 }
 
 /// The variation of one image.
@@ -66,18 +74,32 @@ pub(super) struct Variation {
     /// Target pixel `(y, x)` shows `(y + shift[0], x + shift[1])`.
     pub shift: [isize; 2],
     pub flip: Flip,
+    /// Changes the colours.
+    pub paint: Option<Paint>,
 }
 
 impl Augment {
     /// The variations of training step `step` in the run seeded with `seed`.
     pub fn at(self, seed: u64, step: u64) -> Augmentation {
-        Augmentation { augment: self, key: Key::new(seed, Stream::Augment), step }
+        let (key, colour) = (Key::new(seed, Stream::Augment), Colour::default());
+        Augmentation { augment: self, colour, key, step, view: 0 }
     }
 }
 
 impl Augmentation {
+    /// Other variations of the same examples: view 0 is the one without this.
+    pub fn view(self, view: u8) -> Self {
+        Augmentation { view, ..self }
+    }
+
+    /// The same with varying colours, for images of bytes.
+    pub fn coloured(self, colour: Colour) -> Self {
+        Augmentation { colour, ..self }
+    }
+
     /// Every setting is in its range.
     pub(super) fn check(&self, preprocess: &Preprocess) -> Result<()> {
+        self.colour.check()?;
         match self.augment.crop {
             Crop::Padded { pixels } if pixels >= preprocess.height.min(preprocess.width) => {
                 Err(Error::invalid(format!(
@@ -96,7 +118,9 @@ impl Augmentation {
     /// The variation of example `index`, an image of `size: [H, W]`.
     pub(super) fn draw(&self, index: usize, size: [usize; 2]) -> Variation {
         let mut variation = Variation::default();
-        let [mirror, y, x, _] = self.key.block(self.step, 2 * index as u64);
+        let first = (u64::from(self.view) << VIEW) + 2 * index as u64;
+        let block = |index: u64| self.key.block(self.step, index);
+        let [mirror, y, x, _] = block(first);
         if self.augment.flip == Flip::Horizontal && mirror >> 31 == 1 {
             variation.flip = Flip::Horizontal;
         }
@@ -104,9 +128,13 @@ impl Augmentation {
             Crop::None => {}
             Crop::Padded { pixels } => variation.shift = [shift(y, pixels), shift(x, pixels)],
             Crop::Resized { area_min } => {
-                let words = self.key.block(self.step, 2 * index as u64 + 1);
+                let words = block(first + 1);
                 variation.window = Some(window(words, f64::from(area_min), size));
             }
+        }
+        if self.colour != Colour::default() {
+            let words = [0, 1].map(|i| block(COLOURS + first + i));
+            variation.paint = Some(self.colour.draw(words));
         }
         variation
     }

@@ -17,7 +17,9 @@ use crate::threads::Threads;
 
 mod augment;
 mod batches;
+mod colour;
 mod decode;
+mod fingerprint;
 #[cfg(test)]
 mod fixtures;
 mod folder;
@@ -30,9 +32,11 @@ mod resample;
 mod split;
 #[cfg(test)]
 mod tests;
+mod thumbnail;
 
 pub use augment::{Augment, Augmentation, Crop, Flip};
 pub use batches::{Batches, one_hot};
+pub use colour::Colour;
 use images::Images;
 pub use preprocess::{IMAGENET, Preprocess, Resize, Statistics};
 

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::augment::{Flip, Variation};
+use super::colour::Paint;
 use super::images::{Picture, Raster};
 use super::resample::{Window, resample};
 use super::{Dataset, parallel};
@@ -23,6 +24,8 @@ const SIDE_MAX: usize = 16_384;
 const CHANNELS_MAX: usize = 1_024;
 /// The most numbers a backbone's input may have for one image.
 const IMAGE_LEN_MAX: usize = 1 << 28;
+/// The largest byte.
+const BYTE_MAX: f32 = 255.0;
 /// A channel that varies less than this part of its scale is constant and is not divided by it.
 const STD_MIN: f64 = 1e-6;
 /// Weights of red, green and blue in grey (ITU-R BT.601).
@@ -255,8 +258,29 @@ impl Preprocess {
         out: &mut [f32],
     ) -> Result<()> {
         match picture {
-            Picture::Bytes(bytes) => self.fit(bytes, variation, Rounding::Whole, out),
+            Picture::Bytes(bytes) => match &variation.paint {
+                None => self.fit(bytes, variation, Rounding::Whole, out),
+                Some(paint) => {
+                    self.geometry().fit(bytes, variation, Rounding::Whole, out)?;
+                    self.paint(paint, out);
+                    Ok(())
+                }
+            },
+            Picture::Floats(_) if variation.paint.is_some() => {
+                Err(Error::unsupported("colours can vary only in images of bytes")
+                    .hint("give uint8 images, or vary no colours"))
+            }
             Picture::Floats(floats) => self.fit(floats, variation, Rounding::Off, out),
+        }
+    }
+
+    /// Changes the colours of an image of bytes that has its size, and normalises it.
+    fn paint(&self, paint: &Paint, out: &mut [f32]) {
+        out.iter_mut().for_each(|x| *x /= BYTE_MAX);
+        paint.apply(out, self.channels, self.width);
+        for (channel, plane) in out.chunks_exact_mut(self.height * self.width).enumerate() {
+            let (mean, std) = (self.statistics.mean[channel], self.statistics.std[channel]);
+            plane.iter_mut().for_each(|x| *x = (*x * BYTE_MAX * self.scale - mean) / std);
         }
     }
 

@@ -41,6 +41,31 @@ impl Dataset {
         }
     }
 
+    /// `count` sets of examples to hold out in turn: disjoint, and of every class nearly the same
+    /// part in each. The only example of a class is in none, nor are all of a class in one.
+    ///
+    /// # Errors
+    /// When the data set is unlabelled, or there are fewer than two sets.
+    pub fn folds(&self, seed: u64, count: usize) -> Result<Vec<Vec<usize>>> {
+        if count < 2 {
+            return Err(Error::invalid(format!("{count} folds; expected at least two")));
+        }
+        let mut folds = vec![Vec::new(); count];
+        let mut next = 0;
+        for (class, mut members) in self.members()?.into_iter().enumerate() {
+            if members.len() < 2 {
+                continue;
+            }
+            Key::new(seed, Stream::Split).at(class as u64).shuffle(&mut members);
+            for member in members {
+                folds[next % count].push(member);
+                next += 1;
+            }
+        }
+        folds.iter_mut().for_each(|fold| fold.sort_unstable());
+        Ok(folds)
+    }
+
     /// Splits every class, in random order, after as many examples as `keep` says of its count.
     /// Both parts are in the order of this data set.
     fn divide(&self, seed: u64, mut keep: impl FnMut(usize) -> usize) -> Result<(Self, Self)> {

@@ -72,8 +72,7 @@ impl Posterior {
     pub fn save_as(&self, folder: &Path, precision: DrawPrecision) -> Result<()> {
         let backbone = self.model.to_bytes()?;
         let draws = self.draw_bytes(precision)?;
-        let json = serde_json::to_vec_pretty(&self.description)
-            .map_err(|e| Error::internal("a description is always JSON").caused_by(e))?;
+        let json = self.description_bytes()?;
         let is_new = !folder.exists();
         std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make", folder, e))?;
         let paths = [BACKBONE, DRAWS, DESCRIPTION].map(|name| folder.join(name));
@@ -85,6 +84,15 @@ impl Posterior {
             let _ = std::fs::remove_dir(folder);
         }
         written
+    }
+
+    /// Writes the description anew into the folder that this posterior was read from.
+    ///
+    /// # Errors
+    /// As for [`Posterior::save`].
+    pub fn save_description(&self, folder: &Path) -> Result<()> {
+        let json = self.description_bytes()?;
+        atomic_file::write_all(&[(&folder.join(DESCRIPTION), &json)])
     }
 
     /// Reads a posterior.
@@ -113,7 +121,13 @@ impl Posterior {
         let classes = description.classes.len();
         let draws = parse_draws(&read(&path)?, &model, classes);
         let draws = draws.context(|| path.display().to_string())?;
-        Posterior::new(description, Arc::new(model), draws)
+        let in_description = || folder.join(DESCRIPTION).display().to_string();
+        Posterior::new(description, Arc::new(model), draws).context(in_description)
+    }
+
+    fn description_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec_pretty(&self.description)
+            .map_err(|e| Error::internal("a description is always JSON").caused_by(e))
     }
 
     fn draw_bytes(&self, precision: DrawPrecision) -> Result<Vec<u8>> {

@@ -2,22 +2,39 @@
 //!
 //! A [`Posterior`] is a set of draws of the weights (one, for a MAP estimate) with everything
 //! needed to predict: the backbone, the preprocessing, the class names. The predictive distribution
-//! is the mean over the draws of the softmax.
+//! is the mean over the draws of the softmax; held-out examples calibrate it.
 
+mod calibration;
+mod conformal;
+mod draws;
 mod file;
 pub mod metrics;
 mod network;
+mod next;
+mod ood;
+mod predictive;
+mod selective;
+mod settle;
+mod temperature;
 
 use std::sync::Arc;
 
-use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
+pub use self::calibration::{
+    Calibration, CalibrationSettings, EXAMPLES_MIN, Familiarity, Score, Verdict,
+};
+pub use self::conformal::{PredictionSets, quantile};
+pub use self::draws::Visitor;
 pub(crate) use self::file::DRAWS_MAX;
 pub use self::file::DrawPrecision;
 pub use self::network::{FORWARD_BATCH, Network, Progress};
-use crate::backend::Engine;
-use crate::data::{Dataset, Preprocess};
+pub use self::ood::Separation;
+pub use self::predictive::{Predictions, entropy, softmax, tempered};
+pub use self::selective::{Abstention, CERTAINTY, RiskCoverage, Target};
+pub use self::settle::EarlyExit;
+pub use self::temperature::best_temperature;
+use crate::data::Preprocess;
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::prior::Weights;
@@ -37,8 +54,14 @@ pub struct Description {
     pub classes: Vec<String>,
     /// How images become the network's input.
     pub preprocess: Preprocess,
+    /// What logits are divided by before the softmax, above 0: what cross-validation found, or 1. A
+    /// calibration's takes its place.
+    pub temperature: f64,
     /// How the weights came about: settings and history, for people.
     pub provenance: serde_json::Value,
+    /// What held-out examples taught, if any were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
 }
 
 /// Draws of the weights with everything needed to predict.
@@ -59,6 +82,12 @@ impl Posterior {
             return Err(Error::invalid("a posterior has at least one draw"));
         }
         description.preprocess.check()?;
+        let temperature = description.temperature;
+        if !(temperature.is_finite() && temperature > 0.0) {
+            let message = format!("the temperature is {temperature}; expected a number above 0");
+            return Err(Error::malformed(message));
+        }
+        description.calibration.as_ref().map_or(Ok(()), Calibration::check)?;
         draws.iter().try_for_each(check_finite)?;
         Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH })
     }
@@ -79,44 +108,14 @@ impl Posterior {
         &self.draws
     }
 
-    /// The predictive distribution `[N, classes]` for every example: the mean over draws of the
-    /// softmax of the logits. `observe` is told of progress and may stop; where the device fails,
-    /// the draw at hand is predicted again elsewhere.
+    /// The same with another calibration, or none.
     ///
     /// # Errors
-    /// When an image cannot be read, the network cannot run, or `observe` stops.
-    pub fn predict(
-        &self,
-        data: &Dataset,
-        engine: impl Into<Engine>,
-        observe: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Array2<f64>> {
-        let classes = self.description.classes.len();
-        if data.is_empty() {
-            return Ok(Array2::zeros((0, classes)));
-        }
-        let mut network = Network::new(
-            Arc::clone(&self.model),
-            self.description.preprocess.clone(),
-            Some(classes),
-            engine,
-        )?;
-        network.set_forward_batch(self.forward_batch);
-        let mut mean = Array2::zeros((data.len(), classes));
-        for draw in &self.draws {
-            network.set_weights(draw)?;
-            let logits = loop {
-                match network.logits(data, observe) {
-                    Err(error) if error.kind() == Kind::Device => {
-                        network.fall_back(error, draw)?;
-                    }
-                    other => break other?,
-                }
-            };
-            mean += &softmax(&logits);
-        }
-        mean /= self.draws.len() as f64;
-        Ok(mean)
+    /// When a number of it is out of its range.
+    pub fn with_calibration(mut self, calibration: Option<Calibration>) -> Result<Self> {
+        calibration.as_ref().map_or(Ok(()), Calibration::check)?;
+        self.description.calibration = calibration;
+        Ok(self)
     }
 }
 
@@ -130,16 +129,4 @@ fn check_finite(draw: &Weights) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Softmax of each row, in `f64`.
-pub fn softmax(logits: &Array2<f32>) -> Array2<f64> {
-    let mut p = logits.mapv(f64::from);
-    for mut row in p.rows_mut() {
-        let largest = row.fold(f64::NEG_INFINITY, |m, &x| m.max(x));
-        row.mapv_inplace(|x| (x - largest).exp());
-        let sum = row.sum();
-        row /= sum;
-    }
-    p
 }

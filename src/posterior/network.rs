@@ -197,7 +197,8 @@ impl Network {
             (Some(weight), ..) => weight.shape().to_vec(),
             (None, HEAD_WEIGHT, Some(classes)) => vec![classes, data.len() / classes.max(1)],
             (None, HEAD_BIAS, Some(classes)) => vec![classes],
-            _ => return Err(Error::internal(format!("'{name}' is not a weight"))),
+            // What stands between features and a loss of its own is known there.
+            _ => vec![data.len()],
         };
         tensor(&shape, data)
     }

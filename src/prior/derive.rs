@@ -105,7 +105,7 @@ fn floor(variance: f64) -> Result<f32> {
         .hint("expected a number above 0 that fits f32"))
 }
 
-fn add_note(header: &mut Header, note: &str) {
+pub(super) fn add_note(header: &mut Header, note: &str) {
     let separator = if header.notes.is_empty() { "" } else { "; " };
     header.notes.push_str(separator);
     header.notes.push_str(note);

@@ -256,7 +256,7 @@ fn fill(reader: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
 }
 
 /// IEEE 754 binary16 to binary32, exactly.
-fn half_to_f32(bits: u16) -> f32 {
+pub(in crate::prior) fn half_to_f32(bits: u16) -> f32 {
     let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
     let (exponent, fraction) = (i32::from(bits >> 10 & 0x1F), f32::from(bits & 0x3FF) / 1024.0);
     sign * match exponent {

@@ -30,13 +30,15 @@ pub struct Moments {
 
 /// The moments of one parameter.
 #[derive(Clone, Debug)]
-struct Running {
-    name: String,
-    shape: Shape,
-    mean: Vec<f64>,
-    m2: Vec<f64>,
+pub(crate) struct Running {
+    pub(crate) name: String,
+    pub(crate) shape: Shape,
+    /// The mean, an element for each weight.
+    pub(crate) mean: Vec<f64>,
+    /// The sum of squares around it.
+    pub(crate) m2: Vec<f64>,
     /// Newest last.
-    deviations: VecDeque<Vec<f32>>,
+    pub(crate) deviations: VecDeque<Vec<f32>>,
 }
 
 impl Moments {
@@ -56,6 +58,41 @@ impl Moments {
     /// Number of snapshots collected.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Deviations that are kept at most.
+    pub(crate) fn max_rank(&self) -> usize {
+        self.max_rank
+    }
+
+    /// The moments of each parameter, to keep them.
+    pub(crate) fn running(&self) -> &[Running] {
+        &self.parameters
+    }
+
+    /// Moments that were kept.
+    ///
+    /// # Errors
+    /// When a parameter has other numbers than its shape and the number of snapshots ask for, or
+    /// one that no snapshots give.
+    pub(crate) fn restore(max_rank: usize, count: u64, parameters: Vec<Running>) -> Result<Self> {
+        let rank = max_rank.min(count.try_into().unwrap_or(usize::MAX));
+        for running in &parameters {
+            let Running { name, shape, mean, m2, deviations } = running;
+            let len = shape.checked_len()?;
+            let fits = mean.len() == len
+                && m2.len() == len
+                && deviations.len() == rank
+                && deviations.iter().all(|row| row.len() == len);
+            let sound = mean.iter().all(|x| x.is_finite())
+                && m2.iter().all(|&x| x.is_finite() && x >= 0.0)
+                && deviations.iter().flatten().all(|x| x.is_finite());
+            if !(fits && sound) {
+                let message = format!("these are no moments of {count} snapshots of '{name}'");
+                return Err(Error::malformed(message));
+            }
+        }
+        Ok(Moments { count, parameters, ..Moments::new(max_rank)? })
     }
 
     /// Takes a snapshot of the weights. The first one fixes names and shapes.

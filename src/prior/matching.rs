@@ -67,7 +67,8 @@ impl Prior {
     }
 }
 
-fn first_few(names: &[String]) -> String {
+/// A list of names that stays readable however many there are.
+pub(super) fn first_few(names: &[String]) -> String {
     let mut text = names[..names.len().min(LISTED)].join(", ");
     if names.len() > LISTED {
         text.push_str(&format!(" and {} more", names.len() - LISTED));

@@ -14,10 +14,14 @@
 //! A head has a prior of its own, N(0, τI), which does not live here.
 
 mod cholesky;
+mod compress;
 mod density;
 mod derive;
+mod draws;
+mod eigen;
 mod file;
 mod fit;
+mod foreign;
 mod header;
 mod matching;
 mod stats;
@@ -30,8 +34,12 @@ use crate::tensor::{Shape, Tensor};
 
 pub(crate) use cholesky::Cholesky;
 
+pub use compress::check_share;
+pub use draws::DrawsFit;
 pub use file::HEADER_BYTES_MAX;
 pub use fit::Moments;
+pub(crate) use fit::Running;
+pub use foreign::{Deviations, Foreign, ForeignReport, ForeignSettings, Layout, Scaling};
 pub use header::{CONVENTION, Header, Learned, MAX_RANK, VERSION};
 pub use stats::{ParameterStats, Spread, Stats};
 

@@ -2,8 +2,12 @@
 //!
 //! A task turns the features of a backbone into predictions and a loss. Classification: features
 //! `[N, F]`, or `[N, C, H, W]` averaged over space, then a dense layer to `[N, classes]` logits and
-//! the mean cross-entropy against target distributions `[N, classes]`.
+//! the mean cross-entropy against target distributions `[N, classes]`. Without labels: a projector
+//! and the contrast of two views of each example.
 
+mod contrast;
+
+pub use self::contrast::{PROJECTOR, TEMPERATURE_MIN, new_projector, nt_xent, projector};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, MatMul, ValueId};
 use crate::tensor::Shape;

@@ -23,13 +23,13 @@ use tract_onnx::pb::{
 
 use crate::support::repository;
 
-struct Fixture {
+pub struct Fixture {
     model: Arc<Model>,
     digits: Dataset,
     threads: Arc<Threads>,
 }
 
-fn fixture() -> Fixture {
+pub fn fixture() -> Fixture {
     let open = |name: &str| repository("models/demo").join(name);
     Fixture {
         model: Arc::new(Model::load(&open("backbone.onnx")).expect("the backbone")),
@@ -44,17 +44,17 @@ fn input() -> Preprocess {
 }
 
 impl Fixture {
-    fn few(&self, per_class: usize) -> (Dataset, Dataset) {
+    pub fn few(&self, per_class: usize) -> (Dataset, Dataset) {
         self.digits.few(3, per_class).expect("enough of each class")
     }
 
-    fn adapter(&self, settings: Settings) -> Adapter {
+    pub fn adapter(&self, settings: Settings) -> Adapter {
         Adapter::new(Arc::clone(&self.model), input(), Arc::clone(&self.threads))
             .with_settings(settings)
             .expect("sound settings")
     }
 
-    fn fit(&self, train: &Dataset, settings: Settings) -> Adapted {
+    pub fn fit(&self, train: &Dataset, settings: Settings) -> Adapted {
         self.adapter(settings).fit(train, None, &mut |_| Control::Continue).expect("a run")
     }
 
@@ -67,15 +67,16 @@ impl Fixture {
         self.model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect()
     }
 
-    fn accuracy(&self, posterior: &Posterior, data: &Dataset) -> f64 {
+    pub fn accuracy(&self, posterior: &Posterior, data: &Dataset) -> f64 {
         let p = posterior.predict(data, &self.threads, &mut |_| true).expect("predictions");
         let labels = data.labels(&(0..data.len()).collect::<Vec<_>>()).expect("labels");
         score(&p, &labels).expect("a score").accuracy
     }
 }
 
+/// Nothing is chosen: the run has these steps exactly.
 fn isotropic(steps: usize) -> Settings {
-    Settings { prior: PriorKind::Isotropic, steps, ..Settings::default() }
+    Settings { prior: PriorKind::Isotropic, steps, ..Settings::fixed() }
 }
 
 /// Largest distance of the backbone's weights from the file's.
@@ -166,7 +167,7 @@ fn the_prior_counts_once_whatever_the_number_of_examples() {
             data,
             Settings {
                 strength: Some(strength),
-                head_variance: strength,
+                head_variance: Some(strength),
                 batch_size: data.len(),
                 clip: None,
                 steps: 10,

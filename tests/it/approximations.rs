@@ -62,7 +62,7 @@ fn settings(kind: PosteriorKind, draws: usize) -> Settings {
         clip: None,
         steps: 24,
         batch_size: 10,
-        ..Settings::default()
+        ..Settings::fixed()
     }
 }
 
@@ -333,7 +333,7 @@ fn chains_over_a_head_spread_as_its_laplace_approximation() {
     let run = |kind, draws| {
         let mut settings = Settings {
             freeze: vec!["*".to_string()],
-            head_variance: 0.01,
+            head_variance: Some(0.01),
             batch_size: train.len(),
             learning_rate: 0.02,
             steps: 2000,

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::support::repository;
 
+mod uncertainty;
+
 /// A network of features, and one that ends in a classifier.
 const BACKBONE: &str = "models/golden/mobilenetv2_folded.onnx";
 const CLASSIFIER: &str = "models/golden/resnet_basic_classifier.onnx";
@@ -192,6 +194,51 @@ fn a_prior_is_fitted_adapted_under_evaluated_and_predicts() {
 }
 
 #[test]
+fn a_fit_is_resumed_and_a_posterior_is_the_next_prior() {
+    let (folder, train) = workplace();
+    let at = |name: &str| folder.path().join(name);
+    let (prior, out, next) = (at("prior.safetensors"), at("out"), at("next.safetensors"));
+    let (backbone, train) = (file(BACKBONE), text(&train));
+    let source = ["prior", "fit", "--backbone", &backbone, "--data", train, "--out", text(&prior)];
+    let few = ["--epochs", "3", "--snapshots", "6", "--rank", "auto", "--batch", "6"];
+    let slow = ["--lr", "0.001", "--memory-cap", "2G"];
+    let fitted = succeeds(&[&source[..], &few, &slow].concat(), &["header"]);
+    let notes = fitted["header"]["notes"].as_str().expect("notes");
+    assert!(notes.contains("of 5 principal directions"), "{notes}");
+    let checkpoint = at("prior.safetensors.checkpoint");
+    assert!(!checkpoint.exists(), "a fit that is done needs none");
+    fs::write(&checkpoint, "junk").expect("a file");
+    fails(&[&source[..], &few].concat(), &["prior.safetensors.checkpoint", "--resume"]);
+    fails(&[&source[..], &few, &["--resume"]].concat(), &["prior.safetensors.checkpoint"]);
+    assert!(checkpoint.exists() && prior.exists(), "nothing is lost");
+    fs::remove_file(&checkpoint).expect("removed");
+
+    let adapt = ["adapt", "--backbone", &backbone, "--train", train, "--steps", "2"];
+    let under = ["--prior", text(&prior), "--out", text(&out)];
+    succeeds(&[&adapt[..], &under].concat(), &[]);
+    let from = ["prior", "from-posterior", "--posterior", text(&out), "--out", text(&next)];
+    fails(&from, &["one draw", "--prior"]);
+    let kept = ["--prior", text(&prior), "--scale", "0.5"];
+    let made = succeeds(&[&from[..], &kept].concat(), &["out", "draws", "header", "overall"]);
+    assert_eq!(made["header"]["backbone"], fitted["header"]["backbone"]);
+    let again = ["--prior", text(&next), "--strength", "1", "--out", text(&out)];
+    succeeds(&[&adapt[..], &again].concat(), &[]);
+}
+
+#[test]
+fn a_prior_is_fitted_without_labels() {
+    let (folder, train) = workplace();
+    let (backbone, out) = (file(BACKBONE), folder.path().join("prior.safetensors"));
+    let source = ["--backbone", &backbone, "--data", text(&train), "--out", text(&out)];
+    let how = ["--objective", "simclr", "--batch", "6", "--epochs", "2", "--snapshots", "3"];
+    let fit = [&["prior", "fit"][..], &source, &how, &["--lr", "0.001", "--flip"]].concat();
+    let fitted = succeeds(&fit, &["header", "overall"]);
+    assert_eq!(fitted["header"]["learned"]["method"], "SWAG, SimCLR");
+    fails(&[&fit[..], &["--temperature", "0"]].concat(), &["temperature of the contrast is 0"]);
+    fails(&[&fit[..], &["--jitter", "9"]].concat(), &["jitter of colours is 9"]);
+}
+
+#[test]
 fn a_run_keeps_within_its_memory_cap_or_does_not_start() {
     let (folder, train) = workplace();
     let (backbone, out) = (file(BACKBONE), folder.path().join("out"));
@@ -336,7 +383,8 @@ fn examples_that_cannot_train_a_classifier_are_named_before_the_work() {
     }
     let adapt = ["adapt", "--backbone", &backbone, "--out", text(&out), "--train", text(&train)];
     fails(&[&adapt[..], &["--val", text(&bare)]].concat(), &["bare.npz", "no labels"]);
-    let diverging = ["--steps", "1", "--lr", "1e38", "--clip", "none", "--prior", "none"];
+    let diverging =
+        ["--steps", "1", "--lr", "1e38", "--clip", "none", "--prior", "none", "--no-gate"];
     fails(&[&adapt[..], &diverging].concat(), &["lower --lr"]);
     assert!(!out.exists() && !new.exists());
 }
@@ -381,11 +429,11 @@ fn a_result_that_cannot_be_written_is_known_before_the_work() {
 }
 
 #[test]
-fn the_demo_compares_five_methods_on_what_the_program_carries() {
+fn the_demo_compares_six_methods_on_what_the_program_carries() {
     let args = ["demo", "--shots", "2", "--seeds", "1", "--steps", "1", "--variance", "0.01"];
     let report = succeeds(&args, &["seconds", "choice", "peak_rss_mb"]);
     let rows = report["rows"].as_array().expect("a list");
-    assert_eq!(rows.len(), 5);
+    assert_eq!(rows.len(), 6);
     for row in rows {
         // A linear probe of two examples a class is far better than the tenth that chance gives.
         assert!(row["accuracy"]["mean"].as_f64().is_some_and(|a| a > 0.5), "{row}");
@@ -400,6 +448,7 @@ fn ctrl_c_saves_the_last_good_state_and_exits_with_130() {
     let mut run = Command::new(env!("CARGO_BIN_EXE_priorfit"))
         .args(["adapt", "--backbone", &file(BACKBONE), "--train", text(&train)])
         .args(["--out", text(&out), "--steps", "100000000", "--json", "--threads", "1"])
+        .args(["--strength", "1", "--no-gate"])
         // The step's plan is logged when training begins.
         .env("RUST_LOG", "priorfit::adapt=debug")
         .stdout(Stdio::piped())

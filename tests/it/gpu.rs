@@ -283,6 +283,11 @@ const DRIFT: f64 = 2e-3;
 
 /// A run on `engine` that calls `at` before each step.
 fn adapt(engine: &Engine, at: &dyn Fn(usize)) -> Adapted {
+    let settings = Settings { steps: STEPS, batch_size: 8, probe_steps: 50, ..Settings::fixed() };
+    adapt_with(settings, engine, at)
+}
+
+fn adapt_with(settings: Settings, engine: &Engine, at: &dyn Fn(usize)) -> Adapted {
     let model = Model::load(&repository("models/demo/backbone.onnx")).expect("the backbone");
     let model = Arc::new(model.cut_at_features(None).expect("its features"));
     let prior = Prior::load(&repository("models/demo/prior.safetensors")).expect("the prior");
@@ -290,7 +295,6 @@ fn adapt(engine: &Engine, at: &dyn Fn(usize)) -> Adapted {
     let (train, _) = digits.few(3, 2).expect("twenty examples");
     let input =
         Preprocess::new(1, 16, 16).normalised(Statistics { mean: vec![0.31], std: vec![0.37] });
-    let settings = Settings { steps: STEPS, batch_size: 8, probe_steps: 50, ..Settings::default() };
     let adapter = Adapter::new(model, input, engine).with_prior(prior).expect("its prior");
     let adapter = adapter.with_settings(settings).expect("settings");
     let mut observe = |progress: Progress| {
@@ -325,6 +329,31 @@ fn a_run_whose_device_is_lost_goes_on_with_a_new_one_bit_for_bit() {
         assert!(weights(&adapted) == weights(&undisturbed), "lost at step {loss}");
         assert_eq!(adapted.history.len(), undisturbed.history.len());
         assert_eq!(adapted.ran_on, undisturbed.ran_on);
+    }
+}
+
+#[test]
+fn a_cross_validation_whose_device_is_lost_makes_the_same_choice() {
+    let Some(adapter) = adapter() else { return };
+    let (options, devices) = watched();
+    let engine = Engine::gpu(adapter, options, Arc::new(Threads::new(2)));
+    let run = |at: &dyn Fn(usize)| {
+        let settings =
+            Settings { steps: 24, batch_size: 8, probe_steps: 50, ..Settings::default() };
+        adapt_with(settings, &engine, at)
+    };
+    let undisturbed = run(&|_| {});
+    // In the first fold's run of nine steps, and in the third's.
+    for loss in [5, 20] {
+        let lost = AtomicUsize::new(0);
+        let adapted = run(&|step| {
+            if step == loss && lost.fetch_add(1, Ordering::Relaxed) == 0 {
+                destroy_last(&devices);
+            }
+        });
+        assert!(lost.load(Ordering::Relaxed) > 0, "the device was lost");
+        assert_eq!(adapted.choice, undisturbed.choice);
+        assert!(weights(&adapted) == weights(&undisturbed), "lost at step {loss}");
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
-use priorfit::prior::{Header, Parameter, Prior, Weights};
+use priorfit::prior::{Foreign, ForeignSettings, Header, Parameter, Prior, Weights};
 use priorfit::rng::{Key, Sequence, Stream};
 use priorfit::tensor::tensor;
 use prost::Message;
@@ -26,6 +26,8 @@ const TIME_MAX: Duration = Duration::from_secs(5);
 /// The most memory a model may take: what the importer allows one tensor to ask for (2²⁸
 /// elements), a few times over.
 const MODEL_BYTES_MAX: usize = 4 << 30;
+/// The most memory a foreign prior may take: values of a pickle that never ends.
+const FOREIGN_BYTES_MAX: usize = 128 << 20;
 /// The most memory a prior may take: its own few kilobytes, and a buffer to read them.
 const PRIOR_BYTES_MAX: usize = 4 << 20;
 
@@ -226,4 +228,36 @@ fn a_damaged_prior_is_refused_or_sound() {
     for len in 0..bytes.len() {
         assert!(Prior::from_bytes(&bytes[..len]).is_err(), "cut off after {len} bytes");
     }
+}
+
+/// The files of a foreign prior, one of them damaged.
+fn damage_foreign(files: &'static [&'static str], which: usize) {
+    let read = |file: &str| {
+        std::fs::read(repository(&format!("models/foreign/{file}"))).expect("a fixture")
+    };
+    let sound: Vec<Vec<u8>> = files.iter().map(|file| read(file)).collect();
+    let model = Model::from_bytes(&read("backbone.onnx"), None).expect("a model");
+    let weights: Weights = model.weights().map(|(n, w)| (n.to_string(), w.clone())).collect();
+    let fingerprint = model.fingerprint();
+    let bytes = sound[which].clone();
+    let load: Load = Arc::new(move |damaged| {
+        let mut named: Vec<(&str, &[u8])> =
+            files.iter().copied().zip(sound.iter().map(Vec::as_slice)).collect();
+        named[which].1 = damaged;
+        let attach =
+            |foreign: Foreign| foreign.attach(&weights, &fingerprint, &ForeignSettings::default());
+        Foreign::from_bytes(&named).and_then(attach).is_ok()
+    });
+    assert!(load(&bytes), "the whole files are sound");
+    survive(files[which], FOREIGN_BYTES_MAX, |round| damaged(&bytes, round), &load);
+}
+
+#[test]
+fn a_damaged_foreign_prior_is_refused_or_sound() {
+    const FILES: [&str; 4] =
+        ["reference_model.pt", "legacy_mean.pt", "protocol4_variance.pt", "strided_covmat.pt"];
+    (0..FILES.len()).for_each(|which| damage_foreign(&FILES, which));
+    const LEGACY: [&str; 3] = ["legacy_model.pt", "legacy_mean.pt", "reference_variance.pt"];
+    damage_foreign(&LEGACY, 0);
+    damage_foreign(&["swag.pt"], 0);
 }

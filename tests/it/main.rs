@@ -4,7 +4,9 @@ mod adapt;
 mod approximations;
 #[cfg(feature = "gpu")]
 mod bindings;
+mod choice;
 mod cli;
+mod foreign;
 mod goldens;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -12,7 +14,9 @@ mod hostile;
 mod memory;
 mod ops;
 mod posteriors;
+mod predictions;
 mod samplers;
+mod source;
 mod steps;
 mod sums;
 mod support;

@@ -28,7 +28,9 @@ fn posterior() -> Posterior {
         backbone: model.fingerprint(),
         classes: vec!["a".to_string(), "b".to_string()],
         preprocess: Preprocess::new(1, 16, 16),
+        temperature: 1.0,
         provenance: serde_json::Value::Null,
+        calibration: None,
     };
     Posterior::new(description, Arc::new(model), vec![draw]).expect("a posterior")
 }
@@ -188,6 +190,30 @@ fn a_missing_or_foreign_description_is_named() {
         std::fs::write(path, json.replace("\"version\": 2", "\"version\": 9")).expect("written");
     });
     assert!(newer.contains("version 9") && newer.contains("expected version 2"), "{newer}");
+}
+
+/// What was stored before there were calibrations has none; one that makes no sense is refused.
+#[test]
+fn a_calibration_may_be_missing_but_not_wrong() {
+    let folder = tempfile::tempdir().expect("a folder");
+    posterior().save(folder.path()).expect("saved");
+    let json = std::fs::read_to_string(folder.path().join("posterior.json")).expect("json");
+    assert!(!json.contains("calibration"), "{json}");
+    let loaded = Posterior::load(folder.path()).expect("loaded");
+    assert_eq!(loaded.description().calibration, None);
+    let calibrated = |temperature: &str| {
+        let rest = r#""temperature_examples": 9, "threshold_examples": 9, "abstention": null,
+            "sets": {"coverage": 0.9, "probability_min": 0.1},
+            "familiarity": {"score": "entropy", "false_alarms": 0.05, "highest": null}"#;
+        let fields = format!(r#"{{"calibration": {{"temperature": {temperature}, {rest}}},"#);
+        error_after("posterior.json", |path| {
+            std::fs::write(path, json.replacen('{', &fields, 1)).expect("written");
+        })
+    };
+    let zero = calibrated("0");
+    assert!(zero.contains("the calibration's temperature is 0"), "{zero}");
+    let text = calibrated("\"warm\"");
+    assert!(text.contains("not the description of a posterior"), "{text}");
 }
 
 #[test]

@@ -584,7 +584,7 @@ fn sampling_with_a_clipped_gradient_is_refused() {
         prior: PriorKind::None,
         posterior: PosteriorSettings::of(kind),
         clip,
-        ..Settings::default()
+        ..Settings::fixed()
     };
     for kind in [PosteriorKind::Sgld, PosteriorKind::Sghmc] {
         settings(kind, None).check(false).expect("sound settings");

@@ -1,7 +1,7 @@
 //! Deep ensembles: the MAP several times (Lakshminarayanan et al. 2017). Members differ in the
 //! order and augmentation of the examples and in the head that they start from.
 
-use super::{Approximation, Drawn, Outcome, PosteriorSettings, Run, check_finite};
+use super::{Approximation, Drawn, Outcome, PosteriorSettings, Sampling, check_finite};
 use crate::adapt::Ending;
 use crate::error::Result;
 use crate::prior::Weights;
@@ -14,14 +14,13 @@ pub(super) struct Ensemble {
 }
 
 impl Approximation for Ensemble {
-    fn draw(&self, run: &mut Run<'_, '_>) -> Result<Drawn> {
+    fn draw(&self, run: &mut Sampling<'_, '_>) -> Result<Drawn> {
         let members = self.settings.draws();
         let key = Key::new(run.settings.seed, Stream::Init);
         let mut draws = Vec::new();
         for number in 0..members {
             let start = shaken(run.start, &key, number)?;
-            let schedule = run.settings.schedule;
-            let leg = run.leg([number, members], schedule, &start, &mut ())?;
+            let leg = run.leg([number, members], run.path.clone(), &start, &mut ())?;
             let leg = match leg {
                 Outcome::Ended(ending, end) => match check_finite(&end, run.settings.steps) {
                     Ok(()) => Outcome::Ended(ending, end),

@@ -3,9 +3,9 @@
 //!
 //! The first quarter of a cycle, or of a chain without cycles, is noise-free: a descent to a mode.
 
-use super::{Approximation, Drawn, Outcome, PosteriorSettings, Run, check_finite};
+use super::{Approximation, Drawn, Outcome, PosteriorSettings, Sampling, check_finite};
 use crate::adapt::Ending;
-use crate::adapt::trainer::Collect;
+use crate::adapt::trainer::{Collect, Shadow};
 use crate::error::Result;
 use crate::posterior::Network;
 use crate::prior::Weights;
@@ -16,7 +16,7 @@ pub(super) struct Langevin {
 }
 
 impl Approximation for Langevin {
-    fn draw(&self, run: &mut Run<'_, '_>) -> Result<Drawn> {
+    fn draw(&self, run: &mut Sampling<'_, '_>) -> Result<Drawn> {
         let chains = self.settings.chains;
         let mut draws = Vec::new();
         for number in 0..chains {
@@ -28,7 +28,8 @@ impl Approximation for Langevin {
             };
             let steps = run.settings.steps;
             let mut states = States { settings, steps, names, taken: Vec::new(), marked: 0 };
-            let leg = run.leg([number, chains], schedule(&settings), run.start, &mut states);
+            let path = run.constant_strength(schedule(&settings));
+            let leg = run.leg([number, chains], path, run.start, &mut states);
             draws.append(&mut states.finish());
             match leg? {
                 Outcome::Diverged(error) => return Ok(Drawn::diverged(draws, run.start, error)),
@@ -96,8 +97,9 @@ impl Collect for States {
         Ok(())
     }
 
-    fn mark(&mut self) {
+    fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
         self.marked = self.taken.len();
+        Ok(())
     }
 
     fn restore(&mut self) {

@@ -13,7 +13,7 @@
 
 use ndarray::{Array1, Array2, Axis, s};
 
-use super::{Approximation, Drawn, PosteriorSettings, Run, eigen};
+use super::{Approximation, Drawn, PosteriorSettings, Sampling, eigen};
 use crate::adapt::{Control, Ending, Phase, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::posterior::softmax;
@@ -33,7 +33,7 @@ pub(super) struct Laplace {
 }
 
 impl Approximation for Laplace {
-    fn draw(&self, run: &mut Run<'_, '_>) -> Result<Drawn> {
+    fn draw(&self, run: &mut Sampling<'_, '_>) -> Result<Drawn> {
         let (ending, end) = run.map()?;
         if ending != Ending::Completed {
             return Ok(Drawn::new(vec![end], ending));
@@ -48,7 +48,7 @@ impl Approximation for Laplace {
         let head = head(&end)?;
         let logits = features.dot(&head.t()).mapv(|x| x as f32);
         let probabilities = softmax(&logits);
-        let variance = run.settings.head_variance;
+        let variance = run.head_variance;
         let around = match head.len() <= FULL_MAX {
             true => Gaussian::full(&features, &probabilities, variance)?,
             false => Gaussian::factored(&features, &probabilities, variance)?,
@@ -65,7 +65,7 @@ impl Approximation for Laplace {
 }
 
 /// Features of the training examples under the weights `end`.
-fn features(run: &mut Run<'_, '_>, end: &Weights) -> Result<Array2<f32>> {
+fn features(run: &mut Sampling<'_, '_>, end: &Weights) -> Result<Array2<f32>> {
     loop {
         let network = run.trainer.network_mut();
         let found = network.features(run.train, &mut |p| {

@@ -23,6 +23,7 @@ use self::langevin::Langevin;
 use self::laplace::Laplace;
 use self::map::Map;
 use self::swag::Swag;
+use super::path::Path;
 use super::settings::Settings;
 use super::trainer::{Collect, Leg, Trainer};
 use super::{Ending, Epoch, Observer};
@@ -138,6 +139,11 @@ impl PosteriorSettings {
         draws / chains + usize::from(number < draws % chains)
     }
 
+    /// Whether its legs are chains under a prior of one strength.
+    pub(super) fn has_chains(&self) -> bool {
+        matches!(self.kind, PosteriorKind::Sgld | PosteriorKind::Sghmc | PosteriorKind::Swag)
+    }
+
     /// Checks every setting, for runs of `steps` steps.
     ///
     /// # Errors
@@ -186,29 +192,37 @@ pub(super) trait Approximation {
     /// # Errors
     /// When the data cannot be read, the device fails, or training diverges before there is
     /// anything to keep.
-    fn draw(&self, run: &mut Run<'_, '_>) -> Result<Drawn>;
+    fn draw(&self, run: &mut Sampling<'_, '_>) -> Result<Drawn>;
 }
 
-/// The approximation that the settings ask for.
-pub(super) fn approximation(settings: &PosteriorSettings) -> Box<dyn Approximation> {
+/// The approximation that the settings ask for, at the end of `path`. Where no path leads away from
+/// the linear probe, nothing is left to sample but its head.
+pub(super) fn approximation(settings: &PosteriorSettings, path: &Path) -> Box<dyn Approximation> {
     let settings = *settings;
     match settings.kind {
+        PosteriorKind::Laplace => Box::new(Laplace { settings }),
+        _ if path.steps() == 0 => Box::new(Map),
         PosteriorKind::Map => Box::new(Map),
         PosteriorKind::Sgld | PosteriorKind::Sghmc => Box::new(Langevin { settings }),
         PosteriorKind::Swag => Box::new(Swag { settings }),
-        PosteriorKind::Laplace => Box::new(Laplace { settings }),
         PosteriorKind::Ensemble => Box::new(Ensemble { settings }),
     }
 }
 
 /// What an approximation works with.
-pub(super) struct Run<'a, 'o> {
+pub(super) struct Sampling<'a, 'o> {
     pub(super) trainer: &'a mut Trainer,
     pub(super) settings: &'a Settings,
+    /// τ
+    pub(super) head_variance: f64,
     pub(super) train: &'a Dataset,
     pub(super) validation: Option<&'a Dataset>,
     /// Where training of all weights starts.
     pub(super) start: &'a Weights,
+    /// What leads from there to the MAP, along loosening priors.
+    pub(super) path: &'a Path,
+    /// Steps that the observer was told of before.
+    pub(super) before: usize,
     /// All legs so far.
     pub(super) history: &'a mut Vec<Epoch>,
     pub(super) observe: Observer<'o>,
@@ -230,30 +244,39 @@ enum Outcome {
     Diverged(Error),
 }
 
-impl Run<'_, '_> {
-    /// Leg `number` of `of`, from `start`.
+impl Sampling<'_, '_> {
+    /// Leg `number` of `of`, from `start` along `path`. Each has a seed of its own; the first has
+    /// that of the run.
     fn leg(
         &mut self,
         [number, of]: [usize; 2],
-        schedule: Schedule,
+        path: Path,
         start: &Weights,
         collect: &mut dyn Collect,
     ) -> Result<Outcome> {
-        let leg = Leg::new(number, of, self.settings, schedule);
-        let data = (self.train, self.validation);
-        match self.trainer.run(leg, data, start, self.history, collect, &mut *self.observe) {
+        let seed = self.settings.seed.wrapping_add((number as u64) << 32);
+        let [before, steps] = [number, of].map(|legs| self.before + legs * path.steps());
+        self.trainer.begin(start, Leg { number, seed, path, is_noisy: true, before, steps })?;
+        let (train, validation, history) = (self.train, self.validation, &mut *self.history);
+        match self.trainer.run(train, validation, start, history, &mut *self.observe, collect) {
             Ok((ending, end)) => Ok(Outcome::Ended(ending, end)),
             Err(error) if error.kind() == Kind::Diverged => Ok(Outcome::Diverged(error)),
             Err(error) => Err(error),
         }
     }
 
-    /// A single leg, by the settings' own schedule.
+    /// A single leg, to the MAP.
     fn map(&mut self) -> Result<(Ending, Weights)> {
-        match self.leg([0, 1], self.settings.schedule, self.start, &mut ())? {
+        match self.leg([0, 1], self.path.clone(), self.start, &mut ())? {
             Outcome::Ended(ending, end) => Ok((ending, end)),
             Outcome::Diverged(error) => Err(error),
         }
+    }
+
+    /// All steps under the prior that the path ends with.
+    fn constant_strength(&self, schedule: Schedule) -> Path {
+        let last = self.path.stages().saturating_sub(1);
+        Path::new(vec![self.path.scale_of(last)], self.settings.steps, schedule)
     }
 }
 

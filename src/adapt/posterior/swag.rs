@@ -7,9 +7,9 @@
 //!
 //! which is what [`Prior::sample`] draws from the moments of a prior fit.
 
-use super::{Approximation, Drawn, Outcome, PosteriorSettings, Run, check_finite};
+use super::{Approximation, Drawn, Outcome, PosteriorSettings, Sampling, check_finite};
 use crate::adapt::Ending;
-use crate::adapt::trainer::Collect;
+use crate::adapt::trainer::{Collect, Shadow};
 use crate::error::Result;
 use crate::posterior::Network;
 use crate::prior::{Header, Moments, Prior, Weights};
@@ -28,13 +28,14 @@ pub(super) struct Swag {
 }
 
 impl Approximation for Swag {
-    fn draw(&self, run: &mut Run<'_, '_>) -> Result<Drawn> {
+    fn draw(&self, run: &mut Sampling<'_, '_>) -> Result<Drawn> {
         let chains = self.settings.chains;
         let mut draws = Vec::new();
         for number in 0..chains {
             let names = run.trainer.trained().map(str::to_string).collect();
             let mut passed = Passed::new(run.settings.steps, names)?;
-            let leg = run.leg([number, chains], Schedule::Constant, run.start, &mut passed)?;
+            let path = run.constant_strength(Schedule::Constant);
+            let leg = run.leg([number, chains], path, run.start, &mut passed)?;
             let (ending, end) = match leg {
                 Outcome::Diverged(error) => return Ok(Drawn::diverged(draws, run.start, error)),
                 Outcome::Ended(ending, end) => (ending, end),
@@ -98,8 +99,9 @@ impl Collect for Passed {
         Ok(())
     }
 
-    fn mark(&mut self) {
+    fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
         self.marked.clone_from(&self.moments);
+        Ok(())
     }
 
     fn restore(&mut self) {

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
-    Adapted, Adapter, Ending, Epoch, Footprint, PosteriorKind, PosteriorSettings, PriorKind,
-    Settings, Summary, score,
+    Adapted, Adapter, Candidate, Choice, Ending, Epoch, Footprint, PosteriorKind,
+    PosteriorSettings, PriorKind, Settings, Summary, score,
 };
 use priorfit::backend::Engine;
 use priorfit::data::Dataset;
@@ -24,7 +24,7 @@ use crate::backbone;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
-    AugmentArgs, ByteSize, Destination, PreprocessArgs, check_destination, percent,
+    AugmentArgs, Auto, ByteSize, Destination, PreprocessArgs, check_destination, percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
 
@@ -86,16 +86,20 @@ pub struct Adapt {
 #[derive(Args)]
 #[command(next_help_heading = "Prior")]
 struct PriorOptions {
-    /// What multiplies the prior's covariance: larger is weaker [default: 1 for an isotropic prior,
-    /// else what makes the geometric mean of its variances 0.001]
-    #[arg(long)]
-    strength: Option<f64>,
+    /// What multiplies the prior's covariance: larger is weaker. auto chooses it by
+    /// cross-validation on the training examples
+    #[arg(long, value_name = "L|auto", default_value = "auto")]
+    strength: Auto,
     /// Variance of the isotropic prior before --strength
     #[arg(long, value_name = "V", default_value_t = Settings::default().isotropic_variance)]
     isotropic_variance: f64,
-    /// Variance of the head's own prior
-    #[arg(long, value_name = "V", default_value_t = Settings::default().head_variance)]
-    head_variance: f64,
+    /// Variance of the head's own prior. auto chooses it by cross-validation of the linear probe
+    #[arg(long, value_name = "V|auto", default_value = "auto")]
+    head_variance: Auto,
+    /// Keep the adapted weights even where cross-validation finds the linear probe as good. With a
+    /// given --strength nothing is cross-validated then but the head
+    #[arg(long)]
+    no_gate: bool,
 }
 
 #[derive(Args)]
@@ -213,8 +217,9 @@ impl From<Kind> for PosteriorKind {
     }
 }
 
+/// The largest norm of a gradient.
 #[derive(Clone, Copy)]
-struct Clip(Option<f32>);
+pub struct Clip(pub Option<f32>);
 
 impl FromStr for Clip {
     type Err = String;
@@ -276,6 +281,7 @@ struct Report {
     /// The linear probe and the adapted network on the held-out examples.
     probe: Option<Summary>,
     adapted: Option<Summary>,
+    choice: Option<Choice>,
     history: Vec<Epoch>,
     seconds: f64,
     peak_rss_mb: Option<f64>,
@@ -304,7 +310,8 @@ impl Adapt {
         let mut monitor = Monitor::new(globals)?;
         let adapted = adapter.fit(&train, validation.as_ref(), &mut |p| monitor.observe(p));
         monitor.finish();
-        let Adapted { posterior, probe, history, ending, notice, memory, ran_on } = adapted?;
+        let Adapted { posterior, probe, history, ending, notice, memory, ran_on, choice } =
+            adapted?;
         let precision = match self.posterior.draw_precision {
             Precision::F16 => DrawPrecision::F16,
             Precision::F32 => DrawPrecision::F32,
@@ -327,6 +334,7 @@ impl Adapt {
             notes,
             memory,
             ran_on,
+            choice,
             history,
             seconds: started.elapsed().as_secs_f64(),
             peak_rss_mb: peak_rss_mb(),
@@ -367,15 +375,17 @@ impl Adapt {
     }
 
     fn settings(&self, prior: PriorKind, examples: usize) -> Settings {
-        let PriorOptions { strength, isotropic_variance, head_variance } = self.prior_options;
+        let PriorOptions { strength, isotropic_variance, head_variance, no_gate } =
+            self.prior_options;
         let (t, p) = (&self.training, &self.posterior);
         let per_epoch = examples.div_ceil(t.batch.max(1));
         let defaults = Settings::default();
         Settings {
             prior,
-            strength,
+            strength: strength.0,
             isotropic_variance,
-            head_variance,
+            head_variance: head_variance.0,
+            gate: !no_gate,
             posterior: PosteriorSettings {
                 kind: p.posterior.into(),
                 draws: p.draws,
@@ -407,6 +417,31 @@ impl Adapt {
             ..defaults
         }
     }
+}
+
+/// What cross-validation found, as lines of a table.
+fn choice_text(choice: &Choice) -> String {
+    let Choice { folds, held_out, head_variance, candidates, kept } = choice;
+    let mut text = format!(
+        "\nCross-validation of {held_out} examples in {folds} folds, head variance \
+         {head_variance}\nkept  after steps    strength  temperature  accuracy      NLL     ECE\n"
+    );
+    for (at, Candidate { steps, strength, temperature, held_out }) in candidates.iter().enumerate()
+    {
+        let mark = if at == *kept { "*" } else { "" };
+        let steps = if at == 0 { "probe".to_string() } else { steps.to_string() };
+        let strength = strength.map_or("-".to_string(), |strength| format!("{strength:.3e}"));
+        let Summary { accuracy, nll, ece } = held_out;
+        text += &format!(
+            "{mark:>4}  {steps:>11}  {strength:>10}  {temperature:>11.3}  {:>8}  {nll:>7.4} \
+             {ece:>7.4}\n",
+            percent(*accuracy)
+        );
+    }
+    if *kept == 0 && candidates.len() > 1 {
+        text += "The linear probe is kept: training all weights did not better its likelihood.\n";
+    }
+    text
 }
 
 /// Headline metrics of a posterior on labelled examples.
@@ -448,6 +483,9 @@ impl fmt::Display for Report {
         writeln!(f, "ran on    {}", self.ran_on)?;
         writeln!(f, "memory    {}", memory_text(&self.memory))?;
         writeln!(f, "took      {:.1} s, {}", self.seconds, peak_rss_text(self.peak_rss_mb))?;
+        if let Some(choice) = &self.choice {
+            write!(f, "{}", choice_text(choice))?;
+        }
         if let (Some(probe), Some(adapted)) = (&self.probe, &self.adapted) {
             writeln!(f, "\nheld-out      accuracy     NLL     ECE")?;
             for (name, Summary { accuracy, nll, ece }) in

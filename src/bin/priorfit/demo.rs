@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use clap::Args;
 use priorfit::adapt::{
-    Adapted, Adapter, Control, Ending, PriorKind, Settings, Summary, TYPICAL_VARIANCE, score,
+    Adapted, Adapter, Choice, Control, Ending, PriorKind, Settings, Summary, score,
 };
 use priorfit::backend::Engine;
 use priorfit::data::{Dataset, Preprocess, Resize, Statistics};
@@ -54,14 +54,9 @@ pub struct Demo {
     #[arg(long, value_name = "V")]
     variance: Option<f64>,
     /// Training steps after the linear probe
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 60)]
     steps: usize,
 }
-
-/// The typical variances (geometric means) that cross-validation chooses from: decades around the
-/// library's default.
-const VARIANCES: [f64; 4] =
-    [TYPICAL_VARIANCE / 10.0, TYPICAL_VARIANCE, TYPICAL_VARIANCE * 10.0, TYPICAL_VARIANCE * 100.0];
 
 /// A way to adapt.
 #[derive(Clone, Copy, PartialEq, Serialize)]
@@ -72,14 +67,16 @@ enum Method {
     Isotropic,
     LearnedDiagonal,
     LearnedLowRank,
+    Default,
 }
 
-const METHODS: [Method; 5] = [
+const METHODS: [Method; 6] = [
     Method::LinearProbe,
     Method::NoPrior,
     Method::Isotropic,
     Method::LearnedDiagonal,
     Method::LearnedLowRank,
+    Method::Default,
 ];
 
 /// One line of the table: a method with this many labels, over all seeds.
@@ -97,8 +94,8 @@ struct Row {
 /// One method on one choice of the labels.
 #[derive(Clone, Serialize)]
 struct Run {
-    /// Typical variance of the prior; none without one.
-    variance: Option<f64>,
+    /// λ of the prior that was cross-validated; none without one.
+    strength: Option<f64>,
     #[serde(flatten)]
     summary: Summary,
 }
@@ -162,16 +159,15 @@ impl Demo {
     /// How settings were chosen, for the reader.
     fn choice(&self) -> String {
         let strength = match self.variance {
-            Some(variance) => format!("every prior scaled to a typical variance of {variance}"),
-            None => format!(
-                "each prior scaled to a typical variance from {VARIANCES:?} by two-fold \
-                 cross-validation on the labelled digits alone ({TYPICAL_VARIANCE} with one label \
-                 a class)"
-            ),
+            Some(variance) => format!("every prior is scaled to a typical variance of {variance}"),
+            None => "each prior's strength is cross-validated on the labelled digits alone (the \
+                     library's default with one label a class)"
+                .to_string(),
         };
         format!(
-            "Settings: {strength}; {} steps, the rest by default. Nothing was chosen on the \
-             digits that are measured.",
+            "Settings: {strength}; {} steps, the rest by default. The last line keeps the linear \
+             probe where cross-validation finds it as good. Nothing was chosen on the digits that \
+             are measured.",
             self.steps
         )
     }
@@ -224,90 +220,55 @@ impl Material {
     ) -> Result<Vec<Run>> {
         let mut runs = Vec::new();
         for method in METHODS.into_iter().skip(1) {
-            let variance = match (method, variance) {
-                (Method::NoPrior, _) => None,
-                (_, Some(variance)) => Some(variance),
-                (_, None) => Some(self.cross_validated(method, settings, train, monitor)?),
-            };
-            let scaled = self.scaled(method, settings, variance)?;
-            let adapted = self.adapt(method, &scaled, train, monitor)?;
+            let settings = self.settings(method, settings, variance)?;
+            let adapted = self.adapt(settings, train, monitor)?;
             if method == Method::NoPrior {
                 // The probe of an adaptation that starts at the backbone's own weights.
                 let summary = self.measure(&adapted.probe, rest, monitor)?;
-                runs.push(Run { variance: None, summary });
+                runs.push(Run { strength: None, summary });
             }
+            let kept = adapted.choice.as_ref().map(Choice::kept);
+            let strength = kept.and_then(|kept| kept.strength);
             let summary = self.measure(&adapted.posterior, rest, monitor)?;
-            runs.push(Run { variance, summary });
+            runs.push(Run { strength, summary });
         }
         Ok(runs)
     }
 
-    /// The settings with the prior of `method` scaled to a typical variance.
-    fn scaled(
+    /// The settings of `method`, its prior scaled to a typical variance if one is given.
+    fn settings(
         &self,
         method: Method,
         settings: &Settings,
         variance: Option<f64>,
     ) -> Result<Settings> {
-        let Some(variance) = variance else {
-            return Ok(settings.clone());
+        let scale = match method {
+            Method::LearnedDiagonal => self.prior.diagonal()?.equivalent_variance()?,
+            Method::LearnedLowRank | Method::Default => self.prior.equivalent_variance()?,
+            Method::LinearProbe | Method::NoPrior | Method::Isotropic => {
+                settings.isotropic_variance
+            }
         };
-        let strength = match method {
-            Method::LearnedDiagonal => variance / self.prior.diagonal()?.equivalent_variance()?,
-            Method::LearnedLowRank => variance / self.prior.equivalent_variance()?,
-            _ => variance / settings.isotropic_variance,
-        };
-        Ok(Settings { strength: Some(strength), ..settings.clone() })
+        Ok(Settings {
+            prior: match method {
+                Method::LinearProbe | Method::NoPrior => PriorKind::None,
+                Method::Isotropic => PriorKind::Isotropic,
+                Method::LearnedDiagonal => PriorKind::Diagonal,
+                Method::LearnedLowRank | Method::Default => PriorKind::Learned,
+            },
+            strength: variance.map(|variance| variance / scale),
+            gate: method == Method::Default,
+            ..settings.clone()
+        })
     }
 
-    /// The typical variance of the least held-out NLL over two halves of `train`.
-    fn cross_validated(
-        &self,
-        method: Method,
-        settings: &Settings,
-        train: &Dataset,
-        monitor: &Monitor,
-    ) -> Result<f64> {
-        let shots = train.class_counts().into_iter().min().unwrap_or(0);
-        if shots < 2 {
-            return Ok(TYPICAL_VARIANCE);
-        }
-        let (a, b) = train.few(settings.seed, shots.div_ceil(2))?;
-        let mut best = (f64::INFINITY, TYPICAL_VARIANCE);
-        for variance in VARIANCES {
-            let settings = self.scaled(method, settings, Some(variance))?;
-            let mut nll = 0.0;
-            for (half, held_out) in [(&a, &b), (&b, &a)] {
-                let adapted = self.adapt(method, &settings, half, monitor)?;
-                let summary = self.measure(&adapted.posterior, held_out, monitor)?;
-                nll += summary.nll * held_out.len() as f64;
-            }
-            if nll < best.0 {
-                best = (nll, variance);
-            }
-        }
-        Ok(best.1)
-    }
-
-    fn adapt(
-        &self,
-        method: Method,
-        settings: &Settings,
-        train: &Dataset,
-        monitor: &Monitor,
-    ) -> Result<Adapted> {
+    fn adapt(&self, settings: Settings, train: &Dataset, monitor: &Monitor) -> Result<Adapted> {
         let model = Arc::clone(&self.model);
         let mut adapter = Adapter::new(model, self.preprocess.clone(), &self.engine);
-        let kind = match method {
-            Method::LinearProbe | Method::NoPrior => PriorKind::None,
-            Method::Isotropic => PriorKind::Isotropic,
-            Method::LearnedDiagonal => PriorKind::Diagonal,
-            Method::LearnedLowRank => PriorKind::Learned,
-        };
-        if matches!(kind, PriorKind::Diagonal | PriorKind::Learned) {
+        if matches!(settings.prior, PriorKind::Diagonal | PriorKind::Learned) {
             adapter = adapter.with_prior(self.prior.clone())?;
         }
-        let adapter = adapter.with_settings(Settings { prior: kind, ..settings.clone() })?;
+        let adapter = adapter.with_settings(settings)?;
         let adapted = adapter.fit(train, None, &mut |_| match monitor.is_interrupted() {
             true => Control::Stop,
             false => Control::Continue,
@@ -354,6 +315,7 @@ impl fmt::Display for Method {
             Method::Isotropic => "isotropic prior (L2-SP)",
             Method::LearnedDiagonal => "learned prior, diagonal",
             Method::LearnedLowRank => "learned prior, low rank",
+            Method::Default => "default, with the gate",
         })
     }
 }

@@ -7,6 +7,7 @@
 mod adapt;
 mod backbone;
 mod bench;
+mod calibrate;
 mod demo;
 mod devices;
 mod evaluate;
@@ -37,6 +38,7 @@ A first round:
   priorfit inspect backbone.onnx
   priorfit verify backbone.onnx
   priorfit adapt --backbone backbone.onnx --train photos/ --out mine/
+  priorfit calibrate --posterior mine/ --data held-out/
   priorfit predict --posterior mine/ new.jpg
 
 RUST_LOG=priorfit=debug prints what the library does, the compiled training step included.")]
@@ -55,6 +57,7 @@ enum Command {
     #[command(subcommand)]
     Prior(prior::PriorCommand),
     Adapt(Box<adapt::Adapt>),
+    Calibrate(calibrate::Calibrate),
     Predict(predict::Predict),
     Evaluate(evaluate::Evaluate),
     Bench(bench::Bench),
@@ -69,6 +72,7 @@ impl Command {
             Command::Verify(command) => command.run(globals),
             Command::Prior(command) => command.run(globals),
             Command::Adapt(command) => command.run(globals, started),
+            Command::Calibrate(command) => command.run(globals),
             Command::Predict(command) => command.run(globals),
             Command::Evaluate(command) => command.run(globals),
             Command::Bench(command) => command.run(globals, started),

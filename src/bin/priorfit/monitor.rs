@@ -63,7 +63,7 @@ impl Monitor {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Shows a pass over examples to predict; false when it should stop.
+    /// Shows examples being predicted, by each draw; false when it should stop.
     pub fn predicting(&mut self, progress: posterior::Progress) -> bool {
         let posterior::Progress { done: step, total: steps } = progress;
         let phase = Phase::Validate;

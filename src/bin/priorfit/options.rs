@@ -76,6 +76,24 @@ impl FromStr for ImageSize {
     }
 }
 
+/// A number, or none where it is to be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Auto(pub Option<f64>);
+
+impl FromStr for Auto {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Auto(None)),
+            _ => text
+                .parse()
+                .map(|value| Auto(Some(value)))
+                .map_err(|_| "expected a number, or auto".to_string()),
+        }
+    }
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct ByteSize(pub u64);

@@ -1,15 +1,16 @@
-//! `predict`: classes and probabilities for images.
+//! `predict`: classes and probabilities for images, and how far to trust them.
 
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::Args;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Result};
-use priorfit::posterior::Posterior;
+use priorfit::posterior::{Description, EarlyExit, Posterior, Predictions, Verdict};
 use serde::Serialize;
 
 use crate::globals::Globals;
@@ -22,7 +23,15 @@ Examples:
   priorfit predict --posterior mine/ new.jpg
   priorfit predict --posterior mine/ inbox/ more.npz --json
 
-Entropy is in nats: 0 is certain, the logarithm of the number of classes is a guess.")]
+Entropy is in nats: 0 is certain, the logarithm of the number of classes is a guess. Disagreement
+is the part of it that comes from draws of the weights contradicting each other. A posterior that
+`calibrate` has seen also gives each image a set of classes, abstains where it was told to, and
+marks unfamiliar images.
+
+--settle stops asking draws about an image whose class no longer depends on them:
+  --settle       the rest could not change the class, which is that of all draws
+  --settle=0.01  or, at most with this probability, it differs from that of all draws
+Probabilities are then the average of the draws that were asked.")]
 pub struct Predict {
     /// The folder that `adapt` wrote
     #[arg(long, value_name = "DIR")]
@@ -30,6 +39,26 @@ pub struct Predict {
     /// PNG or JPEG files, folders of them, or .npz files with x
     #[arg(required = true, value_name = "IMAGES")]
     images: Vec<PathBuf>,
+    /// Ask no more draws once an image's class is settled
+    #[arg(long, value_name = "certain|ERROR", num_args = 0..=1, default_missing_value = "certain")]
+    #[arg(require_equals = true)]
+    settle: Option<Settle>,
+}
+
+/// The value of `--settle`.
+#[derive(Clone, Copy)]
+struct Settle(EarlyExit);
+
+impl FromStr for Settle {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("certain", _) => Ok(Settle(EarlyExit::Certain)),
+            (_, Ok(error)) => Ok(Settle(EarlyExit::Likely { error })),
+            _ => Err("expected `certain` or a probability of error".to_string()),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -48,34 +77,53 @@ struct Prediction {
     probability: f64,
     /// Entropy of the predictive distribution, in nats.
     entropy: f64,
+    /// Mutual information of the class and the weights, in nats.
+    mutual_information: f64,
+    /// How many draws it rests on.
+    draws: usize,
+    /// What the calibration makes of it, if there is one.
+    #[serde(flatten)]
+    verdict: Option<Judged>,
     /// The whole distribution.
     probabilities: Vec<f64>,
+}
+
+/// The verdict of the calibration.
+#[derive(Serialize)]
+struct Judged {
+    /// The classes of its prediction set.
+    set: Vec<String>,
+    abstains: bool,
+    unfamiliar: bool,
 }
 
 impl Predict {
     /// Runs the command.
     pub fn run(&self, globals: &Globals) -> Result<ExitCode> {
         let posterior = Posterior::load(&self.posterior)?;
-        let classes = posterior.description().classes.clone();
+        let exit = self.settle.map_or(EarlyExit::Never, |Settle(exit)| exit);
+        exit.check()?;
         let engine = globals.engine()?;
         let mut monitor = Monitor::new(globals)?;
         let mut predictions = Vec::new();
         for (source, data) in self.sources()? {
-            let predicted = posterior.predict(&data, &engine, &mut |p| monitor.predicting(p));
+            let predicted =
+                posterior.predictions(&data, &engine, exit, &mut |p| monitor.predicting(p));
             let in_source = || source.map(|path| path.display().to_string()).unwrap_or_default();
             let predicted = match source {
                 Some(_) => predicted.context(in_source)?,
                 None => predicted?,
             };
-            for (index, row) in predicted.rows().into_iter().enumerate() {
+            for index in 0..predicted.len() {
                 let path = match data.path(index) {
                     Some(path) => path.display().to_string(),
                     None => format!("{}[{index}]", in_source()),
                 };
-                predictions.push(Prediction::new(path, &classes, row.to_vec()));
+                predictions.push(Prediction::new(path, posterior.description(), &predicted, index));
             }
         }
         monitor.finish();
+        let classes = posterior.description().classes.clone();
         globals.print(&Report { classes, predictions })?;
         Ok(ExitCode::SUCCESS)
     }
@@ -110,21 +158,38 @@ fn is_archive(path: &Path) -> bool {
 }
 
 impl Prediction {
-    fn new(path: String, classes: &[String], probabilities: Vec<f64>) -> Self {
-        let mut best = 0;
-        for (class, &p) in probabilities.iter().enumerate() {
-            if p > probabilities[best] {
-                best = class;
-            }
-        }
-        let surprise = |&p: &f64| if p > 0.0 { -p * p.ln() } else { 0.0 };
+    fn new(path: String, about: &Description, predicted: &Predictions, index: usize) -> Self {
+        let probabilities = predicted.probabilities.row(index).to_vec();
+        let best = predicted.class(index);
+        let name = |class: usize| about.classes[class].clone();
+        let verdict = about.calibration.as_ref().map(|calibration| {
+            let Verdict { set, abstains, unfamiliar } = calibration.verdict(predicted, index);
+            Judged { set: set.into_iter().map(name).collect(), abstains, unfamiliar }
+        });
         Prediction {
             path,
-            class: classes[best].clone(),
+            class: name(best),
             probability: probabilities[best],
-            entropy: probabilities.iter().map(surprise).sum(),
+            entropy: predicted.entropy[index],
+            mutual_information: predicted.mutual_information[index],
+            draws: predicted.draws[index],
+            verdict,
             probabilities,
         }
+    }
+
+    /// Its verdict in a few words.
+    fn remarks(&self) -> String {
+        let Some(Judged { set, abstains, unfamiliar }) = &self.verdict else {
+            return String::new();
+        };
+        let mut remarks = format!("{{{}}}", set.join(", "));
+        for (holds, remark) in [(abstains, "abstains"), (unfamiliar, "unfamiliar")] {
+            if *holds {
+                remarks += &format!("  {remark}");
+            }
+        }
+        remarks
     }
 }
 
@@ -135,13 +200,23 @@ impl fmt::Display for Report {
         };
         let path_width = width(&|p| p.path.chars().count());
         let class_width = width(&|p| p.class.chars().count());
-        writeln!(f, "{:path_width$}  {:class_width$}  probability  entropy", "image", "class")?;
-        for Prediction { path, class, probability, entropy, .. } in &self.predictions {
-            writeln!(
-                f,
-                "{path:path_width$}  {class:class_width$}  {probability:>11.4}  {entropy:>7.4}"
-            )?;
+        write!(f, "{:path_width$}  {:class_width$}  probability  entropy", "image", "class")?;
+        writeln!(f, "  disagreement{}", if self.is_calibrated() { "  set" } else { "" })?;
+        for prediction in &self.predictions {
+            let Prediction { path, class, probability, entropy, .. } = prediction;
+            write!(f, "{path:path_width$}  {class:class_width$}  {probability:>11.4}")?;
+            write!(f, "  {entropy:>7.4}  {:>12.4}", prediction.mutual_information)?;
+            match prediction.remarks() {
+                remarks if remarks.is_empty() => writeln!(f)?,
+                remarks => writeln!(f, "  {remarks}")?,
+            }
         }
         Ok(())
+    }
+}
+
+impl Report {
+    fn is_calibrated(&self) -> bool {
+        self.predictions.iter().any(|prediction| prediction.verdict.is_some())
     }
 }

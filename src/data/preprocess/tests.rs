@@ -1,5 +1,6 @@
 use ndarray::Array4;
 
+use super::super::Colour;
 use super::super::augment::{Augment, Crop};
 use super::super::fixtures::says;
 use super::super::images::Images;
@@ -223,4 +224,54 @@ fn stored_bytes_are_whole_numbers() {
     let stored = bytes().resized(&Preprocess::new(3, 1, 3), 100, &threads).expect("resizes");
     let Images::U8(array) = &*stored.images else { panic!("the images are bytes") };
     assert_eq!(array.dim(), (2, 1, 3, 3));
+}
+
+#[test]
+fn views_differ_and_view_zero_is_the_plain_variation() {
+    let augment = Augment { crop: Crop::Resized { area_min: 0.1 }, flip: Flip::Horizontal };
+    let at = augment.at(1, 2);
+    assert_eq!(at.view(0).draw(3, [50, 40]), at.draw(3, [50, 40]));
+    assert_ne!(at.view(1).draw(3, [50, 40]), at.draw(3, [50, 40]));
+    let colour = Colour { jitter: 0.5, grey: 0.2, blur: 0.5 };
+    let coloured = at.coloured(colour);
+    let (plain, painted) = (at.draw(3, [50, 40]), coloured.draw(3, [50, 40]));
+    assert_eq!((plain.window, plain.flip), (painted.window, painted.flip));
+    let paints =
+        |view| (0..50).map(|i| coloured.view(view).draw(i, [9, 9]).paint).collect::<Vec<_>>();
+    assert_eq!(paints(0), paints(0));
+    assert_ne!(paints(0), paints(1));
+}
+
+/// Colours change pixels in 0..=1 before they are normalised, whatever the number of threads.
+#[test]
+fn coloured_images_stay_images() {
+    let data = bytes();
+    let colour = Colour { jitter: 1.0, grey: 0.3, blur: 0.3 };
+    let fill = |preprocess: &Preprocess, step, threads| {
+        let mut out = vec![f32::NAN; 2 * preprocess.image_len()];
+        let augmentation = Augment::default().at(5, step).coloured(colour);
+        let threads = Threads::new(threads);
+        data.fill(&[0, 1], preprocess, Some(&augmentation), &mut out, &threads).expect("fills");
+        out
+    };
+    let plain = Preprocess::new(3, 2, 4);
+    let statistics = Statistics { mean: vec![0.5; 3], std: vec![0.25; 3] };
+    let normalised = plain.clone().normalised(statistics);
+    let mut seen = Vec::new();
+    for step in 0..20 {
+        let image = fill(&plain, step, 1);
+        assert!(image.iter().all(|x| (0.0..=1.0 + 1e-5).contains(x)), "{image:?}");
+        assert_eq!(image, fill(&plain, step, 2));
+        for (x, z) in image.iter().zip(fill(&normalised, step, 1)) {
+            assert!(((x - 0.5) / 0.25 - z).abs() < 1e-5);
+        }
+        seen.push(image);
+    }
+    assert!(seen.iter().any(|image| *image != seen[0]));
+    let x = Array4::<f32>::zeros((1, 3, 2, 4));
+    let floats = Dataset::from_arrays_f32(x.view(), None, Vec::new()).expect("not empty");
+    let mut out = vec![0.0; 24];
+    let augmentation = Augment::default().at(5, 0).coloured(colour);
+    let filled = floats.fill(&[0], &plain, Some(&augmentation), &mut out, &Threads::new(1));
+    says(filled, &["example 0", "only in images of bytes"]);
 }

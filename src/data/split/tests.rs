@@ -65,3 +65,23 @@ fn arguments_out_of_range_are_named() {
     }
     says(data.few(0, 0), &["zero examples for each class"]);
 }
+
+#[test]
+fn folds_are_disjoint_and_leave_examples_of_every_class() {
+    let data = uneven();
+    for count in [2, 3, 5] {
+        let folds = data.folds(4, count).expect("valid");
+        let mut all = folds.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..17).filter(|&i| i != 7).collect::<Vec<_>>(), "all but the only one");
+        let sizes = folds.iter().map(Vec::len);
+        assert!(sizes.clone().max() <= sizes.min().map(|least| least + 1));
+        for fold in &folds {
+            let rest: Vec<usize> = (0..17).filter(|i| !fold.contains(i)).collect();
+            let counts = data.subset(&rest).expect("in range").class_counts();
+            assert!(counts[..3].iter().all(|&count| count > 0), "{counts:?}");
+        }
+    }
+    assert_eq!(data.folds(4, 3).expect("valid"), data.folds(4, 3).expect("valid"));
+    says(data.folds(4, 1), &["1 folds", "at least two"]);
+}

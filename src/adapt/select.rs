@@ -1,0 +1,295 @@
+//! Cross-validation on the training examples: how strong the priors are, whether training all
+//! weights is worth it, and how sure the predictions may be.
+//!
+//! The examples are held out in turn. On the others the head is fitted, then all weights are
+//! trained along a [`Path`] of loosening priors, and what is held out is predicted at the end of
+//! each stage. The stage with the best likelihood is where the run on all examples ends; where that
+//! is the linear probe's, there is no such run. Likelihoods are compared at the temperature that
+//! suits each (Guo et al. 2017), so that a better classifier is not passed over for being too sure
+//! of itself; the final one predicts at the temperature found here.
+
+use ndarray::{Array2, Axis, Ix1, Ix2, concatenate};
+use serde::Serialize;
+
+use super::path::Path;
+use super::probe::{self, ProbeSettings};
+use super::settings::Settings;
+use super::trainer::{Leg, Trainer};
+use super::{Control, Ending, Observer, Progress, Summary, score};
+use crate::data::Dataset;
+use crate::error::{Error, Kind, Result};
+use crate::posterior::{Network, best_temperature, tempered};
+use crate::prior::Weights;
+use crate::task::{HEAD_BIAS, HEAD_WEIGHT};
+
+/// Parts that the examples are dealt into.
+const PARTS: usize = 4;
+/// Parts are held out in turn until this many examples have been.
+const HELD_OUT: usize = 100;
+/// The fewest held-out examples that decide anything.
+const HELD_OUT_MIN: usize = 10;
+/// The head's variances that are tried, from strong to weak.
+const HEAD_VARIANCES: [f64; 7] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+
+/// What cross-validation found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Choice {
+    /// Number of sets that were held out in turn.
+    pub folds: usize,
+    /// Number of examples that were held out, each once.
+    pub held_out: usize,
+    /// τ, the variance of the head's prior.
+    pub head_variance: f64,
+    /// Where a run could end: at the linear probe, or after a stage of training all weights.
+    pub candidates: Vec<Candidate>,
+    /// The one that was kept: that with the best likelihood, unless there is no gate.
+    pub kept: usize,
+}
+
+/// Where a run could end, and how it would fare.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Candidate {
+    /// Steps of training all weights; none for the linear probe.
+    pub steps: usize,
+    /// λ of its last stage, if it has a prior.
+    pub strength: Option<f64>,
+    /// The temperature of the best likelihood.
+    pub temperature: f64,
+    /// Metrics of the held-out predictions at this temperature.
+    pub held_out: Summary,
+}
+
+impl Choice {
+    /// The candidate that was kept.
+    pub fn kept(&self) -> &Candidate {
+        &self.candidates[self.kept]
+    }
+}
+
+/// The sets to hold out in turn; none when the examples are too few to choose by.
+pub(super) fn folds(seed: u64, train: &Dataset) -> Result<Vec<Vec<usize>>> {
+    let mut folds = train.folds(seed, PARTS)?;
+    let mut held_out = 0;
+    let enough = folds.iter().position(|fold| {
+        held_out += fold.len();
+        held_out >= HELD_OUT
+    });
+    folds.truncate(enough.map_or(PARTS, |last| last + 1));
+    folds.retain(|fold| !fold.is_empty());
+    if folds.iter().map(Vec::len).sum::<usize>() < HELD_OUT_MIN {
+        folds.clear();
+    }
+    Ok(folds)
+}
+
+/// Cross-validation of one run.
+pub(super) struct Selection<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) train: &'a Dataset,
+    /// Features `[N, F]` of the frozen backbone.
+    pub(super) features: &'a Array2<f32>,
+    pub(super) folds: &'a [Vec<usize>],
+    /// What each fold's run follows; none where only the head is to be chosen.
+    pub(super) path: Option<&'a Path>,
+}
+
+/// Held-out logits of one candidate, fold after fold.
+type Logits = Vec<Array2<f32>>;
+
+/// The heads of all folds with one variance, and how they fare.
+struct Heads {
+    variance: f64,
+    heads: Vec<Weights>,
+    logits: Logits,
+    nll: f64,
+}
+
+impl Selection<'_> {
+    /// Cross-validates; `base` holds the backbone's weights before training. `steps` is the number
+    /// of steps of all runs, this one's and the final.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Cancelled`] when the observer stops, and those of training.
+    pub(super) fn run(
+        &self,
+        trainer: &mut Trainer,
+        base: &Weights,
+        steps: usize,
+        observe: Observer<'_>,
+    ) -> Result<Choice> {
+        let Heads { variance, heads, logits, .. } = self.best_heads(trainer, observe)?;
+        trainer.set_head_variance(variance);
+        let mut candidates = vec![self.candidate(0, None, &logits)?];
+        if let Some(path) = self.path {
+            let mut ends = vec![Logits::new(); path.stages()];
+            for (number, head) in heads.iter().enumerate() {
+                let mut start = base.clone();
+                start.extend(head.iter().map(|(name, w)| (name.clone(), w.clone())));
+                let before = number * path.steps();
+                let leg = Leg {
+                    number: 0,
+                    seed: self.settings.seed,
+                    path: path.clone(),
+                    is_noisy: false,
+                    before,
+                    steps,
+                };
+                trainer.begin(&start, leg)?;
+                let predicted = self.follow(trainer, number, path, &start, observe)?;
+                ends.iter_mut().zip(predicted).for_each(|(end, logits)| end.push(logits));
+            }
+            for (stage, logits) in ends.iter().enumerate() {
+                let strength = trainer.strength(path.scale_of(stage));
+                let steps = path.until(stage + 1).steps();
+                candidates.push(self.candidate(steps, strength, logits)?);
+            }
+        }
+        let held_out = self.folds.iter().map(Vec::len).sum();
+        let kept = best(&candidates, self.settings.gate);
+        let folds = self.folds.len();
+        Ok(Choice { folds, held_out, head_variance: variance, candidates, kept })
+    }
+
+    /// Trains on all but one fold and predicts that fold at the end of each stage.
+    fn follow(
+        &self,
+        trainer: &mut Trainer,
+        fold: usize,
+        path: &Path,
+        start: &Weights,
+        observe: Observer<'_>,
+    ) -> Result<Logits> {
+        let held_out = self.train.subset(&self.folds[fold])?;
+        let rest = self.train.subset(&self.rest(fold))?;
+        let mut ends = vec![None; path.stages()];
+        let mut predict = |step: usize, network: &mut Network| {
+            if let Some(stage) = path.ended(step) {
+                let logits = network.logits(&held_out, &mut |_| true)?;
+                check_finite(&logits, step)?;
+                ends[stage] = Some(logits);
+            }
+            Ok(())
+        };
+        let (ending, _) =
+            trainer.run(&rest, None, start, &mut Vec::new(), observe, &mut predict)?;
+        if ending == Ending::Stopped {
+            return Err(stopped());
+        }
+        let missing = || Error::internal("a run that was not stopped ends every stage");
+        ends.into_iter().map(|end| end.ok_or_else(missing)).collect()
+    }
+
+    /// The examples that are not in `fold`.
+    fn rest(&self, fold: usize) -> Vec<usize> {
+        let held_out = &self.folds[fold];
+        (0..self.train.len()).filter(|index| held_out.binary_search(index).is_err()).collect()
+    }
+
+    /// The heads with the variance of the best held-out likelihood. It has one maximum, so that the
+    /// search ends where the likelihood falls.
+    fn best_heads(&self, trainer: &mut Trainer, observe: Observer<'_>) -> Result<Heads> {
+        let given = self.settings.head_variance.map(|variance| vec![variance]);
+        let mut best: Option<Heads> = None;
+        let mut latest = vec![None; self.folds.len()];
+        for variance in given.unwrap_or(HEAD_VARIANCES.to_vec()) {
+            let heads = self.heads(trainer, variance, &latest, observe)?;
+            latest = heads.heads.iter().cloned().map(Some).collect();
+            if best.as_ref().is_some_and(|best| best.nll <= heads.nll) {
+                break;
+            }
+            best = Some(heads);
+        }
+        best.ok_or_else(|| Error::internal("at least one variance is tried"))
+    }
+
+    /// The linear probe of each fold's rest, from the heads `start` where there are any.
+    fn heads(
+        &self,
+        trainer: &mut Trainer,
+        variance: f64,
+        start: &[Option<Weights>],
+        observe: Observer<'_>,
+    ) -> Result<Heads> {
+        let mut is_stopped = false;
+        let mut observe = |progress: Progress| {
+            let control = observe(progress);
+            is_stopped |= control == Control::Stop;
+            control
+        };
+        let settings = ProbeSettings {
+            classes: self.train.classes().len(),
+            head_variance: variance,
+            steps: self.settings.probe_steps,
+        };
+        let threads = trainer.network_mut().threads().clone();
+        let (mut heads, mut logits) = (Vec::new(), Vec::new());
+        for (fold, held_out) in self.folds.iter().enumerate() {
+            let rest = self.rest(fold);
+            let (x, y) = (self.features.select(Axis(0), &rest), self.train.labels(&rest)?);
+            let start = start[fold].as_ref();
+            let head = probe::fit(&x, &y, settings, start, &threads, &mut observe)?;
+            logits.push(apply(&head, &self.features.select(Axis(0), held_out))?);
+            heads.push(head);
+        }
+        if is_stopped {
+            return Err(stopped());
+        }
+        let nll = summary(&logits, 1.0, &self.labels()?)?.nll;
+        Ok(Heads { variance, heads, logits, nll })
+    }
+
+    /// Labels of the held-out examples, fold after fold.
+    fn labels(&self) -> Result<Vec<usize>> {
+        self.train.labels(&self.folds.concat())
+    }
+
+    fn candidate(&self, steps: usize, strength: Option<f64>, logits: &Logits) -> Result<Candidate> {
+        let labels = self.labels()?;
+        let temperature = best_temperature(&stacked(logits)?, &labels);
+        let held_out = summary(logits, temperature, &labels)?;
+        Ok(Candidate { steps, strength, temperature, held_out })
+    }
+}
+
+/// The candidate with the best likelihood, of equal ones the first; not the probe without a gate,
+/// if there is another.
+fn best(candidates: &[Candidate], gate: bool) -> usize {
+    let first = usize::from(!gate && candidates.len() > 1);
+    let nll = |at: usize| candidates[at].held_out.nll;
+    (first..candidates.len()).fold(first, |best, at| if nll(at) < nll(best) { at } else { best })
+}
+
+/// The last step of a run can leave the numbers without any loss being computed from them.
+fn check_finite(logits: &Array2<f32>, step: usize) -> Result<()> {
+    match logits.iter().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Diverged,
+            format!("after step {} predictions are no numbers", step + 1),
+        )
+        .hint("lower --lr, or clip the gradient with --clip")),
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Cancelled, "stopped by the caller")
+}
+
+fn stacked(logits: &Logits) -> Result<Array2<f32>> {
+    let views: Vec<_> = logits.iter().map(|part| part.view()).collect();
+    concatenate(Axis(0), &views).map_err(|_| Error::internal("all folds have the same classes"))
+}
+
+fn summary(logits: &Logits, temperature: f64, labels: &[usize]) -> Result<Summary> {
+    let probabilities = tempered(&stacked(logits)?, temperature);
+    Ok(Summary::from(&score(&probabilities, labels)?))
+}
+
+/// Logits of a dense head on features `[N, F]`.
+fn apply(head: &Weights, features: &Array2<f32>) -> Result<Array2<f32>> {
+    let missing = || Error::internal("a head is a matrix and a vector");
+    let get = |name: &str| head.get(name).map(|w| w.view()).ok_or_else(missing);
+    let weight = get(HEAD_WEIGHT)?.into_dimensionality::<Ix2>().map_err(|_| missing())?;
+    let bias = get(HEAD_BIAS)?.into_dimensionality::<Ix1>().map_err(|_| missing())?;
+    Ok(features.dot(&weight.t()) + bias)
+}

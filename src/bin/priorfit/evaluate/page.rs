@@ -1,0 +1,166 @@
+//! The report as one HTML file that needs nothing else: no scripts, no fonts, no other files. It is
+//! well-formed XML too, so that any tool can read it. All text that is not ours is escaped.
+
+use std::path::Path;
+
+use priorfit::data::Dataset;
+use priorfit::error::Result;
+use priorfit::posterior::{Posterior, Predictions, Score};
+use serde_json::Value;
+
+use super::examples::Examples;
+use super::svg::{escape, put};
+use super::{Calibrated, Ood, Report, Shown, charts, learning};
+use crate::options::percent;
+
+/// What a report is about.
+pub struct Subject<'a> {
+    pub folder: &'a Path,
+    pub posterior: &'a Posterior,
+    pub data: (&'a Path, &'a Dataset),
+    pub labels: &'a [usize],
+    pub predicted: &'a Predictions,
+    pub foreign: Option<(&'a Path, &'a Dataset, &'a Predictions)>,
+    pub report: &'a Report,
+}
+
+impl Subject<'_> {
+    /// The whole page.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn page(&self) -> Result<String> {
+        let mut page = String::from(
+            "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\"><head>\
+             <meta charset=\"utf-8\"/>\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
+             style-src 'unsafe-inline'; img-src data:\"/><title>Evaluation</title><style>",
+        );
+        page += include_str!("page.css");
+        page += "</style></head><body><main>\n";
+        self.write_head(&mut page);
+        self.write_charts(&mut page);
+        self.write_examples(&mut page)?;
+        page += "</main></body></html>\n";
+        Ok(page)
+    }
+
+    fn write_head(&self, page: &mut String) {
+        let metrics = &self.report.metrics;
+        let [folder, data] = [self.folder, self.data.0].map(|p| escape(&p.display().to_string()));
+        let (draws, classes) = (self.posterior.draws().len(), self.report.names.len());
+        put(
+            page,
+            format_args!(
+                "<h1>Evaluation</h1><p>Posterior {folder}: {classes} classes, {draws} {}. \
+                 Data {data}: {} examples.</p>\n<div class=\"row\">",
+                if draws == 1 { "draw of the weights" } else { "draws of the weights" },
+                metrics.count
+            ),
+        );
+        let selective = &self.report.selective;
+        let mut rows = vec![
+            ("accuracy", percent(metrics.accuracy)),
+            ("negative log-likelihood, nats", format!("{:.4}", metrics.nll.mean)),
+            ("expected calibration error", format!("{:.4}", metrics.ece)),
+            ("Brier score", format!("{:.4}", metrics.brier)),
+            ("mean entropy, nats", format!("{:.4}", self.report.entropy)),
+            ("of it disagreement of draws", format!("{:.4}", self.report.mutual_information)),
+            ("area under risk and coverage", format!("{:.4}", selective.aurc)),
+        ];
+        if let Some(separation) = &selective.right_from_wrong {
+            rows.push(("right from wrong by confidence", Shown(separation).to_string()));
+        }
+        write_table(page, "Predictions", &rows);
+        if let Some(calibrated) = &self.report.calibrated {
+            write_calibrated(page, calibrated);
+        }
+        if let (Some(ood), Some((path, ..))) = (&self.report.ood, &self.foreign) {
+            write_foreign(page, ood, path);
+        }
+        *page += "</div>\n";
+    }
+
+    fn write_charts(&self, page: &mut String) {
+        let (report, metrics) = (self.report, &self.report.metrics);
+        let calibration = self.posterior.description().calibration.as_ref();
+        let answered = report.calibrated.as_ref().map(|calibrated| calibrated.answered);
+        let abstention = calibration.and_then(|c| c.abstention.as_ref()).zip(answered);
+        *page += "<h2>How honest the probabilities are</h2><div class=\"row\">\n";
+        *page += &charts::reliability(&metrics.bins, metrics.ece);
+        *page += &charts::confidence(&metrics.bins);
+        *page += "</div>\n<h2>What abstaining buys</h2><div class=\"row\">\n";
+        *page += &charts::risk_coverage(&report.selective, abstention);
+        *page += "</div>\n";
+        if let Some((_, _, foreign)) = self.foreign {
+            let threshold = calibration.and_then(|c| c.familiarity.highest);
+            let score = calibration.map_or_else(
+                || Score::for_draws(self.posterior.draws().len()),
+                |calibration| calibration.familiarity.score,
+            );
+            *page += "<h2>Foreign images</h2><div class=\"row\">\n";
+            *page += &charts::foreign(score, [self.predicted, foreign], threshold);
+            *page += "</div>\n";
+        }
+        *page += "<h2>Which classes are taken for which</h2><div class=\"row\">\n";
+        *page += &charts::confusion(&metrics.confusion, &report.names);
+        *page += "</div>\n<h2>How it was learned</h2><div class=\"row\">\n";
+        let history = self.posterior.description().provenance.get("history");
+        match learning::charts(history.and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
+            none if none.is_empty() => *page += "<p>The posterior tells no history.</p>",
+            curves => *page += &curves,
+        }
+        *page += "</div>\n";
+    }
+
+    fn write_examples(&self, page: &mut String) -> Result<()> {
+        let (about, predicted) = (self.posterior.description(), self.predicted);
+        let examples = Examples { about, data: self.data.1, predicted, labels: Some(self.labels) };
+        *page += "<h2>Examples</h2><h3>Surest mistakes</h3>\n";
+        *page += &examples.surest_mistakes()?;
+        *page += "\n<h3>Most uncertain</h3>\n";
+        *page += &examples.most_uncertain()?;
+        if let Some((_, data, predicted)) = self.foreign {
+            let foreign = Examples { about, data, predicted, labels: None };
+            *page += "\n<h3>Foreign images that look most familiar</h3>\n";
+            *page += &foreign.least_uncertain()?;
+        }
+        Ok(())
+    }
+}
+
+fn write_calibrated(page: &mut String, calibrated: &Calibrated) {
+    let of = |found, promised| format!("{} ({} promised)", percent(found), percent(promised));
+    let rows = [
+        ("temperature", format!("{:.4}", calibrated.temperature)),
+        ("sets that hold the class", of(calibrated.coverage, calibrated.coverage_promised)),
+        ("classes of a set", format!("{:.2}", calibrated.set_size)),
+        ("answered", percent(calibrated.answered)),
+        ("wrong among them", percent(calibrated.risk)),
+        ("called unfamiliar", of(calibrated.false_alarms, calibrated.false_alarms_promised)),
+    ];
+    write_table(page, "Calibration", &rows);
+}
+
+fn write_foreign(page: &mut String, ood: &Ood, path: &Path) {
+    let mut rows = vec![("images", ood.count.to_string())];
+    for (name, separation) in [
+        ("told apart by entropy", &ood.entropy),
+        ("by mutual information", &ood.mutual_information),
+        ("by 1 − probability", &ood.doubt),
+    ] {
+        rows.extend(separation.as_ref().map(|found| (name, Shown(found).to_string())));
+    }
+    rows.extend(ood.detected.map(|share| ("called unfamiliar", percent(share))));
+    write_table(page, &format!("Foreign images: {}", path.display()), &rows);
+}
+
+fn write_table(page: &mut String, caption: &str, rows: &[(&str, String)]) {
+    put(page, format_args!("<table><caption>{}</caption><tbody>", escape(caption)));
+    for (name, value) in rows {
+        let (name, value) = (escape(name), escape(value));
+        put(page, format_args!("<tr><td>{name}</td><td>{value}</td></tr>"));
+    }
+    *page += "</tbody></table>\n";
+}

@@ -1,0 +1,279 @@
+//! `prior fit`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use priorfit::adapt::{
+    Checkpoints, ContrastSettings, Control, SourceObjective, SourceSettings, fit_prior_with,
+};
+use priorfit::data::{Augment, Colour, Crop, Dataset};
+use priorfit::error::{Context, Result};
+use priorfit::prior::{Header, MAX_RANK, Spread};
+use priorfit::update::Schedule;
+use serde::Serialize;
+
+use super::rank::Rank;
+use crate::adapt::Clip;
+use crate::backbone;
+use crate::globals::Globals;
+use crate::monitor::{INTERRUPTED, Monitor};
+use crate::options::{
+    AugmentArgs, ByteSize, Destination, PreprocessArgs, check_destination, percent,
+};
+use crate::process::{peak_rss_mb, peak_rss_text};
+
+/// The share of the deviations' variance that is kept where the rank is left to it.
+const EXPLAINED: f64 = 0.9;
+
+/// Learn a prior over a backbone's weights from source data, with labels or without
+///
+/// A head is fitted, then all weights are trained on and snapshots taken on the way; their mean,
+/// variance and last deviations are the prior (SWAG). With --objective simclr no labels are needed:
+/// two changed views of each image are to be told from those of the others in its batch (NT-Xent),
+/// through a projector that is thrown away. Ctrl-C keeps the prior of the snapshots taken
+/// so far, if they are two or more. After each epoch a checkpoint is left beside the output; a fit
+/// that was stopped goes on from there with --resume, to the same bits.
+#[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  priorfit prior fit --backbone b.onnx --data source/ --out prior.safetensors
+  priorfit prior fit --backbone b.onnx --data source.npz --out p.safetensors \\
+      --rank 5 --epochs 10 --cycles 2 --normalise imagenet
+  priorfit prior fit --backbone b.onnx --data source/ --out p.safetensors --rank auto --resume
+
+  priorfit prior fit --backbone b.onnx --data photos/ --out p.safetensors \\
+      --objective simclr --batch 128 --epochs 20 --flip
+
+The data are a folder with one subfolder of images for each class, or an .npz with x and y. Without
+labels: a folder of images, or an .npz with x; labels that are there are not looked at.")]
+pub struct Fit {
+    /// The ONNX file; a classifier at its end is cut off
+    #[arg(long, value_name = "FILE")]
+    backbone: PathBuf,
+    /// Source data
+    #[arg(long, value_name = "DATA")]
+    data: PathBuf,
+    /// Where the prior goes
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// What is learned from the data
+    #[arg(long, value_enum, default_value = "supervised")]
+    objective: Learning,
+    /// Deviations kept, 0 for a diagonal prior; auto: all snapshots', cut by --explained
+    #[arg(long, value_name = "K|auto")]
+    #[arg(default_value_t = Rank::Number(SourceSettings::default().rank))]
+    rank: Rank,
+    /// Keep only the leading directions of the deviations, as many as explain this share of their
+    /// variance [default: all of it; 0.9 with --rank auto]
+    #[arg(long, value_name = "SHARE")]
+    explained: Option<f64>,
+    /// Snapshots in all
+    #[arg(long, default_value_t = SourceSettings::default().snapshots)]
+    snapshots: usize,
+    /// Passes over the data while snapshots are taken
+    #[arg(long, default_value_t = SourceSettings::default().epochs)]
+    epochs: usize,
+    /// Passes before the first snapshot
+    #[arg(long, default_value_t = SourceSettings::default().burn_in)]
+    burn_in: usize,
+    /// Learning rate
+    #[arg(long, default_value_t = SourceSettings::default().learning_rate)]
+    lr: f32,
+    /// Momentum
+    #[arg(long, default_value_t = SourceSettings::default().momentum)]
+    momentum: f32,
+    /// Largest norm of the loss's gradient, or none [default: 2]
+    #[arg(long, value_name = "NORM")]
+    clip: Option<Clip>,
+    /// Cycles of a cyclical learning rate; constant without it
+    #[arg(long)]
+    cycles: Option<usize>,
+    /// Examples of a step
+    #[arg(long, default_value_t = SourceSettings::default().batch_size)]
+    batch: usize,
+    /// Least variance of a weight
+    #[arg(long, default_value_t = SourceSettings::default().epsilon)]
+    epsilon: f32,
+    /// Most memory for weights and activations, such as 512M or 2G (of 1024s): activations are
+    /// computed again and batches split as far as it takes, or the fit does not start
+    #[arg(long, value_name = "SIZE")]
+    memory_cap: Option<ByteSize>,
+    /// Go on from the checkpoint of the same fit that was stopped, if there is one
+    #[arg(long)]
+    resume: bool,
+    /// Leave no checkpoints
+    #[arg(long, conflicts_with = "resume")]
+    no_checkpoints: bool,
+    /// Decides every random choice
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Value or node of the file that holds the features
+    #[arg(long, value_name = "NAME")]
+    features: Option<String>,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+    #[command(flatten)]
+    augment: AugmentArgs,
+    #[command(flatten)]
+    contrast: ContrastArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Learning {
+    /// To tell the classes apart
+    Supervised,
+    /// To tell the images apart, without labels
+    Simclr,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "With --objective simclr")]
+struct ContrastArgs {
+    /// Temperature of the loss: lower tells nearer images apart
+    #[arg(long, value_name = "T", default_value_t = ContrastSettings::default().temperature)]
+    temperature: f32,
+    /// Numbers of a projection
+    #[arg(long, value_name = "D", default_value_t = ContrastSettings::default().projection)]
+    projection: usize,
+    /// Smallest part of an image's area that a view shows, unless --crop is given
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    area: f32,
+    /// Strength of the jitter of colours; 1 is usual for large images
+    #[arg(long, value_name = "S", default_value_t = ContrastSettings::default().colour.jitter)]
+    jitter: f32,
+    /// Chance that a view is grey
+    #[arg(long, value_name = "P", default_value_t = ContrastSettings::default().colour.grey)]
+    grey: f32,
+    /// Chance that a view is blurred; 0.5 is usual for large images
+    #[arg(long, value_name = "P", default_value_t = ContrastSettings::default().colour.blur)]
+    blur: f32,
+}
+
+#[derive(Serialize)]
+struct Fitted {
+    out: PathBuf,
+    header: Header,
+    overall: Spread,
+    interrupted: bool,
+    seconds: f64,
+    peak_rss_mb: Option<f64>,
+}
+
+impl ContrastArgs {
+    fn settings(&self) -> ContrastSettings {
+        let ContrastArgs { temperature, projection, jitter, grey, blur, .. } = *self;
+        ContrastSettings { temperature, projection, colour: Colour { jitter, grey, blur } }
+    }
+}
+
+/// Where the checkpoints of the fit that writes `out` go.
+fn checkpoint_beside(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_os_string();
+    name.push(".checkpoint");
+    name.into()
+}
+
+impl Fit {
+    pub fn run(&self, globals: &Globals) -> Result<ExitCode> {
+        let started = Instant::now();
+        check_destination(&self.out, Destination::File)?;
+        let engine = globals.engine()?;
+        let model = backbone::load(&self.backbone, self.features.as_deref())?;
+        model.notes().iter().for_each(|note| globals.note(note));
+        let data = Dataset::open(&self.data)?;
+        if self.objective == Learning::Supervised {
+            data.check_trainable().context(|| self.data.display().to_string())?;
+        }
+        let preprocess = self.preprocess.resolve(&model, &data, engine.threads())?;
+        backbone::check_import(&self.backbone, &model, &preprocess)?;
+        let mut monitor = Monitor::new(globals)?;
+        let mut interrupted = false;
+        let path = checkpoint_beside(&self.out);
+        let checkpoints = Checkpoints { path: &path, resume: self.resume };
+        let kept = (!self.no_checkpoints).then_some(&checkpoints);
+        let mut observe = |progress| {
+            let control = monitor.observe(progress);
+            interrupted |= control == Control::Stop;
+            control
+        };
+        let settings = self.settings();
+        let prior =
+            fit_prior_with(&model, &data, &preprocess, &settings, &engine, kept, &mut observe);
+        monitor.finish();
+        let prior = prior?;
+        prior.save(&self.out)?;
+        if let (Some(kept), false) = (kept, interrupted) {
+            kept.remove()?;
+        }
+        globals.print(&Fitted {
+            out: self.out.clone(),
+            header: prior.header().clone(),
+            overall: prior.stats().overall,
+            interrupted,
+            seconds: started.elapsed().as_secs_f64(),
+            peak_rss_mb: peak_rss_mb(),
+        })?;
+        Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    }
+
+    fn augment(&self) -> Augment {
+        let augment = self.augment.augment();
+        match (self.objective, augment.crop) {
+            (Learning::Simclr, Crop::None) => {
+                Augment { crop: Crop::Resized { area_min: self.contrast.area }, ..augment }
+            }
+            _ => augment,
+        }
+    }
+
+    fn settings(&self) -> SourceSettings {
+        SourceSettings {
+            objective: match self.objective {
+                Learning::Supervised => SourceObjective::Supervised,
+                Learning::Simclr => SourceObjective::Contrast(self.contrast.settings()),
+            },
+            epochs: self.epochs,
+            burn_in: self.burn_in,
+            snapshots: self.snapshots,
+            rank: match self.rank {
+                Rank::Number(rank) => rank,
+                Rank::Auto => self.snapshots.min(MAX_RANK),
+            },
+            explained: self.explained.or((self.rank == Rank::Auto).then_some(EXPLAINED)),
+            memory_cap: self.memory_cap.map(|size| size.0),
+            epsilon: self.epsilon,
+            learning_rate: self.lr,
+            momentum: self.momentum,
+            schedule: match self.cycles {
+                Some(cycles) => Schedule::Cyclical { cycles },
+                None => Schedule::Constant,
+            },
+            clip: self.clip.map_or(SourceSettings::default().clip, |clip| clip.0),
+            batch_size: self.batch,
+            augment: self.augment(),
+            seed: self.seed,
+        }
+    }
+}
+
+impl fmt::Display for Fitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.interrupted {
+            writeln!(f, "Interrupted: this is the prior of the snapshots taken so far.")?;
+            writeln!(f, "The same command with --resume goes on.")?;
+        }
+        let Header { rank, learned, notes, num_data, .. } = &self.header;
+        writeln!(f, "prior     {} (rank {rank})", self.out.display())?;
+        writeln!(f, "learned   from {} snapshots on {num_data} examples", learned.snapshots)?;
+        if !notes.is_empty() {
+            writeln!(f, "notes     {notes}")?;
+        }
+        writeln!(f, "weights   {}", self.overall.count)?;
+        writeln!(f, "floor     {} of the variance", percent(self.overall.floor_share))?;
+        let peak = peak_rss_text(self.peak_rss_mb);
+        writeln!(f, "took      {:.1} s, {peak}", self.seconds)
+    }
+}

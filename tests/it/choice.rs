@@ -1,0 +1,117 @@
+//! What cross-validation chooses, and that what it chooses is what is kept.
+
+use priorfit::adapt::{Adapted, Choice, Control, Ending, Phase, PriorKind, Settings};
+use priorfit::error::Kind;
+use priorfit::tensor::contiguous;
+
+use crate::adapt::{Fixture, fixture};
+
+fn settings(steps: usize) -> Settings {
+    Settings { prior: PriorKind::Isotropic, steps, batch_size: 16, ..Settings::default() }
+}
+
+fn choice(adapted: &Adapted) -> &Choice {
+    adapted.choice.as_ref().expect("enough examples to choose by")
+}
+
+fn bits(posterior: &priorfit::posterior::Posterior) -> Vec<f32> {
+    posterior.draws()[0].values().flat_map(|w| contiguous(w).to_vec()).collect()
+}
+
+#[test]
+fn the_best_held_out_likelihood_is_kept_with_its_temperature() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(6);
+    let mut steps = 0;
+    let adapter = fixture.adapter(settings(24));
+    let adapted = adapter
+        .fit(&train, None, &mut |progress| {
+            if progress.phase == Phase::Train {
+                steps = steps.max(progress.step);
+            }
+            Control::Continue
+        })
+        .expect("a run");
+    let choice = choice(&adapted);
+    assert_eq!((choice.folds, choice.held_out), (4, 60));
+    assert_eq!(choice.candidates.len(), 5, "the probe and four strengths");
+    let kept = choice.kept();
+    assert!(choice.candidates.iter().all(|c| kept.held_out.nll <= c.held_out.nll));
+    assert!(choice.candidates.windows(2).all(|c| c[0].steps < c[1].steps));
+    let strengths: Vec<f64> = choice.candidates.iter().filter_map(|c| c.strength).collect();
+    assert!(strengths.windows(2).all(|s| s[0] < s[1]), "the prior loosens: {strengths:?}");
+    assert!((adapted.posterior.temperature() - kept.temperature).abs() < 1e-12);
+    let probe = choice.candidates[0].temperature;
+    assert!((adapted.probe.temperature() - probe).abs() < 1e-12);
+    // Five runs that share the steps of two: four of nine steps in cross-validation, one at most.
+    assert!((36..=45).contains(&steps), "{steps} steps");
+    assert_eq!(bits(&adapted.posterior) == bits(&adapted.probe), choice.kept == 0);
+}
+
+/// A learning rate that ruins the features leaves the probe, unless there is no gate.
+#[test]
+fn an_adaptation_that_is_worse_than_the_probe_is_not_kept() {
+    let fixture = fixture();
+    let (train, rest) = fixture.few(6);
+    let ruinous = Settings { strength: Some(1e6), learning_rate: 0.5, ..settings(24) };
+    let gated = fixture.fit(&train, ruinous.clone());
+    let candidates = &choice(&gated).candidates;
+    assert!(candidates[1].held_out.nll > candidates[0].held_out.nll + 0.1, "{candidates:?}");
+    assert_eq!(choice(&gated).kept, 0);
+    assert!(gated.history.is_empty() && bits(&gated.posterior) == bits(&gated.probe));
+    let free = fixture.fit(&train, Settings { gate: false, steps: 8, ..ruinous });
+    assert_eq!(choice(&free).candidates.len(), 1, "only the head was to be chosen");
+    assert!(bits(&free.posterior) != bits(&free.probe));
+    let accuracy = |adapted: &Adapted| fixture.accuracy(&adapted.posterior, &rest);
+    assert!(accuracy(&gated) > accuracy(&free) + 0.1);
+}
+
+#[test]
+fn with_nothing_to_hold_out_the_defaults_hold() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(1);
+    let adapted = fixture.fit(&train, settings(6));
+    assert!(adapted.choice.is_none());
+    assert!((adapted.posterior.temperature() - 1.0).abs() < 1e-12);
+    assert_eq!(adapted.history.len(), 6, "ten examples are one batch");
+}
+
+#[test]
+fn the_same_seed_makes_the_same_choice() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(3);
+    let run = || fixture.fit(&train, settings(12));
+    let (a, b) = (run(), run());
+    assert_eq!(a.choice, b.choice);
+    assert!(bits(&a.posterior) == bits(&b.posterior));
+}
+
+/// Whatever cross-validation is at, stopping ends with the probe.
+#[test]
+fn stopping_a_cross_validation_keeps_the_probe() {
+    let fixture = fixture();
+    let (train, rest) = fixture.few(6);
+    for (phase, step) in [(Phase::Probe, 3), (Phase::Train, 1), (Phase::Train, 30)] {
+        let adapted = fixture
+            .adapter(settings(24))
+            .fit(&train, None, &mut |p| match p.phase == phase && p.step >= step {
+                true => Control::Stop,
+                false => Control::Continue,
+            })
+            .expect("something to keep");
+        assert_eq!(adapted.ending, Ending::Stopped);
+        assert!(bits(&adapted.posterior) == bits(&adapted.probe));
+        assert!(fixture.accuracy(&adapted.posterior, &rest) > 0.8);
+    }
+}
+
+#[test]
+fn a_run_that_diverges_while_choosing_says_which_setting_to_change() {
+    let fixture: Fixture = fixture();
+    let (train, _) = fixture.few(3);
+    let huge = Settings { learning_rate: 1e30, clip: None, ..settings(12) };
+    let result = fixture.adapter(huge).fit(&train, None, &mut |_| Control::Continue);
+    let error = result.map(|_| ()).expect_err("it diverges");
+    assert_eq!(error.kind(), Kind::Diverged);
+    assert!(error.to_string().contains("--lr"), "{error}");
+}
