@@ -92,8 +92,8 @@ impl<F: FnMut(usize, &mut Network) -> Result<()>> Collect for F {
     }
 }
 
-/// One pass along a path, of several in a run: a fold of a cross-validation, a chain, or a member of
-/// an ensemble.
+/// One pass along a path, of several in a run: a fold of a cross-validation, a chain, or a member
+/// of an ensemble.
 #[derive(Clone, Debug)]
 pub(super) struct Leg {
     /// The chain or member, counted from 0.
