@@ -36,6 +36,7 @@ const SGD: u32 = 0u;
 const NESTEROV: u32 = 1u;
 const ADAMW: u32 = 2u;
 const SGLD: u32 = 3u;
+const SGHMC: u32 = 4u;
 
 // Vectors of a thread.
 const VECTORS: u32 = 4u;
@@ -50,7 +51,7 @@ struct Step {
     noise: vec4<f32>,
 }
 
-fn step(i: u32) -> Step {
+fn step(i: u32, d: vec4<f32>) -> Step {
     let rate = hyper[0].x;
     let beta1 = hyper[0].y;
     let beta2 = hyper[0].z;
@@ -63,8 +64,11 @@ fn step(i: u32) -> Step {
         let eta = rate / (sqrt(v / hyper[1].w) + hyper[0].w);
         return Step(eta * (m / hyper[1].z), eta, vec4(0.0));
     }
-    if METHOD == SGLD {
-        return Step(rate * g, vec4(rate), noise(i));
+    if METHOD == SGLD || METHOD == SGHMC {
+        let beta = select(0.0, beta1, METHOD == SGHMC);
+        let share = select(vec4(1.0), hyper[3].w / d, PRECONDITIONED);
+        let eta = rate * share;
+        return Step(eta * g - beta * load_m(i), eta, noise(i, beta, share, eta, d));
     }
     let m = beta1 * load_m(i) + g;
     store_m(i, m);
@@ -73,7 +77,7 @@ fn step(i: u32) -> Step {
 }
 
 // σ ξ of four elements; words of the key come as 16-bit integers.
-fn noise(i: u32) -> vec4<f32> {
+fn noise(i: u32, beta: f32, share: vec4<f32>, eta: vec4<f32>, d: vec4<f32>) -> vec4<f32> {
     if hyper[2].x == 0.0 {
         return vec4(0.0);
     }
@@ -83,7 +87,9 @@ fn noise(i: u32) -> vec4<f32> {
     );
     let step = u32(hyper[3].y) | (u32(hyper[3].z) << 16u);
     let counter = vec4(params.first / 4u + i, params.lane, step, NOISE_STREAM);
-    return hyper[2].x * normals(philox(counter, seed));
+    let h = eta * (WEIGHTED * hyper[1].y) * d;
+    let spread = (1.0 - beta + h) * (2.0 + 2.0 * beta + h) / (2.0 * (1.0 + beta + h));
+    return hyper[2].x * sqrt(share * spread) * normals(philox(counter, seed));
 }
 
 // 1 for elements of the parameter, 0 for the padding behind its end.
@@ -107,7 +113,10 @@ fn update(block: u32, lane: u32) {
         if i * 4u >= params.len {
             continue;
         }
-        let step = step(i);
+        let inside = mask(i);
+        // The padding behind the end has no precision to divide by.
+        let d = select(vec4(1.0), load_precision(i), inside);
+        let step = step(i, d);
         var columns: array<vec4<f32>, COLUMNS>;
         var low_rank = vec4(0.0);
         for (var k = 0u; k < RANK; k++) {
@@ -116,12 +125,14 @@ fn update(block: u32, lane: u32) {
         }
         let shrink = select(1.0, 1.0 - hyper[0].x * hyper[1].x, METHOD == ADAMW);
         let mean = load_mean(i);
-        let d = load_precision(i);
         let pull = step.eta * (WEIGHTED * hyper[1].y) * d;
-        let moved = theta[i] * shrink - mean - step.delta + pull * low_rank + step.noise;
-        let x = moved / (1.0 + pull);
+        let old = theta[i] * shrink - mean;
+        let x = (old - step.delta + pull * low_rank + step.noise) / (1.0 + pull);
+        if METHOD == SGHMC {
+            // x' - x, without the rounding of θ.
+            store_m(i, (pull * (low_rank - old) - step.delta + step.noise) / (1.0 + pull));
+        }
         theta[i] = mean + x;
-        let inside = mask(i);
         let clean = select(vec4(0.0), x, inside);
         let dx = select(vec4(0.0), d * x, inside);
         for (var k = 0u; k < RANK; k++) {

@@ -64,7 +64,7 @@ fn loaded(model: &Model, shape: &[usize]) -> (Cpu, priorfit::backend::PlanId) {
     cpu.write(plan, &input, &vec![0.5; shape.iter().product()]).expect("images");
     cpu.write(plan, TARGETS, &vec![0.5; shape[0] * 3]).expect("targets");
     cpu.write(plan, CLIP, &[1.0]).expect("a norm");
-    let noise = Noise { seed: 0, examples: 1 };
+    let noise = Noise::new(0, 1);
     for group in [Group::Backbone, Group::Head] {
         cpu.write(plan, group.hyper(), &optimizer.hyper(0, 0.0, 0.1, noise)).expect("numbers");
     }

@@ -121,8 +121,8 @@ fn too_small(cap: usize, smallest: usize, objective: Objective) -> Error {
         format!("expected a cap of at least {smallest} bytes (--memory-cap {mebibytes}M)");
     let less = match objective.is_separable() {
         true => {
-            "frozen parameters (--freeze), smaller images, a prior of lower rank, and sgd or sgld \
-             instead of adamw take less"
+            "frozen parameters (--freeze), smaller images, a prior of lower rank, sgd instead of \
+             adamw, and sgld instead of sghmc take less"
         }
         false => {
             "a contrastive loss compares all examples of a batch, so that it cannot be split; a \

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! features of the frozen backbone → linear probe (the head alone, until its loss settles)
-//!   → all trainable weights by SGD, AdamW or SGLD under the prior
-//!   → posterior with one draw (the MAP; with SGLD, a sample)
+//!   → all trainable weights under the prior, by SGD or AdamW to a MAP, or by SGLD or SGHMC
+//!   → posterior with its draws: the MAP alone, states of chains, or draws around a MAP
 //! ```
 //!
 //! The façade adds no behaviour: all it does can be written with the lower levels' public calls. It
@@ -15,6 +15,7 @@ mod glob;
 mod memory;
 mod objective;
 mod path;
+mod posterior;
 mod probe;
 mod select;
 mod settings;
@@ -33,18 +34,20 @@ pub use self::memory::Footprint;
 pub use self::objective::ContrastSettings;
 use self::objective::Objective;
 use self::path::Path;
+pub use self::posterior::{COLD, PosteriorKind, PosteriorSettings};
+use self::posterior::{Drawn, Sampling};
 use self::select::Selection;
 pub use self::select::{Candidate, Choice};
 pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
 pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
-use self::trainer::{Shown, Trainer};
+use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess, TargetKind};
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 pub use crate::posterior::metrics::Summary;
 use crate::posterior::metrics::{Report, Scored};
-use crate::posterior::{self, Description, Network, Posterior, VERSION};
+use crate::posterior::{self as draws, Description, Network, Posterior, VERSION};
 use crate::prior::{Prior, Weights};
 use crate::task::Task;
 use crate::tensor::tensor;
@@ -68,7 +71,7 @@ pub enum Phase {
 pub struct Progress {
     /// What it is doing.
     pub phase: Phase,
-    /// Steps of this phase that are done.
+    /// Steps of this phase that are done, over all chains or members.
     pub step: usize,
     /// Steps of this phase in all.
     pub steps: usize,
@@ -93,7 +96,9 @@ pub type Observer<'a> = &'a mut dyn FnMut(Progress) -> Control;
 /// One pass over the training examples.
 #[derive(Clone, Debug, Serialize)]
 pub struct Epoch {
-    /// Counted from 1.
+    /// The chain, or the member of an ensemble, counted from 1.
+    pub chain: usize,
+    /// Of this chain, counted from 1.
     pub epoch: usize,
     /// Mean training loss over its examples.
     pub loss: f32,
@@ -111,6 +116,8 @@ pub enum Ending {
     Completed,
     /// The observer stopped it.
     Stopped,
+    /// A chain or a member of an ensemble diverged; there is what was good before it.
+    Diverged,
 }
 
 /// τ where it cannot be chosen.
@@ -132,6 +139,8 @@ pub struct Adapted {
     pub history: Vec<Epoch>,
     /// How it ended.
     pub ending: Ending,
+    /// Why it diverged, if it did, which setting to change, and what was kept.
+    pub notice: Option<String>,
     /// What the last step ran on.
     pub ran_on: String,
     /// The memory it took.
@@ -207,6 +216,7 @@ impl Adapter {
     ) -> Result<Adapted> {
         self.settings.check(self.prior.is_some())?;
         let task = Task::of(train)?;
+        self.settings.posterior.check_task(&task)?;
         let validation = validation.map(|data| task.align(data)).transpose()?;
         let validation = validation.as_ref();
         let folds = self.folds(train)?;
@@ -261,21 +271,32 @@ impl Adapter {
             _ => path.clone(),
         };
         let before = if choice.is_some() { self.steps_before(&run) } else { 0 };
-        let shown = Shown { phase: Phase::Train, before, steps: before + path.steps() };
-        trainer.begin(&start, path, shown)?;
         let mut history = Vec::new();
-        let (ending, end) =
-            trainer.run(train, *validation, &start, &mut history, observe, &mut ())?;
+        let approximation = posterior::approximation(&self.settings.posterior, &path);
+        let Drawn { draws, ending, notice } = approximation.draw(&mut Sampling {
+            trainer,
+            settings: &self.settings,
+            head_variance: variance,
+            train,
+            validation: *validation,
+            start: &start,
+            path: &path,
+            before,
+            history: &mut history,
+            observe,
+        })?;
         let kept = choice.as_ref().map(Choice::kept);
         let of_probe = choice.as_ref().map(|choice| &choice.candidates[0]);
         let memory = trainer.footprint();
+        let found = (&history[..], choice.as_ref());
         Ok(Adapted {
-            posterior: self.posterior(&run, end, kept, (&history, choice.as_ref()), memory)?,
-            probe: self.posterior(&run, start, of_probe, (&[], None), memory)?,
+            posterior: self.posterior(&run, draws, kept, found, memory)?,
+            probe: self.posterior(&run, vec![start], of_probe, (&[], None), memory)?,
             choice,
             memory,
             history,
             ending: if is_stopped { Ending::Stopped } else { ending },
+            notice,
             ran_on: trainer.network_mut().backend().name(),
         })
     }
@@ -349,7 +370,11 @@ impl Adapter {
     ) -> Extent {
         let rests = folds.iter().map(|fold| train.len() - fold.len());
         let rests = rests.filter(|_| self.cross_validates_runs());
-        let runs = rests.chain([train.len()]).map(|examples| [examples, path.steps()]).collect();
+        let mut runs: Vec<_> =
+            rests.chain([train.len()]).map(|examples| [examples, path.steps()]).collect();
+        if self.settings.posterior.has_chains() {
+            runs.push([train.len(), self.settings.steps]);
+        }
         let held_out = folds.iter().map(Vec::len);
         let passes = held_out.chain([train.len(), validation.map_or(0, Dataset::len)]).collect();
         Extent { runs, passes }
@@ -366,7 +391,7 @@ impl Adapter {
         if network.task().is_some_and(Task::is_dense) {
             return Ok(None);
         }
-        let mut shown = |p: posterior::Progress| {
+        let mut shown = |p: draws::Progress| {
             let phase = Phase::Features;
             let step = Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
             observe(step) == Control::Continue
@@ -409,7 +434,7 @@ impl Adapter {
     fn posterior(
         &self,
         run: &Run<'_>,
-        draw: Weights,
+        draws: Vec<Weights>,
         found: Option<&Candidate>,
         (history, choice): (&[Epoch], Option<&Choice>),
         memory: Footprint,
@@ -430,7 +455,7 @@ impl Adapter {
             provenance,
             calibration: None,
         };
-        let posterior = Posterior::new(description, Arc::clone(&self.model), vec![draw])?;
+        let posterior = Posterior::new(description, Arc::clone(&self.model), draws)?;
         let mut posterior = posterior.with_forward_batch(memory.forward_batch);
         // Numbers need the width of their noise, which no gradient gives: from examples that were
         // not trained on, if there are any.

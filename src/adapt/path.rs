@@ -72,6 +72,12 @@ impl Path {
         self.schedule.factor(within, self.steps.get(stage).copied().unwrap_or(0))
     }
 
+    /// Whether a sampler adds no noise at `step`.
+    pub(super) fn explores(&self, step: usize) -> bool {
+        let (stage, within) = self.at(step);
+        self.schedule.explores(within, self.steps.get(stage).copied().unwrap_or(0))
+    }
+
     /// The stage that ends with `step`, if one does.
     pub(super) fn ended(&self, step: usize) -> Option<usize> {
         let (stage, within) = self.at(step);

@@ -244,7 +244,7 @@ fn tell(observe: Observer<'_>, step: usize, steps: usize, loss: f32) -> Control 
 /// The numbers of a step on some of `n` examples.
 fn hyper(head_variance: f64, n: usize, rate: f64) -> [f32; Hyper::COUNT] {
     let weight = (1.0 / (head_variance * n as f64)) as f32;
-    let noise = Noise { seed: 0, examples: n };
+    let noise = Noise::new(0, n);
     Optimizer::Sgd { momentum: MOMENTUM }.hyper(0, rate as f32, weight, noise)
 }
 

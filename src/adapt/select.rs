@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::path::Path;
 use super::probe::{self, ProbeSettings};
 use super::settings::Settings;
-use super::trainer::{Shown, Trainer};
-use super::{Control, Ending, Observer, Phase, Progress, Summary};
+use super::trainer::{Leg, Trainer};
+use super::{Control, Ending, Observer, Progress, Summary};
 use crate::data::Dataset;
 use crate::error::{Error, Kind, Result};
 use crate::posterior::{Network, best_temperature, evaluate_outputs, noise_of};
@@ -131,8 +131,15 @@ impl Selection<'_> {
                 let mut start = base.clone();
                 start.extend(head.iter().map(|(name, w)| (name.clone(), w.clone())));
                 let before = number * path.steps();
-                let shown = Shown { phase: Phase::Train, before, steps };
-                trainer.begin(&start, path.clone(), shown)?;
+                let leg = Leg {
+                    number: 0,
+                    seed: self.settings.seed,
+                    path: path.clone(),
+                    is_noisy: false,
+                    before,
+                    steps,
+                };
+                trainer.begin(&start, leg)?;
                 let predicted = self.follow(trainer, number, path, &start, observe)?;
                 ends.iter_mut().zip(predicted).for_each(|(end, logits)| end.push(logits));
             }

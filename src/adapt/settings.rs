@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::posterior::PosteriorSettings;
 use crate::data::Augment;
 use crate::error::{Error, Result};
 use crate::update::{Optimizer, Schedule};
@@ -44,14 +45,17 @@ pub struct Settings {
     /// Whether the linear probe is kept where cross-validation on the training examples finds that
     /// training all weights does not better its likelihood.
     pub gate: bool,
-    /// The optimiser.
+    /// How the posterior is approximated.
+    pub posterior: PosteriorSettings,
+    /// The optimiser; chains of SGLD and SGHMC take its place.
     pub optimizer: Optimizer,
     /// Its base learning rate.
     pub learning_rate: f32,
-    /// The learning rate over the run.
+    /// The learning rate over the run; chains and SWAG have their own.
     pub schedule: Schedule,
-    /// Training steps after the linear probe; 0 keeps the probe. Cross-validation of runs takes at
-    /// most as many again: where several folds share them, runs are shorter.
+    /// Training steps after the linear probe, of each chain or member; 0 keeps the probe.
+    /// Cross-validation of runs takes at most as many again: where several folds share them, runs
+    /// are shorter.
     pub steps: usize,
     /// Examples of a step; the last batch of an epoch may have fewer.
     pub batch_size: usize,
@@ -79,6 +83,7 @@ impl Default for Settings {
             isotropic_variance: TYPICAL_VARIANCE,
             head_variance: None,
             gate: true,
+            posterior: PosteriorSettings::default(),
             optimizer: Optimizer::default(),
             learning_rate: 0.01,
             schedule: Schedule::Cosine { warmup: 0 },
@@ -117,9 +122,14 @@ impl Settings {
         positive("isotropic variance", self.isotropic_variance)?;
         self.clip.map_or(Ok(()), |clip| positive("clip", f64::from(clip)))?;
         self.optimizer.check()?;
-        if self.optimizer.samples() && self.clip.is_some() {
-            return Err(Error::invalid("SGLD with clipping samples another distribution")
-                .hint("set no clip (--clip none), or choose another optimiser"));
+        self.posterior.check(self.steps)?;
+        if self.optimizer.samples() {
+            return Err(Error::invalid("a sampler is no optimiser of a MAP")
+                .hint("choose --posterior sgld or sghmc"));
+        }
+        if self.posterior.optimizer(self.optimizer).samples() && self.clip.is_some() {
+            return Err(Error::invalid("clipping a sampler's gradient changes what it samples")
+                .hint("set no clip (--clip none), or choose another --posterior"));
         }
         if self.batch_size == 0 {
             return Err(Error::invalid("batch size is 0; expected at least 1"));

@@ -114,6 +114,40 @@ pub(super) fn changing(trainable: &[Trainable], method: Method) -> Vec<Leaf> {
     leaves
 }
 
+/// Mean of the variances d of the trainable backbone weights under the prior, before λ; 1 where it
+/// stores none.
+pub(super) fn mean_variance(active: Option<&ActivePrior>, trainable: &[Trainable]) -> Result<f64> {
+    let (mut sum, mut count) = (0.0, 0);
+    let stores =
+        |t: &&Trainable| matches!(t.prior, PriorTerm::Diagonal | PriorTerm::LowRank { .. });
+    for t in trainable.iter().filter(stores) {
+        let active = active.ok_or_else(|| Error::internal("a term has its prior"))?;
+        let precision = active.prior.precision(&t.name)?;
+        sum += precision.iter().map(|&p| f64::from(p).recip()).sum::<f64>();
+        count += precision.len();
+    }
+    Ok(if count == 0 { 1.0 } else { sum / count as f64 })
+}
+
+/// Puts trainable parameters back to `weights`, moments to zero, and the prior's sums with them;
+/// the steps are loaded.
+pub(super) fn reset(
+    backend: &mut dyn Backend,
+    trainable: &[Trainable],
+    active: Option<&ActivePrior>,
+    method: Method,
+    weights: &Weights,
+) -> Result<()> {
+    for leaf in changing(trainable, method) {
+        let value = match (leaf.kind, weights.get(&leaf.name)) {
+            (LeafKind::Param, Some(weight)) => contiguous(weight).into_owned(),
+            _ => vec![0.0; backend.get(&leaf)?.len()],
+        };
+        backend.set(&leaf, &value)?;
+    }
+    install(backend, trainable, active, weights)
+}
+
 /// Puts the prior's tensors, and its sums at the present weights, where the step expects them.
 pub(super) fn install(
     backend: &mut dyn Backend,

@@ -11,24 +11,28 @@ use super::{Control, Ending, Epoch, Observer, Phase, Progress, Summary, name_mat
 use crate::backend::{Backend, PlanId};
 use crate::data::{Batches, Dataset};
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Leaf, LeafKind};
+use crate::graph::Leaf;
 use crate::posterior::{Network, evaluate};
 use crate::prior::Weights;
 use crate::step::{CLIP, Group, PENALTY, Recipe, SHARE, Trainable};
 use crate::task::{COUNTED, LOSS, TARGETS};
-use crate::update::Noise;
+use crate::update::{Noise, Optimizer};
 
 /// Trains a network with a head.
 pub(super) struct Trainer {
     network: Network,
     settings: Settings,
     objective: Objective,
+    optimizer: Optimizer,
     trainable: Vec<Trainable>,
     prior: Option<ActivePrior>,
-    path: Path,
+    /// Mean of the trainable backbone weights' variances under the prior, before its strength.
+    mean_variance: f64,
     /// τ
     head_variance: f64,
-    shown: Shown,
+    leg: Leg,
+    /// What the loss may not exceed, once a sampler's first is known.
+    loss_limit: Option<f32>,
     /// What is compiled and not loaded yet.
     steps: Steps,
     /// Loaded steps by their number of examples.
@@ -40,16 +44,6 @@ pub(super) struct Trainer {
     /// The step whose batch images and targets hold.
     filled: Option<usize>,
     shadow: Shadow,
-}
-
-/// How the steps of one run are told to the observer, as part of several runs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shown {
-    pub(super) phase: Phase,
-    /// Steps of the runs before.
-    pub(super) before: usize,
-    /// Steps of all runs.
-    pub(super) steps: usize,
 }
 
 /// A copy of everything that steps change, as it was before step `done`, which begins an epoch.
@@ -64,6 +58,9 @@ pub(super) struct Shadow {
 
 /// Steps between shadows at least: a shadow reads all weights and moments from the device.
 const SHADOW_STEPS: usize = 50;
+
+/// A sampler's loss has exploded when it exceeds this multiple of its first, plus one nat.
+const EXPLODED: f32 = 10.0;
 
 /// What is kept of a run besides its last weights; by default nothing. Where a device fails, steps
 /// are made again from the last shadow on, and so are these calls.
@@ -82,6 +79,9 @@ pub(super) trait Collect {
     fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
         Ok(())
     }
+
+    /// Steps go on from the last mark, or from the first step if there was none.
+    fn restore(&mut self) {}
 }
 
 impl Collect for () {}
@@ -89,6 +89,30 @@ impl Collect for () {}
 impl<F: FnMut(usize, &mut Network) -> Result<()>> Collect for F {
     fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
         self(step, network)
+    }
+}
+
+/// One pass along a path, of several in a run: a fold of a cross-validation, a chain, or a member
+/// of an ensemble.
+#[derive(Clone, Debug)]
+pub(super) struct Leg {
+    /// The chain or member, counted from 0.
+    pub(super) number: usize,
+    /// Decides its batches, augmentation and noise.
+    pub(super) seed: u64,
+    pub(super) path: Path,
+    /// Whether a sampler adds its noise.
+    pub(super) is_noisy: bool,
+    /// Steps that the observer was told of before.
+    pub(super) before: usize,
+    /// Steps that it will have been told of after all legs.
+    pub(super) steps: usize,
+}
+
+impl Leg {
+    /// The only one.
+    fn only(seed: u64, path: Path) -> Self {
+        Leg { number: 0, seed, is_noisy: true, before: 0, steps: path.steps(), path }
     }
 }
 
@@ -116,9 +140,11 @@ impl Trainer {
                 .hint("`priorfit inspect` lists the parameters' names"));
         }
         let trainable = state::trainable(network.model(), objective.head(), prior.as_ref(), frozen);
+        let mean_variance = state::mean_variance(prior.as_ref(), &trainable)?;
+        let optimizer = settings.posterior.optimizer(settings.optimizer);
         let recipe = Recipe {
             trainable: trainable.clone(),
-            method: settings.optimizer.method(),
+            method: optimizer.method(),
             clip: settings.clip.is_some(),
         };
         let job = Job { settings: &settings, objective, recipe, extent };
@@ -127,11 +153,13 @@ impl Trainer {
         Ok(Trainer {
             network,
             objective,
+            optimizer,
             trainable,
             prior,
+            mean_variance,
             head_variance: settings.head_variance.unwrap_or(1.0),
-            shown: Shown { phase: Phase::Train, before: 0, steps: path.steps() },
-            path,
+            leg: Leg::only(settings.seed, path),
+            loss_limit: None,
             settings,
             steps,
             plans: HashMap::new(),
@@ -163,6 +191,11 @@ impl Trainer {
         self.steps.footprint
     }
 
+    /// Names of the parameters that steps change.
+    pub(super) fn trained(&self) -> impl Iterator<Item = &str> {
+        self.trainable.iter().map(|t| t.name.as_str())
+    }
+
     /// All weights of the network in their present state.
     ///
     /// # Errors
@@ -174,7 +207,7 @@ impl Trainer {
 
     /// The leaves that steps change.
     pub(super) fn changing(&self) -> Vec<Leaf> {
-        state::changing(&self.trainable, self.settings.optimizer.method())
+        state::changing(&self.trainable, self.optimizer.method())
     }
 
     /// Lets the run begin where another was when it was copied.
@@ -182,38 +215,35 @@ impl Trainer {
         self.shadow = shadow;
     }
 
-    /// Goes back to the weights `start`, without momentum, to follow `path` next.
+    /// Goes back to the weights `start`, without momentum, for `leg` to be next.
     ///
     /// # Errors
     /// When the device fails and there is no other.
-    pub(super) fn begin(&mut self, start: &Weights, path: Path, shown: Shown) -> Result<()> {
-        (self.path, self.shown) = (path, shown);
+    pub(super) fn begin(&mut self, start: &Weights, leg: Leg) -> Result<()> {
+        (self.leg, self.loss_limit) = (leg, None);
         (self.filled, self.shadow) = (None, Shadow::default());
         match self.reset(start) {
-            Err(error) if error.kind() == Kind::Device => {
-                self.recover(error, start, &mut Vec::new()).map(|_| ())
-            }
+            Err(error) if error.kind() == Kind::Device => self.recover(error, start).map(|_| ()),
             other => other,
         }
     }
 
     /// Gives the backend the weights `start`, moments of zero, and the prior's sums.
     fn reset(&mut self, start: &Weights) -> Result<()> {
-        self.network.set_weights(start)?;
         if self.plans.is_empty() {
-            return Ok(());
+            return self.network.set_weights(start);
         }
-        let changing = state::changing(&self.trainable, self.settings.optimizer.method());
+        let (trainable, method) = (&self.trainable, self.optimizer.method());
         let backend = self.network.backend();
-        for leaf in changing.iter().filter(|leaf| leaf.kind == LeafKind::State) {
-            let zeros = vec![0.0; backend.get(leaf)?.len()];
-            backend.set(leaf, &zeros)?;
-        }
-        self.install()
+        state::reset(backend, trainable, self.prior.as_ref(), method, start)
     }
 
     /// Makes all steps, epoch after epoch, from the weights `start`, or from where it resumes;
     /// predicts `validation` after each epoch. Returns how it ended, and the weights then.
+    ///
+    /// # Errors
+    /// Of kind [`Kind::Diverged`] when a loss is not finite, or a sampler's explodes; `history` and
+    /// `collect` then hold what there was before.
     pub(super) fn run(
         &mut self,
         train: &Dataset,
@@ -223,11 +253,14 @@ impl Trainer {
         observe: Observer<'_>,
         collect: &mut dyn Collect,
     ) -> Result<(Ending, Weights)> {
+        let earlier = history.len();
         let mut done = self.shadow.done;
         loop {
             match self.run_from(&mut done, train, validation, history, observe, collect) {
                 Err(error) if error.kind() == Kind::Device => {
-                    done = self.recover(error, start, history)?;
+                    done = self.recover(error, start)?;
+                    history.truncate(self.shadow.epochs.max(earlier));
+                    collect.restore();
                 }
                 other => return other,
             }
@@ -245,10 +278,10 @@ impl Trainer {
         collect: &mut dyn Collect,
     ) -> Result<(Ending, Weights)> {
         let per_epoch = train.len().div_ceil(self.settings.batch_size).max(1);
-        while *done < self.path.steps() {
+        while *done < self.leg.path.steps() {
             self.take_shadow(*done, history.len(), collect)?;
             let epoch = *done / per_epoch;
-            let count = per_epoch.min(self.path.steps() - *done);
+            let count = per_epoch.min(self.leg.path.steps() - *done);
             let range = *done..*done + count;
             let (mut record, ending) = self.epoch(train, epoch, range, observe, collect)?;
             if let (Ending::Completed, Some(validation)) = (ending, validation) {
@@ -282,12 +315,7 @@ impl Trainer {
     /// Goes on elsewhere after `error`, from the last shadow, or from the start without one; what
     /// is made again is the same, since batches and noise depend on the step's number alone.
     /// Returns the number of the next step.
-    fn recover(
-        &mut self,
-        error: Error,
-        start: &Weights,
-        history: &mut Vec<Epoch>,
-    ) -> Result<usize> {
+    fn recover(&mut self, error: Error, start: &Weights) -> Result<usize> {
         let backend = self.network.backend();
         for (size, plan) in self.plans.drain() {
             self.steps.plans.insert(size, backend.plan(plan).clone());
@@ -297,7 +325,6 @@ impl Trainer {
         }
         self.network.fall_back(error, start)?;
         self.filled = None;
-        history.truncate(self.shadow.epochs);
         log::warn!("going on from step {} on {}", self.shadow.done, self.network.backend().name());
         Ok(self.shadow.done)
     }
@@ -312,8 +339,10 @@ impl Trainer {
         collect: &mut dyn Collect,
     ) -> Result<(Epoch, Ending)> {
         let size = self.settings.batch_size;
-        let batches = Batches::shuffled(train.len(), size, self.settings.seed, epoch as u64)?;
-        let mut record = Epoch { epoch: epoch + 1, loss: 0.0, penalty: 0.0, validation: None };
+        let batches = Batches::shuffled(train.len(), size, self.leg.seed, epoch as u64)?;
+        let chain = self.leg.number + 1;
+        let mut record =
+            Epoch { chain, epoch: epoch + 1, loss: 0.0, penalty: 0.0, validation: None };
         let (mut sum, mut examples) = (0.0, 0);
         let mut ending = Ending::Completed;
         let mut upcoming = batches.iter().skip(1);
@@ -325,9 +354,9 @@ impl Trainer {
             examples += batch.len();
             record.penalty = penalty;
             let progress = Progress {
-                phase: self.shown.phase,
-                step: self.shown.before + step + 1,
-                steps: self.shown.steps,
+                phase: Phase::Train,
+                step: self.leg.before + step + 1,
+                steps: self.leg.steps,
                 loss: Some(loss),
                 penalty: Some(penalty),
             };
@@ -361,12 +390,25 @@ impl Trainer {
         let (mut loss, mut penalty) = ([0.0], [0.0]);
         backend.read(last, LOSS, &mut loss)?;
         backend.read(last, PENALTY, &mut penalty)?;
-        if !(loss[0] + penalty[0]).is_finite() {
-            let message = format!("step {}: loss {}, penalty {}", step + 1, loss[0], penalty[0]);
-            return Err(Error::new(Kind::Diverged, message)
-                .hint("lower --lr, or clip the gradient with --clip"));
-        }
+        self.check_loss(step, loss[0], penalty[0])?;
         Ok((loss[0], penalty[0]))
+    }
+
+    fn check_loss(&mut self, step: usize, loss: f32, penalty: f32) -> Result<()> {
+        let samples = self.optimizer.samples();
+        let is_finite = (loss + penalty).is_finite();
+        if is_finite && !samples {
+            return Ok(());
+        }
+        let limit = *self.loss_limit.get_or_insert(EXPLODED * (loss + 1.0));
+        if is_finite && loss <= limit {
+            return Ok(());
+        }
+        let message = format!("step {}: loss {loss}, penalty {penalty}", step + 1);
+        Err(Error::new(Kind::Diverged, message).hint(match samples {
+            true => "lower --lr, the sampler's step of time, or --temperature",
+            false => "lower --lr, or clip the gradient with --clip",
+        }))
     }
 
     /// Hands a filled batch of `batch` examples to the backend; the plan that ends the step.
@@ -412,7 +454,7 @@ impl Trainer {
     /// Fills images and targets of a batch.
     fn fill(&mut self, train: &Dataset, batch: &[usize], step: usize) -> Result<()> {
         self.filled = None;
-        let augmentation = self.settings.augment.at(self.settings.seed, step as u64);
+        let augmentation = self.settings.augment.at(self.leg.seed, step as u64);
         let (objective, network) = (self.objective, &self.network);
         objective.fill_images(train, batch, network, augmentation, &mut self.images)?;
         objective.fill_targets(train, batch, network, augmentation, &mut self.targets)?;
@@ -422,15 +464,20 @@ impl Trainer {
 
     /// The numbers that a step on one of `examples` reads, by the names of their inputs.
     fn numbers(&self, examples: usize, step: usize) -> [(&'static str, Vec<f32>); 3] {
-        let s = &self.settings;
-        let rate = s.learning_rate * self.path.rate(step);
+        let (s, leg) = (&self.settings, &self.leg);
+        let rate = s.learning_rate * leg.path.rate(step);
         let n = examples as f64;
-        let scale = self.path.scale(step);
-        let noise = Noise { seed: s.seed, examples };
-        let hyper = |weight: f64| s.optimizer.hyper(step, rate, weight as f32, noise).to_vec();
+        let scale = leg.path.scale(step);
+        let optimizer = match leg.is_noisy && !leg.path.explores(step) {
+            true => self.optimizer,
+            false => self.optimizer.without_noise(),
+        };
+        let head = Noise::new(leg.seed, examples);
+        let backbone = Noise { mean_variance: self.mean_variance, ..head };
+        let hyper = |weight: f64, noise| optimizer.hyper(step, rate, weight as f32, noise).to_vec();
         [
-            (Group::Backbone.hyper(), hyper(1.0 / (scale * n))),
-            (Group::Head.hyper(), hyper(1.0 / (self.head_variance * n))),
+            (Group::Backbone.hyper(), hyper(1.0 / (scale * n), backbone)),
+            (Group::Head.hyper(), hyper(1.0 / (self.head_variance * n), head)),
             (CLIP, vec![s.clip.unwrap_or(f32::INFINITY)]),
         ]
     }

@@ -281,17 +281,31 @@ impl Pool2d {
 /// SGD:   m' = β m + c g            δ = c g + β m' (Nesterov) or m'    η = r/(1-β)
 /// AdamW: m' = β₁m + (1-β₁)c g      v' = β₂v + (1-β₂)(c g)²            η = r/(√(v'/b₂) + e)
 ///        δ = m'/b₁, step r·δ replaced by η·δ
-/// SGLD:  δ = c g - (σ/r) ξ, ξ ~ N(0, 1)                               η = r
+/// SGHMC: rᵢ δ = rᵢ c g - β m - σᵢ ξ, ξ ~ N(0, 1)                      η = rᵢ
+///        m' = x' - x
+/// SGLD:  the same with β = 0 and no m
 /// x' = (x - r δ + η w d⁻¹ W s) / (1 + η w d⁻¹)         θ' = μ + x'
 /// ```
 ///
-/// AdamW first shrinks θ by 1 - r·decay. SGLD's noise, σ = √(2rT/N), comes from the counters of
-/// [`crate::rng`]: with b = ⌊i/4⌋, element i of θ takes number i - 4b of the four normals of
-/// `Key::new(seed, Stream::Noise).normals(step, lane·2³² + b)`; seed and step are in `hyper`.
+/// AdamW first shrinks θ by 1 - r·decay. The samplers' step is rᵢ = r, or with preconditioning
+/// rᵢ = r κ dᵢ, and their noise
 ///
-/// Operands, in order: `theta, grad, hyper, grad_scale`, the moments (`m` for SGD, `m, v` for
-/// AdamW), then by prior: isotropic: `mean` if centred (d⁻¹ = 1); diagonal: `mean, precision`; low
-/// rank: `mean, precision, factor [K, ..], coefficients s [K]`.
+/// ```text
+/// σᵢ² = σ² (rᵢ/r) (1-β+h)(2+2β+h) / (2(1+β+h)),     h = rᵢ w d⁻¹,     σ² = 2rT/N
+/// ```
+///
+/// is what the step, the implicit part of the prior with it, must add for the prior alone to be
+/// sampled exactly at any stiffness h. Where no prior acts, σᵢ² = 2(1-β)rT/N is that of Chen et al.
+/// 2014 for the friction 1-β. On a quadratic loss of curvature a beside a prior of precision
+/// p = w/d the weights have the variance (T/N) / ((a+p)(1 - rᵢa/(2+2β+h))).
+///
+/// ξ comes from the counters of [`crate::rng`]: with b = ⌊i/4⌋, element i of θ takes number i - 4b
+/// of the four normals of `Key::new(seed, Stream::Noise).normals(step, lane·2³² + b)`; seed and
+/// step are in `hyper`.
+///
+/// Operands, in order: `theta, grad, hyper, grad_scale`, the moments (`m` for SGD and SGHMC, `m, v`
+/// for AdamW), then by prior: isotropic: `mean` if centred (d⁻¹ = 1); diagonal: `mean, precision`;
+/// low rank: `mean, precision, factor [K, ..], coefficients s [K]`.
 /// Results, in order: `theta'`, the new moments, and with a prior the sums `[K + 1]` over x' of
 /// (Wᵀd⁻¹x', x'ᵀd⁻¹x'), the next step's projections and diagonal quadratic form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,6 +331,16 @@ pub enum Method {
     Sgld {
         /// Where this parameter's noise begins: parameters of one step have different lanes.
         lane: u32,
+        /// Whether a weight's step is proportional to its variance d under the prior.
+        preconditioned: bool,
+    },
+    /// Stochastic gradient Hamiltonian Monte Carlo (Chen et al. 2014): noise and friction on a
+    /// velocity m, the last step.
+    Sghmc {
+        /// As for SGLD.
+        lane: u32,
+        /// As for SGLD.
+        preconditioned: bool,
     },
 }
 
@@ -324,7 +348,7 @@ impl Method {
     /// Names of the moments it keeps, in operand order.
     pub fn moments(&self) -> &'static [&'static str] {
         match self {
-            Method::Sgd { .. } => &["m"],
+            Method::Sgd { .. } | Method::Sghmc { .. } => &["m"],
             Method::AdamW => &["m", "v"],
             Method::Sgld { .. } => &[],
         }
@@ -333,7 +357,8 @@ impl Method {
     /// The same method for the parameter whose noise has this lane.
     pub fn for_lane(self, lane: u32) -> Method {
         match self {
-            Method::Sgld { .. } => Method::Sgld { lane },
+            Method::Sgld { preconditioned, .. } => Method::Sgld { lane, preconditioned },
+            Method::Sghmc { preconditioned, .. } => Method::Sghmc { lane, preconditioned },
             other => other,
         }
     }
@@ -385,7 +410,7 @@ impl PriorTerm {
 pub enum Hyper {
     /// r
     LearningRate = 0,
-    /// β of SGD, β₁ of AdamW
+    /// β of SGD, β₁ of AdamW; β = 1 - friction of SGHMC, and 0 for SGLD
     Beta1 = 1,
     /// β₂
     Beta2 = 2,
@@ -399,7 +424,7 @@ pub enum Hyper {
     BiasCorrection1 = 6,
     /// b₂ = 1 - β₂ᵗ
     BiasCorrection2 = 7,
-    /// σ = √(2rT/N) of SGLD
+    /// σ = √(2rT/N) of SGLD and SGHMC
     NoiseScale = 8,
     /// The lowest 16 bits of the seed, as a whole number
     Seed0 = 9,
@@ -413,10 +438,12 @@ pub enum Hyper {
     Step0 = 13,
     /// The higher 16
     Step1 = 14,
+    /// κ, which makes the mean of κ d over all weights 1; read with preconditioning only
+    Preconditioner = 15,
 }
 
 impl Hyper {
-    /// Length of the vector; the last number is not used.
+    /// Length of the vector.
     pub const COUNT: usize = 16;
     /// The digits of the seed to the base 2¹⁶, lowest first; `f32` holds each exactly.
     pub const SEED: [Hyper; 4] = [Hyper::Seed0, Hyper::Seed1, Hyper::Seed2, Hyper::Seed3];

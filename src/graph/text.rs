@@ -85,7 +85,10 @@ impl Op {
             Op::Update(update) => match update.method {
                 super::Method::Sgd { .. } => "sgd",
                 super::Method::AdamW => "adamw",
-                super::Method::Sgld { .. } => "sgld",
+                super::Method::Sgld { preconditioned: false, .. } => "sgld",
+                super::Method::Sgld { preconditioned: true, .. } => "sgld_preconditioned",
+                super::Method::Sghmc { preconditioned: false, .. } => "sghmc",
+                super::Method::Sghmc { preconditioned: true, .. } => "sghmc_preconditioned",
             },
         }
     }

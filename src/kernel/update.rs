@@ -151,8 +151,19 @@ enum MethodRates {
     Sgd { direct: f32, lag: f32, eta: f32 },
     /// The inverse bias corrections, r, e, and what θ is shrunk by.
     AdamW { unbias: [f32; 2], rate: f32, epsilon: f32, shrink: f32 },
-    /// step = rate · c g - scale · ξ, η = rate
-    Sgld { rate: f32, scale: f32, noise: Noise },
+    /// SGLD, and SGHMC, which keeps a velocity.
+    Sampler { rates: SamplerRates, noise: Noise, keeps_velocity: bool },
+}
+
+#[derive(Clone, Copy)]
+struct SamplerRates {
+    rate: f32,
+    /// β; 0 for SGLD.
+    beta: f32,
+    /// σ
+    scale: f32,
+    /// κ, when the step of a weight is proportional to its variance.
+    preconditioner: Option<f32>,
 }
 
 impl Rates {
@@ -171,11 +182,16 @@ impl Rates {
                 epsilon: hyper(Hyper::Epsilon),
                 shrink: 1.0 - rate * hyper(Hyper::WeightDecay),
             },
-            Method::Sgld { lane } => MethodRates::Sgld {
-                rate,
-                scale: hyper(Hyper::NoiseScale),
-                noise: Noise::new(numbers, lane),
-            },
+            Method::Sgld { lane, preconditioned } | Method::Sghmc { lane, preconditioned } => {
+                let keeps_velocity = matches!(method, Method::Sghmc { .. });
+                let rates = SamplerRates {
+                    rate,
+                    beta: if keeps_velocity { beta[0] } else { 0.0 },
+                    scale: hyper(Hyper::NoiseScale),
+                    preconditioner: preconditioned.then(|| hyper(Hyper::Preconditioner)),
+                };
+                MethodRates::Sampler { rates, noise: Noise::new(numbers, lane), keeps_velocity }
+            }
         };
         Rates { grad_scale, beta, method }
     }
@@ -232,12 +248,14 @@ impl Vectorised for Block<'_> {
                 self.step_adamw(unbias, [rate, epsilon], &mut step, &mut eta);
                 self.theta.iter_mut().for_each(|theta| *theta *= shrink);
             }
-            MethodRates::Sgld { rate, scale, noise } => {
-                self.step_sgld(rate, scale, noise, &mut step);
-                eta.fill(rate);
+            MethodRates::Sampler { rates, noise, .. } => {
+                self.step_sampler(rates, noise, &mut step, &mut eta);
             }
         }
         let low_rank = self.low_rank();
+        if let MethodRates::Sampler { keeps_velocity: true, .. } = self.rates.method {
+            self.keep_velocity(&step, &eta, &low_rank);
+        }
         let (x, dx) = self.proximal(&step, &eta, &low_rank);
         self.sum(&x, &dx);
     }
@@ -275,16 +293,48 @@ impl Block<'_> {
         }
     }
 
-    /// step = r c g - σ ξ
+    /// η = rᵢ, step = rᵢ c g - β m - σᵢ ξ
     #[inline(always)]
-    fn step_sgld(&self, rate: f32, scale: f32, noise: Noise, step: &mut Vector) {
-        let grad_scale = self.rates.grad_scale;
+    fn step_sampler(&self, rates: SamplerRates, noise: Noise, step: &mut Vector, eta: &mut Vector) {
+        let SamplerRates { rate, beta, scale, preconditioner } = rates;
+        let precision = stored(self.prior.precision, ONES, self.start, self.theta.len());
+        let mut share = [1.0; BLOCK];
+        if let Some(kappa) = preconditioner {
+            share.iter_mut().zip(precision).for_each(|(share, d)| *share = kappa / d);
+        }
+        eta.iter_mut().zip(&share).for_each(|(eta, share)| *eta = rate * share);
         // Without temperature nothing is drawn.
         if scale != 0.0 {
             noise.fill(self.start, &mut step[..self.grad.len()]);
+            let weight = self.prior.weight;
+            let rates = eta.iter().zip(&share);
+            for ((step, d), (eta, share)) in step.iter_mut().zip(precision).zip(rates) {
+                let h = eta * weight * d;
+                let spread = (1.0 - beta + h) * (2.0 + 2.0 * beta + h) / (2.0 * (1.0 + beta + h));
+                *step *= scale * (share * spread).sqrt();
+            }
         }
-        for (step, grad) in step.iter_mut().zip(self.grad) {
-            *step = rate * (grad_scale * grad) - scale * *step;
+        let grad_scale = self.rates.grad_scale;
+        for ((step, eta), grad) in step.iter_mut().zip(eta.iter()).zip(self.grad) {
+            *step = eta * (grad_scale * grad) - *step;
+        }
+        // Nothing is kept by SGLD.
+        for (step, m) in step.iter_mut().zip(&*self.m) {
+            *step -= beta * m;
+        }
+    }
+
+    /// m' = x' - x = (η w d⁻¹ (W s - x) - step) / (1 + η w d⁻¹), without the rounding of θ.
+    #[inline(always)]
+    fn keep_velocity(&mut self, step: &Vector, eta: &Vector, low_rank: &Vector) {
+        let prior = self.prior;
+        let mean = stored(prior.mean, ZEROS, self.start, self.theta.len());
+        let precision = stored(prior.precision, ONES, self.start, self.theta.len());
+        let operands = mean.iter().zip(precision).zip(step.iter().zip(eta).zip(low_rank));
+        let results = self.m.iter_mut().zip(&*self.theta);
+        for ((m, theta), ((mean, d), ((step, eta), low_rank))) in results.zip(operands) {
+            let pull = eta * prior.weight * d;
+            *m = (pull * (low_rank - (theta - mean)) - step) / (1.0 + pull);
         }
     }
 

@@ -2,17 +2,32 @@
 //!
 //! - `posterior.json`: the [`Description`].
 //! - `backbone.onnx`: the network up to its features, with the weights before adaptation.
-//! - `draws.safetensors`: tensors `<draw>/<parameter>`, draws numbered from 0; every draw MUST hold
-//!   the same parameters with the same shapes, all finite.
+//! - `draws.safetensors`: the draws, as differences from a base:
 //!
-//! All three are on the disk before the first takes its place, the description last: a folder
+//! | tensor | dtype | |
+//! |---|---|---|
+//! | `base/<parameter>` | F32 | the mean of the draws; absent where it is the backbone's weight |
+//! | `<draw>/<parameter>` | F32 or F16 | draw minus base, over the scale; absent where it is 0 |
+//! | `scale/<parameter>` | F32, `[1]` | a power of two that F16 differences are multiplied by |
+//!
+//! The metadata `draws` is their number, counted from 0. Every number MUST be finite, and every
+//! tensor have its parameter's shape. So weights that do not differ take no space: those of one
+//! draw are its base, and those of a last-layer approximation one network and a head for each draw.
+//!
+//! A single draw comes back bit for bit. Of several, a weight θ = base + δ comes back within
+//! 2⁻²⁴(|θ| + |δ|) in F32; in F16 within another 2⁻¹¹|δ| + 2⁻³⁹ max|δ|, the maximum being over the
+//! parameter: a thousandth of the draws' own spread.
+//!
+//! All three files are on the disk before the first takes its place, the description last: a folder
 //! without it is no posterior, and a folder that had one keeps it until the new one is complete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 
 use super::{Description, Posterior, VERSION};
 use crate::atomic_file;
@@ -26,16 +41,37 @@ const DESCRIPTION: &str = "posterior.json";
 const BACKBONE: &str = "backbone.onnx";
 const DRAWS: &str = "draws.safetensors";
 /// Most draws of one posterior.
-const DRAWS_MAX: usize = 10_000;
+pub(crate) const DRAWS_MAX: usize = 10_000;
+/// The metadata that holds their number.
+const COUNT: &str = "draws";
+
+/// How the differences between draws are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrawPrecision {
+    /// In half the space, within a thousandth of the draws' spread.
+    F16,
+    /// As they are, but for rounding.
+    #[default]
+    F32,
+}
 
 impl Posterior {
-    /// Writes the posterior into `folder`, which is made if it does not exist.
+    /// Writes the posterior into `folder`, which is made if it does not exist; the draws in `f32`.
     ///
     /// # Errors
     /// Names the file that cannot be written; what was there before is still there.
     pub fn save(&self, folder: &Path) -> Result<()> {
+        self.save_as(folder, DrawPrecision::F32)
+    }
+
+    /// [`Posterior::save`] with differences between draws of this precision.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_as(&self, folder: &Path, precision: DrawPrecision) -> Result<()> {
         let backbone = self.model.to_bytes()?;
-        let draws = self.draw_bytes()?;
+        let draws = self.draw_bytes(precision)?;
         let json = self.description_bytes()?;
         let is_new = !folder.exists();
         std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make", folder, e))?;
@@ -82,9 +118,9 @@ impl Posterior {
                 .hint(format!("its weights do not have the fingerprint in {}", path.display())));
         }
         let path = folder.join(DRAWS);
-        let draws = parse_draws(&read(&path)?).context(|| path.display().to_string())?;
         let outputs = description.task.outputs();
-        check_draws(&model, &draws, outputs).context(|| path.display().to_string())?;
+        let draws = parse_draws(&read(&path)?, &model, outputs);
+        let draws = draws.context(|| path.display().to_string())?;
         let in_description = || folder.join(DESCRIPTION).display().to_string();
         Posterior::new(description, Arc::new(model), draws).context(in_description)
     }
@@ -94,89 +130,199 @@ impl Posterior {
             .map_err(|e| Error::internal("a description is always JSON").caused_by(e))
     }
 
-    fn draw_bytes(&self) -> Result<Vec<u8>> {
-        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-        for (number, draw) in self.draws.iter().enumerate() {
-            for (name, weight) in draw {
-                let bytes = contiguous(weight).iter().flat_map(|x| x.to_le_bytes()).collect();
-                tensors.insert(format!("{number}/{name}"), (weight.shape().to_vec(), bytes));
+    fn draw_bytes(&self, precision: DrawPrecision) -> Result<Vec<u8>> {
+        let mut parts = Parts::default();
+        for (name, first) in self.draws.first().into_iter().flatten() {
+            let weights: Vec<_> = self.draws.iter().filter_map(|draw| draw.get(name)).collect();
+            let base = match weights.iter().all(|weight| same_bits(weight, first)) {
+                true => first.clone(),
+                false => mean(&weights)?,
+            };
+            if !self.model.weight(name).is_some_and(|own| same_bits(own, &base)) {
+                parts.push(format!("base/{name}"), base.shape(), &contiguous(&base));
+            }
+            parts.push_deltas(name, &base, &weights, precision);
+        }
+        parts.serialize(self.draws.len())
+    }
+}
+
+/// The tensors of a file.
+#[derive(Default)]
+struct Parts(BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>);
+
+impl Parts {
+    fn push(&mut self, name: String, shape: &[usize], data: &[f32]) {
+        let bytes = data.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.0.insert(name, (Dtype::F32, shape.to_vec(), bytes));
+    }
+
+    /// What the draws of one parameter differ from their base by.
+    fn push_deltas(
+        &mut self,
+        name: &str,
+        base: &Tensor,
+        draws: &[&Tensor],
+        precision: DrawPrecision,
+    ) {
+        let delta = |draw: &Tensor| draw.iter().zip(base).map(|(x, base)| x - base).collect();
+        let deltas: Vec<Vec<f32>> = draws.iter().map(|draw| delta(draw)).collect();
+        let largest = deltas.iter().flatten().fold(0.0f32, |most, x| most.max(x.abs()));
+        if largest == 0.0 {
+            return;
+        }
+        let scale = half_scale(largest);
+        if precision == DrawPrecision::F16 {
+            self.push(format!("scale/{name}"), &[1], &[scale]);
+        }
+        for (number, delta) in deltas.iter().enumerate() {
+            let name = format!("{number}/{name}");
+            if delta.iter().all(|&x| x == 0.0) {
+                continue;
+            }
+            match precision {
+                DrawPrecision::F32 => self.push(name, base.shape(), delta),
+                DrawPrecision::F16 => {
+                    let half = |x: &f32| f16::from_f32(x / scale).to_le_bytes();
+                    let bytes = delta.iter().flat_map(half).collect();
+                    self.0.insert(name, (Dtype::F16, base.shape().to_vec(), bytes));
+                }
             }
         }
+    }
+
+    fn serialize(&self, draws: usize) -> Result<Vec<u8>> {
         let failed = |e| Error::internal("the draws are valid tensors").caused_by(e);
-        let views = tensors
+        let views = self
+            .0
             .iter()
-            .map(|(name, (shape, bytes))| {
-                TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name, view))
+            .map(|(name, (dtype, shape, bytes))| {
+                TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name, view))
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed)?;
-        safetensors::serialize(views, None).map_err(failed)
+        let metadata = HashMap::from([(COUNT.to_string(), draws.to_string())]);
+        safetensors::serialize(views, Some(metadata)).map_err(failed)
     }
+}
+
+/// The power of two that brings `largest` to 2¹⁴..2¹⁵, which leaves the smallest differences as
+/// much room as there is above the numbers that half precision holds with fewer digits.
+fn half_scale(largest: f32) -> f32 {
+    // A scale below what f32 holds with all its digits would divide by zero.
+    (largest.log2().floor() - 14.0).max(-126.0).exp2()
+}
+
+fn same_bits(a: &Tensor, b: &Tensor) -> bool {
+    a.shape() == b.shape() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+fn mean(weights: &[&Tensor]) -> Result<Tensor> {
+    let mut sum = vec![0.0f64; weights.first().map_or(0, |weight| weight.len())];
+    for weight in weights {
+        sum.iter_mut().zip(weight.iter()).for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+    let count = weights.len() as f64;
+    tensor(weights[0].shape(), sum.into_iter().map(|x| (x / count) as f32).collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))
 }
 
-fn parse_draws(bytes: &[u8]) -> Result<Vec<Weights>> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| Error::malformed(format!("not a safetensors file: {e}")).caused_by(e))?;
-    let mut draws: BTreeMap<usize, Weights> = BTreeMap::new();
+/// The draws of a posterior of `model` with this many outputs; what they have in common is shared.
+fn parse_draws(bytes: &[u8], model: &Model, outputs: usize) -> Result<Vec<Weights>> {
+    let malformed = |e| Error::malformed(format!("not a safetensors file: {e}")).caused_by(e);
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
+    let file = SafeTensors::deserialize(bytes).map_err(malformed)?;
+    let count = metadata.metadata().as_ref().and_then(|map| map.get(COUNT)?.parse().ok());
+    let count: usize = count.filter(|count| (1..=DRAWS_MAX).contains(count)).ok_or_else(|| {
+        let message = format!("the metadata '{COUNT}' is no number of draws");
+        Error::malformed(message).hint(format!("expected 1 to {DRAWS_MAX}"))
+    })?;
+    let base = parse_base(&file, model, outputs)?;
+    let mut draws = vec![base.clone(); count];
     for (name, view) in file.tensors() {
-        let (number, param) = name
-            .split_once('/')
-            .and_then(|(number, param)| Some((number.parse::<usize>().ok()?, param)))
-            .filter(|&(number, _)| number < DRAWS_MAX)
-            .ok_or_else(|| {
-                let message = format!("tensor '{name}' belongs to no draw");
-                Error::malformed(message).hint("expected '<draw>/<parameter>'")
-            })?;
-        let weight = parse_weight(&view).context(|| format!("tensor '{name}'"))?;
-        draws.entry(number).or_default().insert(param.to_string(), weight);
+        let scene = || format!("tensor '{name}'");
+        let (part, parameter) = name.split_once('/').unwrap_or((&name, ""));
+        if part == "base" || part == "scale" {
+            continue;
+        }
+        let draw = part.parse().ok().and_then(|number: usize| draws.get_mut(number));
+        let (Some(draw), Some(base)) = (draw, base.get(parameter)) else {
+            let message = format!("tensor '{name}' belongs to no draw");
+            let hint = format!("expected '<draw>/<parameter>' of {count} draws");
+            return Err(Error::malformed(message).hint(hint));
+        };
+        let scale = match view.dtype() {
+            Dtype::F16 => parse_scale(&file, parameter)?,
+            _ => 1.0,
+        };
+        let delta = parse_numbers(&view, base.shape()).context(scene)?;
+        let sum = base.iter().zip(&delta).map(|(base, delta)| base + scale * delta).collect();
+        let weight = finite(sum).context(scene)?;
+        draw.insert(parameter.to_string(), tensor(base.shape(), weight)?);
     }
-    if !draws.keys().copied().eq(0..draws.len()) || draws.is_empty() {
-        return Err(Error::malformed("the draws are not numbered from 0 without gaps"));
-    }
-    Ok(draws.into_values().collect())
+    Ok(draws)
 }
 
-fn parse_weight(view: &TensorView<'_>) -> Result<Tensor> {
-    if view.dtype() != Dtype::F32 {
-        return Err(Error::malformed(format!("holds {:?}; expected F32", view.dtype())));
-    }
-    let (chunks, _) = view.data().as_chunks::<4>();
-    let data: Vec<f32> = chunks.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-    if let Some(at) = data.iter().position(|x| !x.is_finite()) {
-        return Err(Error::malformed(format!("element {at} is {}", data[at])));
-    }
-    tensor(view.shape(), data)
-}
-
-/// Every draw has the same parameters: the backbone's, with its shapes, and a head's.
-fn check_draws(model: &Model, draws: &[Weights], outputs: usize) -> Result<()> {
-    let shapes = |draw: &Weights| -> Vec<(String, Vec<usize>)> {
-        draw.iter().map(|(name, w)| (name.clone(), w.shape().to_vec())).collect()
-    };
-    let first = shapes(&draws[0]);
-    if let Some(number) = draws.iter().position(|draw| shapes(draw) != first) {
-        return Err(Error::malformed(format!("draw {number} has other tensors than draw 0")));
+/// What draws are differences from: the file's bases, and the backbone's weights where it has none.
+fn parse_base(file: &SafeTensors<'_>, model: &Model, outputs: usize) -> Result<Weights> {
+    let mut base: Weights =
+        model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect();
+    for (name, view) in file.tensors() {
+        let Some(parameter) = name.strip_prefix("base/") else { continue };
+        let shape = match base.get(parameter) {
+            Some(own) => own.shape().to_vec(),
+            None if [HEAD_WEIGHT, HEAD_BIAS].contains(&parameter) => view.shape().to_vec(),
+            None => return Err(Error::mismatch(format!("the backbone has no '{parameter}'"))),
+        };
+        let numbers = parse_numbers(&view, &shape).and_then(finite);
+        let numbers = numbers.context(|| format!("tensor '{name}'"))?;
+        base.insert(parameter.to_string(), tensor(&shape, numbers)?);
     }
     for name in [HEAD_WEIGHT, HEAD_BIAS] {
-        let rows = draws[0].get(name).and_then(|w| w.shape().first().copied());
+        let rows = base.get(name).and_then(|w| w.shape().first().copied());
         if rows != Some(outputs) {
             let message = format!("the draws have no '{name}' for {outputs} outputs");
             return Err(Error::mismatch(message));
         }
     }
-    for (name, weight) in model.weights() {
-        let Some(drawn) = draws[0].get(name) else {
-            return Err(Error::mismatch(format!("the draws lack the parameter '{name}'")));
-        };
-        if drawn.shape() != weight.shape() {
-            let message = format!("parameter '{name}' has shape {:?}", drawn.shape());
-            return Err(Error::mismatch(message)
-                .hint(format!("the backbone's has shape {:?}", weight.shape())));
-        }
+    Ok(base)
+}
+
+fn parse_scale(file: &SafeTensors<'_>, parameter: &str) -> Result<f32> {
+    let name = format!("scale/{parameter}");
+    let view = file
+        .tensor(&name)
+        .map_err(|e| Error::malformed(format!("there is no tensor '{name}'")).caused_by(e))?;
+    let scale =
+        parse_numbers(&view, &[1]).and_then(finite).context(|| format!("tensor '{name}'"))?;
+    Ok(scale[0])
+}
+
+/// The numbers of a tensor that must have this shape.
+fn parse_numbers(view: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>> {
+    if view.shape() != shape {
+        let message = format!("has shape {:?}", view.shape());
+        return Err(Error::mismatch(message).hint(format!("expected {shape:?}")));
     }
-    Ok(())
+    match view.dtype() {
+        Dtype::F32 => {
+            let (chunks, _) = view.data().as_chunks::<4>();
+            Ok(chunks.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+        }
+        Dtype::F16 => {
+            let (chunks, _) = view.data().as_chunks::<2>();
+            Ok(chunks.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect())
+        }
+        other => Err(Error::malformed(format!("holds {other:?}; expected F32 or F16"))),
+    }
+}
+
+fn finite(data: Vec<f32>) -> Result<Vec<f32>> {
+    match data.iter().position(|x| !x.is_finite()) {
+        Some(at) => Err(Error::malformed(format!("element {at} is {}", data[at]))),
+        None => Ok(data),
+    }
 }

@@ -31,6 +31,8 @@ pub use self::conformal::{PredictionSets, quantile};
 pub use self::draws::Visitor;
 pub use self::evaluate::Evaluation;
 pub(crate) use self::evaluate::{evaluate, evaluate_outputs, noise_of};
+pub(crate) use self::file::DRAWS_MAX;
+pub use self::file::DrawPrecision;
 pub use self::network::{FORWARD_BATCH, Network, Progress};
 pub use self::ood::Separation;
 pub use self::parts::Part;
@@ -45,7 +47,7 @@ use crate::prior::Weights;
 use crate::task::Task;
 
 /// The version of the folder's format that this crate reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What is known of a posterior besides its weights; stored as JSON beside them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,15 +2,16 @@
 
 /// The lower triangular factor of a positive definite matrix of `order` rows.
 #[derive(Clone, Debug)]
-pub(super) struct Cholesky {
+pub(crate) struct Cholesky {
     order: usize,
     /// Row-major; entries above the diagonal are zero.
     lower: Vec<f64>,
 }
 
 impl Cholesky {
-    /// Factors the row-major matrix `a`, or `None` when it is not positive definite in `f64`.
-    pub(super) fn new(mut a: Vec<f64>, order: usize) -> Option<Self> {
+    /// Factors the row-major matrix `a`, of which it reads the lower triangle, or `None` when it is
+    /// not positive definite in `f64`.
+    pub(crate) fn new(mut a: Vec<f64>, order: usize) -> Option<Self> {
         for row in 0..order {
             for column in 0..=row {
                 let done: f64 =
@@ -37,9 +38,17 @@ impl Cholesky {
             let done: f64 = (0..row).map(|i| l[row * n + i] * x[i]).sum();
             x[row] = (x[row] - done) / l[row * n + row];
         }
+        self.solve_transposed(x)
+    }
+
+    /// L⁻ᵀ x, which has the covariance A⁻¹ when x is standard normal.
+    pub(crate) fn solve_transposed(&self, mut x: Vec<f64>) -> Vec<f64> {
+        let (n, l) = (self.order, &self.lower);
         for row in (0..n).rev() {
-            let done: f64 = (row + 1..n).map(|i| l[i * n + row] * x[i]).sum();
-            x[row] = (x[row] - done) / l[row * n + row];
+            x[row] /= l[row * n + row];
+            let (above, solved) = x.split_at_mut(row);
+            let column = &l[row * n..row * n + row];
+            above.iter_mut().zip(column).for_each(|(x, l)| *x -= l * solved[0]);
         }
         x
     }

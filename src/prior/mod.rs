@@ -32,7 +32,7 @@ use std::sync::OnceLock;
 use crate::error::{Context, Error, Result};
 use crate::tensor::{Shape, Tensor};
 
-use cholesky::Cholesky;
+pub(crate) use cholesky::Cholesky;
 
 pub use compress::check_share;
 pub use draws::DrawsFit;

@@ -60,7 +60,8 @@ fn add(graph: &mut Graph, name: &str, value: ValueId, share: ValueId) -> Result<
     let mut hyper = vec![0.0; Hyper::COUNT];
     hyper[Hyper::LearningRate as usize] = -1.0;
     let hyper = graph.constant(tensor(&[Hyper::COUNT], hyper)?)?;
-    let update = Update { method: Method::Sgld { lane: 0 }, prior: PriorTerm::None };
+    let update =
+        Update { method: Method::Sgld { lane: 0, preconditioned: false }, prior: PriorTerm::None };
     let next = graph.update(update, &[sum, value, hyper, share])?[0];
     graph.set_next(sum, next);
     Ok(())

@@ -29,21 +29,51 @@ pub enum Optimizer {
         /// Share of the weights lost per unit of learning rate.
         weight_decay: f32,
     },
-    /// Stochastic gradient Langevin dynamics: the weights become draws from the posterior, as the
-    /// learning rate falls and steps pass. Clipping would bias the draws.
+    /// Stochastic gradient Langevin dynamics (Welling and Teh 2011): the weights become draws from
+    /// the posterior, as the learning rate falls and steps pass. Clipping would bias the draws.
+    ///
+    /// The learning rate r is a step of time; near its mode a draw forgets over 1/(r·curvature)
+    /// steps.
     Sgld {
         /// T, the posterior's temperature: 1 for the posterior itself, 0 for no noise.
         temperature: f32,
+        /// Whether a weight's step is proportional to its variance under the prior, the mean step
+        /// being r: stiff weights and loose ones then forget equally fast.
+        preconditioned: bool,
+    },
+    /// Stochastic gradient Hamiltonian Monte Carlo (Chen et al. 2014): weights with a velocity,
+    /// which noise feeds and friction takes from. Without noise it is the heavy ball with momentum
+    /// 1 - friction.
+    ///
+    /// The learning rate r is the square of a step of time, as in gradient descent with momentum;
+    /// draws forget as fast as those of SGLD at the rate r/friction.
+    Sghmc {
+        /// As for SGLD.
+        temperature: f32,
+        /// α in (0, 1], the share of the velocity that is lost in a step; 1 is SGLD.
+        friction: f32,
+        /// As for SGLD.
+        preconditioned: bool,
     },
 }
 
-/// What the noise of a sampler depends on besides the step; other optimisers ignore it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a sampler depends on besides the step; other optimisers ignore it.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
     /// The seed of the run.
     pub seed: u64,
     /// N, the number of training examples: the noise is that of N times the objective.
     pub examples: usize,
+    /// Mean of the weights' variances d under the prior, 1 where it stores none: what
+    /// preconditioning measures a weight's variance by.
+    pub mean_variance: f64,
+}
+
+impl Noise {
+    /// Noise for weights whose prior stores no variances.
+    pub const fn new(seed: u64, examples: usize) -> Self {
+        Noise { seed, examples, mean_variance: 1.0 }
+    }
 }
 
 impl Default for Optimizer {
@@ -60,16 +90,27 @@ impl Optimizer {
 
     /// The graph's method.
     pub fn method(&self) -> Method {
-        match self {
+        match *self {
             Optimizer::Sgd { .. } => Method::Sgd { nesterov: true },
             Optimizer::AdamW { .. } => Method::AdamW,
-            Optimizer::Sgld { .. } => Method::Sgld { lane: 0 },
+            Optimizer::Sgld { preconditioned, .. } => Method::Sgld { lane: 0, preconditioned },
+            Optimizer::Sghmc { preconditioned, .. } => Method::Sghmc { lane: 0, preconditioned },
         }
     }
 
     /// Whether it draws samples, which clipping the gradient would bias.
     pub fn samples(&self) -> bool {
-        matches!(self, Optimizer::Sgld { .. })
+        matches!(self, Optimizer::Sgld { .. } | Optimizer::Sghmc { .. })
+    }
+
+    /// The same without noise, for the part of a schedule that [explores](Schedule::explores).
+    pub fn without_noise(mut self) -> Self {
+        if let Optimizer::Sgld { temperature, .. } | Optimizer::Sghmc { temperature, .. } =
+            &mut self
+        {
+            *temperature = 0.0;
+        }
+        self
     }
 
     /// Checks the constants.
@@ -91,12 +132,14 @@ impl Optimizer {
                 }
                 Err(Error::invalid("AdamW needs epsilon > 0 and weight decay ≥ 0"))
             }
-            Optimizer::Sgld { temperature } => {
-                match temperature.is_finite() && temperature >= 0.0 {
-                    true => Ok(()),
-                    false => Err(Error::invalid(format!("temperature is {temperature}"))
-                        .hint("expected 0 or more; 1 samples the posterior")),
+            Optimizer::Sgld { temperature, .. } => check_temperature(temperature),
+            Optimizer::Sghmc { temperature, friction, .. } => {
+                check_temperature(temperature)?;
+                if friction > 0.0 && friction <= 1.0 {
+                    return Ok(());
                 }
+                Err(Error::invalid(format!("friction is {friction}; expected 0 < friction ≤ 1"))
+                    .hint("0.1 is momentum 0.9; 1 is SGLD"))
             }
         }
     }
@@ -124,16 +167,34 @@ impl Optimizer {
                 hyper[Hyper::BiasCorrection1 as usize] = correction(beta1);
                 hyper[Hyper::BiasCorrection2 as usize] = correction(beta2);
             }
-            Optimizer::Sgld { temperature } => {
-                let variance = 2.0 * f64::from(learning_rate) * f64::from(temperature);
-                let scale = (variance / noise.examples.max(1) as f64).sqrt();
-                hyper[Hyper::NoiseScale as usize] = scale as f32;
-                Hyper::spell(&mut hyper, &Hyper::SEED, noise.seed);
-                Hyper::spell(&mut hyper, &Hyper::STEP, step as u64);
+            Optimizer::Sgld { temperature, .. } => {
+                spell_noise(&mut hyper, temperature, step, noise);
+            }
+            Optimizer::Sghmc { temperature, friction, .. } => {
+                hyper[Hyper::Beta1 as usize] = 1.0 - friction;
+                spell_noise(&mut hyper, temperature, step, noise);
             }
         }
         hyper
     }
+}
+
+fn check_temperature(temperature: f32) -> Result<()> {
+    match temperature.is_finite() && temperature >= 0.0 {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("temperature is {temperature}"))
+            .hint("expected 0 or more; 1 samples the posterior")),
+    }
+}
+
+/// Writes σ, κ, and the counters of a sampler's noise; the learning rate is there already.
+fn spell_noise(hyper: &mut [f32; Hyper::COUNT], temperature: f32, step: usize, noise: Noise) {
+    let rate = f64::from(hyper[Hyper::LearningRate as usize]);
+    let variance = 2.0 * rate * f64::from(temperature) / noise.examples.max(1) as f64;
+    hyper[Hyper::NoiseScale as usize] = variance.sqrt() as f32;
+    hyper[Hyper::Preconditioner as usize] = noise.mean_variance.recip() as f32;
+    Hyper::spell(hyper, &Hyper::SEED, noise.seed);
+    Hyper::spell(hyper, &Hyper::STEP, step as u64);
 }
 
 /// The learning rate over the steps of a run.
@@ -171,6 +232,16 @@ impl Schedule {
                 half_cosine(step % length, length)
             }
         }
+    }
+
+    /// Whether a sampler is still on its way to a mode at `step` of `steps`, and adds no noise: in
+    /// the first quarter of a cycle (of the run when the schedule has no cycles).
+    pub fn explores(&self, step: usize, steps: usize) -> bool {
+        let length = match *self {
+            Schedule::Cyclical { cycles } => cycle_length(steps, cycles),
+            _ => steps.max(1),
+        };
+        4 * (step % length) < length
     }
 
     /// Whether a snapshot is due after `step` of `steps`, `per_cycle` of them in each cycle (in
@@ -223,6 +294,11 @@ mod tests {
             (0..30).filter(|&s| schedule.snapshot_due(s, 120, 12)).map(|s| s + 1).collect();
         assert_eq!(due, [15, 22, 30]);
         assert_eq!((0..120).filter(|&s| schedule.snapshot_due(s, 120, 12)).count(), 12);
+        for step in 0..120 {
+            assert_eq!(schedule.explores(step, 120), step % 30 < 8, "step {step}");
+        }
+        let quiet = (0..10).filter(|&step| Schedule::Constant.explores(step, 10)).count();
+        assert_eq!(quiet, 3);
     }
 
     #[test]
@@ -246,25 +322,35 @@ mod tests {
 
     #[test]
     fn a_samplers_numbers_name_its_seed_and_step() {
-        let sgld = Optimizer::Sgld { temperature: 0.5 };
+        let sgld = Optimizer::Sgld { temperature: 0.5, preconditioned: false };
         for (seed, step) in [(0, 0), (0x0123_4567_89AB_CDEF, 65_537), (u64::MAX, 0xFFFF_FFFF)] {
-            let hyper = sgld.hyper(step, 0.02, 0.0, Noise { seed, examples: 50 });
+            let hyper = sgld.hyper(step, 0.02, 0.0, Noise::new(seed, 50));
             let value = |which: Hyper| f64::from(hyper[which as usize]);
             assert_eq!(Hyper::number(&Hyper::SEED, value), seed);
             assert_eq!(Hyper::number(&Hyper::STEP, value), step as u64);
             // √(2rT/N) = √(2 · 0.02 · 0.5 / 50)
             assert!((hyper[Hyper::NoiseScale as usize] - 0.02).abs() < 1e-8);
         }
-        let hyper = sgld.hyper(0x0005_0003, 0.0, 0.0, Noise { seed: 0x9_0008_0007, examples: 1 });
-        assert_eq!(hyper[9..], [7.0, 8.0, 9.0, 0.0, 3.0, 5.0, 0.0]);
+        let hyper = sgld.hyper(0x0005_0003, 0.0, 0.0, Noise::new(0x9_0008_0007, 1));
+        assert_eq!(hyper[9..], [7.0, 8.0, 9.0, 0.0, 3.0, 5.0, 1.0]);
+        let noise = Noise { mean_variance: 0.25, ..Noise::new(0, 1) };
+        assert_eq!(sgld.hyper(0, 0.0, 0.0, noise)[Hyper::Preconditioner as usize], 4.0);
+        assert_eq!(sgld.without_noise().hyper(0, 0.1, 0.0, noise)[Hyper::NoiseScale as usize], 0.0);
     }
 
     #[test]
     fn constants_out_of_range_are_named() {
         let error = Optimizer::Sgd { momentum: 1.0 }.check().expect_err("momentum 1 never settles");
         assert!(error.to_string().contains("momentum is 1"), "{error}");
-        let error =
-            Optimizer::Sgld { temperature: -1.0 }.check().expect_err("a variance is below 0");
+        let error = Optimizer::Sgld { temperature: -1.0, preconditioned: false }
+            .check()
+            .expect_err("a variance is below 0");
         assert!(error.to_string().contains("temperature is -1"), "{error}");
+        for friction in [0.0, 1.5, f32::NAN] {
+            let error = Optimizer::Sghmc { temperature: 1.0, friction, preconditioned: true }
+                .check()
+                .expect_err("a velocity that is never lost, or more than lost");
+            assert!(error.to_string().contains("friction is"), "{error}");
+        }
     }
 }

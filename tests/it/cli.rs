@@ -243,7 +243,7 @@ fn a_run_keeps_within_its_memory_cap_or_does_not_start() {
     let (folder, train) = workplace();
     let (backbone, out) = (file(BACKBONE), folder.path().join("out"));
     let adapt = ["adapt", "--backbone", &backbone, "--train", text(&train), "--out", text(&out)];
-    let few = ["--steps", "2", "--optimizer", "sgld", "--temperature", "0.1"];
+    let few = ["--steps", "2", "--posterior", "sgld", "--draws", "1", "--temperature", "0.1"];
     let adapt = [&adapt[..], &few].concat();
     let free = succeeds(&adapt, &["memory"]);
     assert_eq!(free["memory"]["micro_batch"], EXAMPLES);
@@ -252,7 +252,7 @@ fn a_run_keeps_within_its_memory_cap_or_does_not_start() {
     let capped = succeeds(&[&adapt[..], &["--memory-cap", &cap]].concat(), &["memory"]);
     assert!(capped["memory"]["bytes"].as_u64().expect("a number") <= bytes / 2, "{capped}");
     fails(&[&adapt[..], &["--memory-cap", "9K"]].concat(), &["the memory cap is 9216 bytes"]);
-    fails(&[&adapt[..], &["--clip", "1"]].concat(), &["SGLD with clipping"]);
+    fails(&[&adapt[..], &["--clip", "1"]].concat(), &["clipping a sampler's gradient"]);
 }
 
 #[test]

@@ -171,7 +171,13 @@ fn updates_in_shards_and_in_half_precision_follow_the_interpreter() {
     for (half_factor, tolerance) in [(false, ROUNDING), (true, HALF)] {
         let binding_limit = Some(96 << 10);
         let options = Options { half_factor, binding_limit, ..Options::default() };
-        for method in [Method::Sgd { nesterov: true }, Method::AdamW, Method::Sgld { lane: 2 }] {
+        let methods = [
+            Method::Sgd { nesterov: true },
+            Method::AdamW,
+            Method::Sgld { lane: 2, preconditioned: false },
+            Method::Sghmc { lane: 2, preconditioned: true },
+        ];
+        for method in methods {
             let Some(mut gpu) = open(options.clone()) else { return };
             check_update(&mut gpu, &update_graph(10_001, method, 5), tolerance);
         }
@@ -188,7 +194,7 @@ fn check_update(gpu: &mut Gpu, graph: &Graph, tolerance: f64) {
             "hyper" => {
                 vec![
                     0.1, 0.9, 0.99, 0.01, 0.1, 0.3, 0.2, 0.05, 0.5, 7.0, 60_000.0, 3.0, 0.0, 9.0,
-                    1.0, 0.0,
+                    1.0, 0.8,
                 ]
             }
             "scale" => vec![0.7],

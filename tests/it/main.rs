@@ -1,6 +1,7 @@
 //! What is guaranteed: one module for each promise.
 
 mod adapt;
+mod approximations;
 #[cfg(feature = "gpu")]
 mod bindings;
 mod choice;

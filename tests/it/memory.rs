@@ -30,7 +30,7 @@ const SGD: Optimizer = Optimizer::Sgd { momentum: 0.9 };
 /// With a large ε a gradient that is zero to rounding does not become a step of full size.
 const ADAMW: Optimizer =
     Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 0.01, weight_decay: 0.1 };
-const SGLD: Optimizer = Optimizer::Sgld { temperature: 1.0 };
+const SGLD: Optimizer = Optimizer::Sgld { temperature: 1.0, preconditioned: false };
 
 fn recipe(trainable: Vec<Trainable>, optimizer: Optimizer, clip: bool) -> Recipe {
     Recipe { trainable, method: optimizer.method(), clip }

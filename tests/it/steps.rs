@@ -31,7 +31,7 @@ const DRIFT: f64 = 2e-4;
 const GPU_DRIFT: f64 = 5e-4;
 pub const CLASSES: usize = 3;
 const BATCH: usize = 2;
-const NOISE: Noise = Noise { seed: 0x1_2345_6789, examples: 50 };
+const NOISE: Noise = Noise { mean_variance: 0.7, ..Noise::new(0x1_2345_6789, 50) };
 
 /// A golden network with a head and a loss for `batch` examples, and its parameters.
 pub fn classifier(name: &str, batch: usize, prior: PriorTerm) -> (Graph, Model, Vec<Trainable>) {
@@ -223,14 +223,19 @@ const PRIORS: [PriorTerm; 4] = [
 ];
 
 #[test]
-fn sgd_adamw_and_sgld_steps_follow_the_interpreter_under_every_prior() {
+fn steps_of_every_method_follow_the_interpreter_under_every_prior() {
     for prior in PRIORS {
         // With a large ε a gradient that is zero to rounding does not become a step of full size.
         let adamw = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 0.01, weight_decay: 0.1 };
         for optimizer in [Optimizer::Sgd { momentum: 0.9 }, adamw] {
             check("resnet_basic_folded", optimizer, prior, true);
         }
-        check("resnet_basic_folded", Optimizer::Sgld { temperature: 1.0 }, prior, false);
+        for preconditioned in [false, true] {
+            let sgld = Optimizer::Sgld { temperature: 1.0, preconditioned };
+            let sghmc = Optimizer::Sghmc { temperature: 1.0, friction: 0.1, preconditioned };
+            check("resnet_basic_folded", sgld, prior, false);
+            check("resnet_basic_folded", sghmc, prior, false);
+        }
     }
 }
 

@@ -60,7 +60,10 @@ fn updates() -> Vec<Kernel> {
         Method::Sgd { nesterov: true },
         Method::Sgd { nesterov: false },
         Method::AdamW,
-        Method::Sgld { lane: 3 },
+        Method::Sgld { lane: 3, preconditioned: false },
+        Method::Sgld { lane: 3, preconditioned: true },
+        Method::Sghmc { lane: 3, preconditioned: false },
+        Method::Sghmc { lane: 3, preconditioned: true },
     ];
     let priors = [
         PriorTerm::None,

@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
-    Adapted, Adapter, Candidate, Choice, Ending, Epoch, Footprint, PriorKind, Settings, Summary,
+    Adapted, Adapter, Candidate, Choice, Ending, Epoch, Footprint, PosteriorKind,
+    PosteriorSettings, PriorKind, Settings, Summary,
 };
 use priorfit::backend::Engine;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Error, Result};
-use priorfit::posterior::Posterior;
 use priorfit::posterior::metrics::Measure;
+use priorfit::posterior::{DrawPrecision, Posterior};
 use priorfit::prior::Prior;
 use priorfit::task::Task;
 use priorfit::update::Optimizer;
@@ -43,6 +44,7 @@ Examples:
       --out mine/ --strength 30 --epochs 20 --flip --crop 2
   priorfit adapt --backbone b.onnx --prior prior.safetensors --prior diagonal ...
   priorfit adapt --backbone b.onnx --prior none --freeze 'layer1.*' ...
+  priorfit adapt --backbone b.onnx --posterior sghmc --steps 1000 --chains 2 --draws 16 ...
 
 --prior takes a stored prior's file (any value that ends in .safetensors or contains a path
 separator), one of the words below, or is given twice for both:
@@ -85,6 +87,8 @@ pub struct Adapt {
     #[command(flatten)]
     training: Training,
     #[command(flatten)]
+    posterior: PosteriorOptions,
+    #[command(flatten)]
     preprocess: PreprocessArgs,
     #[command(flatten)]
     augment: AugmentArgs,
@@ -121,10 +125,7 @@ struct Training {
     /// Momentum of sgd
     #[arg(long, default_value_t = 0.9)]
     momentum: f32,
-    /// Temperature of sgld: 1 samples the posterior, 0 adds no noise
-    #[arg(long, default_value_t = 1.0, value_name = "T")]
-    temperature: f32,
-    /// Steps after the linear probe; 0 keeps the probe [default: 200]
+    /// Steps after the linear probe, of each chain or member; 0 keeps the probe [default: 200]
     #[arg(long, conflicts_with = "epochs")]
     steps: Option<usize>,
     /// Passes over the examples, instead of --steps
@@ -133,8 +134,8 @@ struct Training {
     /// Examples of a step
     #[arg(long, default_value_t = Settings::default().batch_size)]
     batch: usize,
-    /// Largest norm of the loss's gradient, or none [default: 2; none with sgld, which clipping
-    /// would bias]
+    /// Largest norm of the loss's gradient, or none [default: 2; none with --posterior sgld or
+    /// sghmc, which clipping would bias]
     #[arg(long, value_name = "NORM")]
     clip: Option<Clip>,
     /// Names of parameters that stay as they are; * stands for any run of characters
@@ -155,8 +156,76 @@ enum Method {
     Sgd,
     /// Adam with decoupled weight decay, which the prior takes the place of
     Adamw,
-    /// Stochastic gradient Langevin dynamics: the result is a draw from the posterior
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Posterior")]
+struct PosteriorOptions {
+    /// What predictions are averaged over
+    #[arg(long, value_enum, default_value = "map", value_name = "KIND")]
+    posterior: Kind,
+    /// Draws in all [default: 1 for map, 5 for ensemble, 12 for sgld and sghmc, 20 for swag and
+    /// laplace]
+    #[arg(long, value_name = "N")]
+    draws: Option<usize>,
+    /// Runs of sgld, sghmc or swag, each of --steps steps with a seed of its own
+    #[arg(long, value_name = "C", default_value_t = PosteriorSettings::default().chains)]
+    chains: usize,
+    /// Cycles of a chain of sgld or sghmc: in each the rate falls from --lr to 0, the first quarter
+    /// adds no noise, and draws are spread over the rest; 0 keeps the rate constant
+    #[arg(long, value_name = "N", default_value_t = PosteriorSettings::default().cycles)]
+    cycles: usize,
+    /// Temperature of the draws: 1 is the posterior, less is narrower, 0 adds no noise [default: 1
+    /// for swag, 0.01 for sgld, sghmc and laplace]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Share of the velocity that a step of sghmc loses; 0.1 is momentum 0.9
+    #[arg(long, value_name = "A", default_value_t = PosteriorSettings::default().friction)]
+    friction: f32,
+    /// Make the step of sgld or sghmc proportional to a weight's variance under the prior
+    #[arg(long)]
+    precondition: bool,
+    /// Precision that the draws' differences are stored in
+    #[arg(long, value_enum, default_value = "f32", value_name = "P")]
+    draw_precision: Precision,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Precision {
+    /// Half the space; within a thousandth of the draws' spread
+    F16,
+    /// As they are
+    F32,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Kind {
+    /// The likeliest weights: one draw
+    Map,
+    /// Stochastic gradient Langevin dynamics
     Sgld,
+    /// Stochastic gradient Hamiltonian Monte Carlo: faster than sgld, with one more copy of the
+    /// weights in memory
+    Sghmc,
+    /// A Gaussian fitted to the second half of a run at a constant rate
+    Swag,
+    /// A Gaussian of the head around map: seconds more than map
+    Laplace,
+    /// map several times from different heads: --draws times the time
+    Ensemble,
+}
+
+impl From<Kind> for PosteriorKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Map => PosteriorKind::Map,
+            Kind::Sgld => PosteriorKind::Sgld,
+            Kind::Sghmc => PosteriorKind::Sghmc,
+            Kind::Swag => PosteriorKind::Swag,
+            Kind::Laplace => PosteriorKind::Laplace,
+            Kind::Ensemble => PosteriorKind::Ensemble,
+        }
+    }
 }
 
 /// The largest norm of a gradient.
@@ -211,6 +280,8 @@ impl FromStr for PriorArg {
 struct Report {
     out: PathBuf,
     ending: Ending,
+    notice: Option<String>,
+    draws: usize,
     task: Task,
     examples: usize,
     settings: Settings,
@@ -251,17 +322,24 @@ impl Adapt {
         let mut monitor = Monitor::new(globals)?;
         let adapted = adapter.fit(&train, validation.as_ref(), &mut |p| monitor.observe(p));
         monitor.finish();
-        let Adapted { posterior, probe, history, ending, memory, ran_on, choice } = adapted?;
-        posterior.save(&self.out)?;
+        let Adapted { posterior, probe, history, ending, notice, memory, ran_on, choice } =
+            adapted?;
+        let precision = match self.posterior.draw_precision {
+            Precision::F16 => DrawPrecision::F16,
+            Precision::F32 => DrawPrecision::F32,
+        };
+        posterior.save_as(&self.out, precision)?;
         let measured = |posterior: &Posterior| match (&validation, ending) {
-            (Some(data), Ending::Completed) => measure(posterior, data, &engine).map(Some),
-            _ => Ok(None),
+            (None, _) | (_, Ending::Stopped) => Ok(None),
+            (Some(data), _) => measure(posterior, data, &engine).map(Some),
         };
         globals.print(&Report {
             probe: measured(&probe)?,
             adapted: measured(&posterior)?,
             out: self.out.clone(),
             ending,
+            notice,
+            draws: posterior.draws().len(),
             task,
             examples: train.len(),
             settings,
@@ -276,6 +354,7 @@ impl Adapt {
         Ok(match ending {
             Ending::Completed => ExitCode::SUCCESS,
             Ending::Stopped => ExitCode::from(INTERRUPTED),
+            Ending::Diverged => ExitCode::FAILURE,
         })
     }
 
@@ -309,7 +388,7 @@ impl Adapt {
     fn settings(&self, prior: PriorKind, examples: usize) -> Settings {
         let PriorOptions { strength, isotropic_variance, head_variance, no_gate } =
             self.prior_options;
-        let t = &self.training;
+        let (t, p) = (&self.training, &self.posterior);
         let per_epoch = examples.div_ceil(t.batch.max(1));
         let defaults = Settings::default();
         Settings {
@@ -318,10 +397,18 @@ impl Adapt {
             isotropic_variance,
             head_variance: head_variance.0,
             gate: !no_gate,
+            posterior: PosteriorSettings {
+                kind: p.posterior.into(),
+                draws: p.draws,
+                chains: p.chains,
+                cycles: p.cycles,
+                temperature: p.temperature,
+                friction: p.friction,
+                precondition: p.precondition,
+            },
             optimizer: match t.optimizer {
                 Method::Sgd => Optimizer::Sgd { momentum: t.momentum },
                 Method::Adamw => Optimizer::adamw(),
-                Method::Sgld => Optimizer::Sgld { temperature: t.temperature },
             },
             learning_rate: t.lr,
             steps: match t.epochs {
@@ -329,9 +416,9 @@ impl Adapt {
                 None => t.steps.unwrap_or(defaults.steps),
             },
             batch_size: t.batch,
-            clip: match (t.clip, t.optimizer) {
+            clip: match (t.clip, p.posterior) {
                 (Some(clip), _) => clip.0,
-                (None, Method::Sgld) => None,
+                (None, Kind::Sgld | Kind::Sghmc) => None,
                 (None, _) => defaults.clip,
             },
             freeze: t.freeze.clone(),
@@ -400,8 +487,14 @@ impl fmt::Display for Report {
         if self.ending == Ending::Stopped {
             writeln!(f, "Interrupted: this is the last good state.")?;
         }
+        if let Some(notice) = &self.notice {
+            writeln!(f, "Diverged: {notice}")?;
+        }
         writeln!(f, "result    {}", self.out.display())?;
         writeln!(f, "learned   {} from {} examples", tasks::describe(&self.task), self.examples)?;
+        if self.draws > 1 {
+            writeln!(f, "draws     {}", self.draws)?;
+        }
         if let Some(last) = self.history.last() {
             writeln!(f, "training  loss {:.4}, penalty {:.4}", last.loss, last.penalty)?;
         }

@@ -276,6 +276,7 @@ impl Material {
         match adapted.ending {
             Ending::Completed => Ok(adapted),
             Ending::Stopped => Err(Error::new(Kind::Cancelled, "interrupted")),
+            Ending::Diverged => Err(Error::new(Kind::Diverged, adapted.notice.unwrap_or_default())),
         }
     }
 

@@ -251,7 +251,7 @@ fn padding_never_wins_and_the_first_largest_takes_the_cotangent() {
 }
 
 const HYPER: [f64; Hyper::COUNT] =
-    [0.1, 0.5, 0.75, 0.25, 0.2, 0.3, 0.4, 0.6, 0.5, 3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0];
+    [0.1, 0.5, 0.75, 0.25, 0.2, 0.3, 0.4, 0.6, 0.5, 3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.6];
 
 /// The four leading operands of an update of one element, θ = 2, c·g = 3.
 fn leading() -> Vec<Array> {
@@ -317,12 +317,40 @@ fn sgld_steps_by_hand() {
     let [a, b, ..] = Key::new(3, Stream::Noise).block(2, 7 << 32);
     let [a, b] = [a, b].map(|word| (f64::from(word >> 9) + 0.5) / f64::from(1 << 23));
     let noise = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
-    let sgld = |prior| Update { method: Method::Sgld { lane: 7 }, prior };
-    let theta = 2.0 - 0.1 * 3.0 + 0.5 * noise;
-    check_update(sgld(PriorTerm::None), &[], &[&[theta]]);
-    // With d⁻¹ = 2, η w d⁻¹ = 0.1 · 0.3 · 2.
-    let x = (theta - 1.0) / 1.06;
-    check_update(sgld(PriorTerm::Diagonal), &[&[1.0], &[2.0]], &[&[1.0 + x], &[2.0 * x * x]]);
+    let sgld =
+        |preconditioned, prior| Update { method: Method::Sgld { lane: 7, preconditioned }, prior };
+    let bare = [2.0 - 0.1 * 3.0 + 0.5 * noise];
+    check_update(sgld(false, PriorTerm::None), &[], &[&bare]);
+    check_update(
+        sgld(true, PriorTerm::None),
+        &[],
+        &[&[2.0 - 0.1 * 0.6 * 3.0 + 0.5 * 0.6f64.sqrt() * noise]],
+    );
+    // With d⁻¹ = 2, h = η w d⁻¹ = 0.1 · 0.3 · 2, and σᵢ² = σ²(1 + h/2).
+    let x = (2.0 - 0.1 * 3.0 + 0.5 * 1.03f64.sqrt() * noise - 1.0) / 1.06;
+    let expected: [&[f64]; 2] = [&[1.0 + x], &[2.0 * x * x]];
+    check_update(sgld(false, PriorTerm::Diagonal), &[&[1.0], &[2.0]], &expected);
+    // With κ d = 0.6/2, rᵢ = 0.03 and h = 0.018.
+    let sigma = 0.5 * (0.3 * 1.009f64).sqrt();
+    let x = (2.0 - 0.03 * 3.0 + sigma * noise - 1.0) / 1.018;
+    let expected: [&[f64]; 2] = [&[1.0 + x], &[2.0 * x * x]];
+    check_update(sgld(true, PriorTerm::Diagonal), &[&[1.0], &[2.0]], &expected);
+}
+
+#[test]
+fn sghmc_steps_by_hand() {
+    let [a, b, ..] = Key::new(3, Stream::Noise).block(2, 7 << 32);
+    let [a, b] = [a, b].map(|word| (f64::from(word >> 9) + 0.5) / f64::from(1 << 23));
+    let noise = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
+    let sghmc = |prior| Update { method: Method::Sghmc { lane: 7, preconditioned: false }, prior };
+    // β = 0.5: σᵢ² = (1-β) σ² without a prior, and m' = β m - r g + σᵢ ξ.
+    let m = 0.5 * 4.0 - 0.1 * 3.0 + 0.5 * 0.5f64.sqrt() * noise;
+    check_update(sghmc(PriorTerm::None), &[&[4.0]], &[&[2.0 + m], &[m]]);
+    // h = 0.06: σᵢ² = σ² (0.56 · 3.06) / (2 · 1.56).
+    let sigma = 0.5 * (0.56 * 3.06 / 3.12f64).sqrt();
+    let m = (0.5 * 4.0 - 0.1 * 3.0 + sigma * noise - 0.06 * 1.0) / 1.06;
+    let expected: [&[f64]; 3] = [&[2.0 + m], &[m], &[2.0 * (1.0 + m) * (1.0 + m)]];
+    check_update(sghmc(PriorTerm::Diagonal), &[&[4.0], &[1.0], &[2.0]], &expected);
 }
 
 #[test]

@@ -12,8 +12,17 @@ struct Proposal {
     step: f64,
     /// η, the step size that the prior's proximal step shares.
     eta: f64,
-    /// The new moments; SGD has no second, and SGLD has none.
+    /// The new moments; SGD has no second, and SGLD has none. SGHMC's is known after the prior.
     moments: [f64; 2],
+}
+
+/// What one element knows of its prior.
+#[derive(Clone, Copy)]
+struct Pull {
+    /// w d⁻¹; 0 without a prior.
+    precision: f64,
+    /// d; 1 where the prior stores none.
+    variance: f64,
 }
 
 /// The results of `update` in order: θ', the new moments, and with a prior the sums.
@@ -24,8 +33,14 @@ pub(super) fn update(update: &Update, operands: &[&Array]) -> Vec<Vec<f64>> {
     let mut next = Vec::with_capacity(theta.len());
     for i in 0..theta.len() {
         let old = [0, 1].map(|at| moments.get(at).map_or(0.0, |m: &Vec<f64>| m[i]));
-        let proposal = propose(update.method, hyper, i, theta[i], scale[0] * grad[i], old);
-        next.push(proximal(update.prior, hyper, prior, i, &proposal));
+        let pull = pull(update.prior, hyper, prior, i);
+        let mut proposal =
+            propose(update.method, hyper, i, theta[i], scale[0] * grad[i], old, pull);
+        let moved = proximal(update.prior, hyper, prior, i, &proposal);
+        if matches!(update.method, Method::Sghmc { .. }) {
+            proposal.moments[0] = moved - theta[i];
+        }
+        next.push(moved);
         moments.iter_mut().zip(proposal.moments).for_each(|(all, new)| all[i] = new);
     }
     let sums = sums(update.prior, prior, &next);
@@ -41,7 +56,8 @@ pub(super) fn update(update: &Update, operands: &[&Array]) -> Vec<Vec<f64>> {
 /// SGD:   m' = β m + g                δ = g + β m' (Nesterov) or m'   step r δ      η = r/(1-β)
 /// AdamW: m' = β₁m + (1-β₁) g         v' = β₂v + (1-β₂) g²            step η m'/b₁
 ///        θ shrinks by 1 - r·decay                                    η = r/(√(v'/b₂) + e)
-/// SGLD:                                                              step r g - σ ξ  η = r
+/// SGLD:  rᵢ = r or r κ d                                            step rᵢg - σᵢξ  η = rᵢ
+/// SGHMC:                                                      step rᵢg - β m - σᵢξ  η = rᵢ
 /// ```
 fn propose(
     method: Method,
@@ -50,6 +66,7 @@ fn propose(
     theta: f64,
     g: f64,
     [m, v]: [f64; 2],
+    pull: Pull,
 ) -> Proposal {
     let hyper = |which: Hyper| numbers[which as usize];
     let (r, beta1) = (hyper(Hyper::LearningRate), hyper(Hyper::Beta1));
@@ -69,11 +86,28 @@ fn propose(
             let theta = theta * (1.0 - r * hyper(Hyper::WeightDecay));
             Proposal { theta, step, eta, moments: [m, v] }
         }
-        Method::Sgld { lane } => {
-            let step = r * g - hyper(Hyper::NoiseScale) * noise(lane, numbers, i);
-            Proposal { theta, step, eta: r, moments: [m, v] }
+        Method::Sgld { lane, preconditioned } | Method::Sghmc { lane, preconditioned } => {
+            let share =
+                if preconditioned { hyper(Hyper::Preconditioner) * pull.variance } else { 1.0 };
+            let beta = if matches!(method, Method::Sghmc { .. }) { beta1 } else { 0.0 };
+            let eta = r * share;
+            let h = eta * pull.precision;
+            let spread = (1.0 - beta + h) * (2.0 + 2.0 * beta + h) / (2.0 * (1.0 + beta + h));
+            let sigma = hyper(Hyper::NoiseScale) * (share * spread).sqrt();
+            let step = eta * g - beta * m - sigma * noise(lane, numbers, i);
+            Proposal { theta, step, eta, moments: [m, v] }
         }
     }
+}
+
+/// What element `i` knows of its prior.
+fn pull(term: PriorTerm, hyper: &[f64], prior: &[&Array], i: usize) -> Pull {
+    let (_, precision) = diagonal(prior, i);
+    let weight = match term {
+        PriorTerm::None => 0.0,
+        _ => hyper[Hyper::PriorWeight as usize],
+    };
+    Pull { precision: weight * precision, variance: 1.0 / precision }
 }
 
 /// ξ of element `i`, by the formulas of Box and Muller on words `i mod 4 / 2` of block `i / 4`.

@@ -6,9 +6,10 @@ use crate::kernel::oracle::{ROUNDING, assert_close, elements, noise};
 /// Sums of up to 20 000 terms of either sign, in blocks: relative to their size near 1 and above.
 const SUMS: f64 = 2e-5;
 
-/// Rate, β₁, β₂, ε, decay, prior weight, 1 - β₁ᵗ, 1 - β₂ᵗ, σ, seed and step, as `f32` holds them.
+/// Rate, β₁, β₂, ε, decay, prior weight, 1 - β₁ᵗ, 1 - β₂ᵗ, σ, seed, step and κ, as `f32` holds
+/// them.
 const HYPER: [f32; Hyper::COUNT] = [
-    0.1, 0.875, 0.96, 0.01, 0.25, 0.5, 0.33, 0.12, 0.4, 65_535.0, 1.0, 2.0, 40_000.0, 7.0, 3.0, 0.0,
+    0.1, 0.875, 0.96, 0.01, 0.25, 0.5, 0.33, 0.12, 0.4, 65_535.0, 1.0, 2.0, 40_000.0, 7.0, 3.0, 0.6,
 ];
 
 /// The operands of `update` in the graph's order; variances and precisions are positive.
@@ -92,8 +93,10 @@ fn every_optimiser_with_every_prior_at_awkward_lengths() {
         Method::Sgd { nesterov: false },
         Method::Sgd { nesterov: true },
         Method::AdamW,
-        Method::Sgld { lane: 0 },
-        Method::Sgld { lane: 12 },
+        Method::Sgld { lane: 0, preconditioned: false },
+        Method::Sgld { lane: 12, preconditioned: true },
+        Method::Sghmc { lane: 12, preconditioned: false },
+        Method::Sghmc { lane: 0, preconditioned: true },
     ];
     let priors = [
         PriorTerm::None,
@@ -116,7 +119,8 @@ fn every_optimiser_with_every_prior_at_awkward_lengths() {
 fn without_temperature_sgld_is_sgd_without_momentum() {
     for prior in [PriorTerm::None, PriorTerm::Diagonal, PriorTerm::LowRank { rank: 3 }] {
         let step = |method, momentum: Option<Array>| {
-            let mut operands = operands(&Update { method: Method::Sgld { lane: 1 }, prior }, 4099);
+            let sgld = Method::Sgld { lane: 1, preconditioned: false };
+            let mut operands = operands(&Update { method: sgld, prior }, 4099);
             for zero in [Hyper::Beta1, Hyper::NoiseScale] {
                 let hyper = &operands[2];
                 let without = |i| if i == zero as usize { 0.0 } else { hyper[i] };
@@ -126,7 +130,7 @@ fn without_temperature_sgld_is_sgd_without_momentum() {
             let mut results = run(2, &Update { method, prior }, &operands);
             (results.remove(0), results.pop())
         };
-        let sgld = step(Method::Sgld { lane: 1 }, None);
+        let sgld = step(Method::Sgld { lane: 1, preconditioned: false }, None);
         for nesterov in [false, true] {
             let zero = Array::from_fn(&[4099].into(), |_| 0.0);
             let (theta, sums) = step(Method::Sgd { nesterov }, Some(zero));

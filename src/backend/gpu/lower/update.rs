@@ -89,7 +89,7 @@ fn bind(
         first_block: (shard.start / BLOCK) as u32,
         pitch: shard.len().div_ceil(4) as u32,
         lane: match update.method {
-            Method::Sgld { lane } => lane,
+            Method::Sgld { lane, .. } | Method::Sghmc { lane, .. } => lane,
             _ => 0,
         },
         spare: 0,
@@ -132,7 +132,12 @@ fn variant(update: &Update, limits: &Limits) -> String {
         Method::Sgd { nesterov: true } => "NESTEROV",
         Method::AdamW => "ADAMW",
         Method::Sgld { .. } => "SGLD",
+        Method::Sghmc { .. } => "SGHMC",
     };
+    let preconditioned = matches!(
+        update.method,
+        Method::Sgld { preconditioned: true, .. } | Method::Sghmc { preconditioned: true, .. }
+    );
     let rank = match update.prior {
         PriorTerm::LowRank { rank } => rank,
         _ => 0,
@@ -141,7 +146,8 @@ fn variant(update: &Update, limits: &Limits) -> String {
     let weighted = if update.prior == PriorTerm::None { "0.0" } else { "1.0" };
     let moments = update.method.moments().len();
     let mut text = format!(
-        "const METHOD: u32 = {method};\nconst RANK: u32 = {rank}u;\nconst COLUMNS: u32 = {}u;\n\
+        "const METHOD: u32 = {method};\nconst PRECONDITIONED: bool = {preconditioned};\n\
+         const RANK: u32 = {rank}u;\nconst COLUMNS: u32 = {}u;\n\
          const SUMS: u32 = {}u;\nconst HAS_SUMS: bool = {};\nconst WEIGHTED: f32 = {weighted};\n\
          const NOISE_STREAM: u32 = {}u;\n",
         rank.max(1),

@@ -154,7 +154,7 @@ fn input(name: &str, len: usize, args: &Bench, noise: &[f32]) -> Vec<f32> {
         }
         CLIP => vec![1.0],
         name if [Group::Backbone, Group::Head].iter().any(|group| group.hyper() == name) => {
-            let noise = Noise { seed: 0, examples: 1 };
+            let noise = Noise::new(0, 1);
             Optimizer::default().hyper(0, LEARNING_RATE, PRIOR_WEIGHT, noise).to_vec()
         }
         _ => noise.iter().copied().cycle().take(len).collect(),

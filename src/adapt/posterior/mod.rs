@@ -1,0 +1,330 @@
+//! From a trained start to draws: one trait, and one file for each way of approximating the
+//! posterior.
+//!
+//! | kind | what it costs | what its draws are |
+//! |---|---|---|
+//! | MAP | one run | its end |
+//! | SGLD, SGHMC | one run for each chain | states of the chains |
+//! | SWAG | one run for each chain | from a Gaussian around the second half of the run |
+//! | Laplace | one run, and a pass over the examples | the MAP with heads from a Gaussian |
+//! | ensemble | one run for each draw | the ends of the runs |
+
+mod eigen;
+mod ensemble;
+mod langevin;
+mod laplace;
+mod map;
+mod swag;
+
+use serde::{Deserialize, Serialize};
+
+use self::ensemble::Ensemble;
+use self::langevin::Langevin;
+use self::laplace::Laplace;
+use self::map::Map;
+use self::swag::Swag;
+use super::path::Path;
+use super::settings::Settings;
+use super::trainer::{Collect, Leg, Trainer};
+use super::{Ending, Epoch, Observer};
+use crate::data::Dataset;
+use crate::error::{Error, Kind, Result};
+use crate::posterior::DRAWS_MAX;
+use crate::prior::Weights;
+use crate::task::Task;
+use crate::update::{Optimizer, Schedule};
+
+/// The temperature of SGLD, SGHMC and Laplace unless another is set. At the default strength of the
+/// priors a few examples leave a posterior so wide that averages over it predict worse than its
+/// mode; this cold, they lose nothing to it.
+pub const COLD: f32 = 0.01;
+
+/// How the posterior is approximated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PosteriorKind {
+    /// Its mode: one draw.
+    #[default]
+    Map,
+    /// Chains of stochastic gradient Langevin dynamics (Welling and Teh 2011).
+    Sgld,
+    /// Chains of stochastic gradient Hamiltonian Monte Carlo (Chen et al. 2014).
+    Sghmc,
+    /// A Gaussian, diagonal plus low rank, fitted to the states that SGD at a constant rate passes
+    /// through (Maddox et al. 2019); a mixture of them with several chains.
+    Swag,
+    /// A Gaussian of the head's weights with the curvature at the MAP, the backbone's held there
+    /// (Daxberger et al. 2021): exact, or Kronecker-factored where the head is large.
+    Laplace,
+    /// The MAP several times from different heads, in different orders (Lakshminarayanan et al.
+    /// 2017).
+    Ensemble,
+}
+
+/// Which approximation of the posterior, and how much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PosteriorSettings {
+    /// Which approximation.
+    pub kind: PosteriorKind,
+    /// Draws of all chains together; none takes the kind's own number: 1 for the MAP, 5 for an
+    /// ensemble, 12 for chains, 20 for SWAG and Laplace.
+    pub draws: Option<usize>,
+    /// Runs of SGLD, SGHMC or SWAG, each of [`Settings::steps`] steps with a seed of its own.
+    pub chains: usize,
+    /// Cycles of a chain of SGLD or SGHMC: in each the rate falls from its base to 0, the first
+    /// quarter adds no noise, and draws are spread over the rest (Zhang et al. 2020). 0 keeps the
+    /// rate constant; then draws are spread over the second half of the chain.
+    pub cycles: usize,
+    /// T: draws of SGLD, SGHMC, SWAG and Laplace are from the posterior to the power 1/T. None
+    /// takes the kind's own: 1 for SWAG, and else [`COLD`].
+    pub temperature: Option<f32>,
+    /// α in (0, 1], the share of the velocity that a step of SGHMC loses.
+    pub friction: f32,
+    /// Whether the step of SGLD or SGHMC is proportional to a weight's variance under the prior.
+    pub precondition: bool,
+}
+
+impl Default for PosteriorSettings {
+    fn default() -> Self {
+        PosteriorSettings {
+            kind: PosteriorKind::Map,
+            draws: None,
+            chains: 1,
+            cycles: 1,
+            temperature: None,
+            friction: 0.1,
+            precondition: false,
+        }
+    }
+}
+
+impl PosteriorSettings {
+    /// The default settings of this kind.
+    pub fn of(kind: PosteriorKind) -> Self {
+        PosteriorSettings { kind, ..PosteriorSettings::default() }
+    }
+
+    /// Number of draws.
+    pub fn draws(&self) -> usize {
+        self.draws.unwrap_or(match self.kind {
+            PosteriorKind::Map => 1,
+            PosteriorKind::Ensemble => 5,
+            PosteriorKind::Sgld | PosteriorKind::Sghmc => 12,
+            PosteriorKind::Swag | PosteriorKind::Laplace => 20,
+        })
+    }
+
+    /// The temperature.
+    pub fn temperature(&self) -> f32 {
+        self.temperature.unwrap_or(match self.kind {
+            PosteriorKind::Swag => 1.0,
+            _ => COLD,
+        })
+    }
+
+    /// What changes the weights: the sampler, or `optimizer` where none is wanted.
+    pub fn optimizer(&self, optimizer: Optimizer) -> Optimizer {
+        let Self { friction, precondition: preconditioned, .. } = *self;
+        let temperature = self.temperature();
+        match self.kind {
+            PosteriorKind::Sgld => Optimizer::Sgld { temperature, preconditioned },
+            PosteriorKind::Sghmc => Optimizer::Sghmc { temperature, friction, preconditioned },
+            _ => optimizer,
+        }
+    }
+
+    /// The draws of chain `number`: all chains together have [`PosteriorSettings::draws`].
+    fn draws_of(&self, number: usize) -> usize {
+        let (draws, chains) = (self.draws(), self.chains);
+        draws / chains + usize::from(number < draws % chains)
+    }
+
+    /// Whether its legs are chains under a prior of one strength.
+    pub(super) fn has_chains(&self) -> bool {
+        matches!(self.kind, PosteriorKind::Sgld | PosteriorKind::Sghmc | PosteriorKind::Swag)
+    }
+
+    /// Checks that the head of `task` can be sampled so.
+    ///
+    /// # Errors
+    /// When it is a Laplace approximation of another head than a classifier's.
+    pub(super) fn check_task(&self, task: &Task) -> Result<()> {
+        match (self.kind, task) {
+            (PosteriorKind::Laplace, Task::Classification { .. }) => Ok(()),
+            (PosteriorKind::Laplace, _) => {
+                let message = "a Laplace approximation is known for heads of classifiers only";
+                Err(Error::unsupported(message).hint("choose another --posterior"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks every setting, for runs of `steps` steps.
+    ///
+    /// # Errors
+    /// Names the one that is out of its range.
+    pub fn check(&self, steps: usize) -> Result<()> {
+        let expect = |holds: bool, message: String, expected: &str| match holds {
+            true => Ok(()),
+            false => Err(Error::invalid(message).hint(format!("expected {expected}"))),
+        };
+        let draws = self.draws();
+        let is_one = self.kind != PosteriorKind::Map || draws == 1;
+        expect(is_one, format!("a MAP of {draws} draws"), "1, or another --posterior")?;
+        expect((1..=DRAWS_MAX).contains(&draws), format!("{draws} draws"), "1 to 10 000")?;
+        let chains = format!("{} chains for {draws} draws", self.chains);
+        expect((1..=draws).contains(&self.chains), chains, "1 to the number of draws")?;
+        Optimizer::Sghmc {
+            temperature: self.temperature(),
+            friction: self.friction,
+            preconditioned: self.precondition,
+        }
+        .check()?;
+        match self.kind {
+            PosteriorKind::Sgld | PosteriorKind::Sghmc => self.check_steps(steps),
+            _ => Ok(()),
+        }
+    }
+
+    /// A chain of `steps` steps has room for its draws.
+    fn check_steps(&self, steps: usize) -> Result<()> {
+        let wanted = self.draws_of(0);
+        let found = (0..steps).filter(|&step| langevin::is_due(self, step, steps)).count();
+        if found >= wanted {
+            return Ok(());
+        }
+        let message =
+            format!("{steps} steps in {} cycles have room for {found} draws", self.cycles);
+        Err(Error::invalid(format!("{message} of a chain, not {wanted}"))
+            .hint("raise --steps, or lower --draws or --cycles"))
+    }
+}
+
+/// A way to draw from the posterior.
+pub(super) trait Approximation {
+    /// Makes the draws, at least one.
+    ///
+    /// # Errors
+    /// When the data cannot be read, the device fails, or training diverges before there is
+    /// anything to keep.
+    fn draw(&self, run: &mut Sampling<'_, '_>) -> Result<Drawn>;
+}
+
+/// The approximation that the settings ask for, at the end of `path`. Where no path leads away from
+/// the linear probe, nothing is left to sample but its head.
+pub(super) fn approximation(settings: &PosteriorSettings, path: &Path) -> Box<dyn Approximation> {
+    let settings = *settings;
+    match settings.kind {
+        PosteriorKind::Laplace => Box::new(Laplace { settings }),
+        _ if path.steps() == 0 => Box::new(Map),
+        PosteriorKind::Map => Box::new(Map),
+        PosteriorKind::Sgld | PosteriorKind::Sghmc => Box::new(Langevin { settings }),
+        PosteriorKind::Swag => Box::new(Swag { settings }),
+        PosteriorKind::Ensemble => Box::new(Ensemble { settings }),
+    }
+}
+
+/// What an approximation works with.
+pub(super) struct Sampling<'a, 'o> {
+    pub(super) trainer: &'a mut Trainer,
+    pub(super) settings: &'a Settings,
+    /// τ
+    pub(super) head_variance: f64,
+    pub(super) train: &'a Dataset,
+    pub(super) validation: Option<&'a Dataset>,
+    /// Where training of all weights starts.
+    pub(super) start: &'a Weights,
+    /// What leads from there to the MAP, along loosening priors.
+    pub(super) path: &'a Path,
+    /// Steps that the observer was told of before.
+    pub(super) before: usize,
+    /// All legs so far.
+    pub(super) history: &'a mut Vec<Epoch>,
+    pub(super) observe: Observer<'o>,
+}
+
+/// What an approximation made.
+pub(super) struct Drawn {
+    pub(super) draws: Vec<Weights>,
+    pub(super) ending: Ending,
+    /// Why training ended early, if it diverged.
+    pub(super) notice: Option<String>,
+}
+
+/// How one leg ended.
+enum Outcome {
+    /// With these weights, after all steps or because the observer stopped it.
+    Ended(Ending, Weights),
+    /// Its loss exploded; what was collected before stands.
+    Diverged(Error),
+}
+
+impl Sampling<'_, '_> {
+    /// Leg `number` of `of`, from `start` along `path`. Each has a seed of its own; the first has
+    /// that of the run.
+    fn leg(
+        &mut self,
+        [number, of]: [usize; 2],
+        path: Path,
+        start: &Weights,
+        collect: &mut dyn Collect,
+    ) -> Result<Outcome> {
+        let seed = self.settings.seed.wrapping_add((number as u64) << 32);
+        let [before, steps] = [number, of].map(|legs| self.before + legs * path.steps());
+        self.trainer.begin(start, Leg { number, seed, path, is_noisy: true, before, steps })?;
+        let (train, validation, history) = (self.train, self.validation, &mut *self.history);
+        match self.trainer.run(train, validation, start, history, &mut *self.observe, collect) {
+            Ok((ending, end)) => Ok(Outcome::Ended(ending, end)),
+            Err(error) if error.kind() == Kind::Diverged => Ok(Outcome::Diverged(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A single leg, to the MAP.
+    fn map(&mut self) -> Result<(Ending, Weights)> {
+        match self.leg([0, 1], self.path.clone(), self.start, &mut ())? {
+            Outcome::Ended(ending, end) => Ok((ending, end)),
+            Outcome::Diverged(error) => Err(error),
+        }
+    }
+
+    /// All steps under the prior that the path ends with.
+    fn constant_strength(&self, schedule: Schedule) -> Path {
+        let last = self.path.stages().saturating_sub(1);
+        Path::new(vec![self.path.scale_of(last)], self.settings.steps, schedule)
+    }
+}
+
+impl Drawn {
+    fn new(draws: Vec<Weights>, ending: Ending) -> Self {
+        Drawn { draws, ending, notice: None }
+    }
+
+    /// What there is after `error`: the draws so far, or else `last_good`.
+    fn diverged(mut draws: Vec<Weights>, last_good: &Weights, error: Error) -> Self {
+        let kept = match draws.len() {
+            0 => "the weights it started from are kept".to_string(),
+            1 => "the draw before it is kept".to_string(),
+            count => format!("the {count} draws before it are kept"),
+        };
+        if draws.is_empty() {
+            draws.push(last_good.clone());
+        }
+        Drawn { draws, ending: Ending::Diverged, notice: Some(format!("{error}; {kept}")) }
+    }
+}
+
+/// Whether all weights are finite: the last step can spoil them without a loss that tells.
+fn check_finite(weights: &Weights, step: usize) -> Result<()> {
+    match weights.iter().find(|(_, w)| w.iter().any(|x| !x.is_finite())) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let message = format!("step {}: parameter '{name}' is not finite", step + 1);
+            Err(Error::new(Kind::Diverged, message).hint("lower --lr, or --temperature"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
