@@ -47,7 +47,7 @@ use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 pub use crate::posterior::metrics::Summary;
 use crate::posterior::metrics::{Report, Scored};
-use crate::posterior::{self as draws, Description, Network, Posterior, VERSION};
+use crate::posterior::{Description, Network, Posterior, Progress as Pass, VERSION};
 use crate::prior::{Prior, Weights};
 use crate::task::Task;
 use crate::tensor::tensor;
@@ -391,7 +391,7 @@ impl Adapter {
         if network.task().is_some_and(Task::is_dense) {
             return Ok(None);
         }
-        let mut shown = |p: draws::Progress| {
+        let mut shown = |p: Pass| {
             let phase = Phase::Features;
             let step = Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
             observe(step) == Control::Continue
