@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use priorfit::error::Result;
-use priorfit::prior::{Header, Prior, Spread, Stats};
+use priorfit::prior::{Header, Learned, Prior, Spread, Stats};
 use priorfit::tensor::Shape;
 use serde::Serialize;
 
@@ -77,8 +77,12 @@ impl fmt::Display for Shown {
         writeln!(f, "covariance  {convention}")?;
         writeln!(f, "rank        {rank}, {:.1} of them effective", self.stats.effective_rank)?;
         writeln!(f, "epsilon     {eps:e}")?;
-        let (method, schedule) = (&learned.method, &learned.schedule);
-        writeln!(f, "learned     by {method} ({schedule}), {} snapshots", learned.snapshots)?;
+        let schedule = match learned.schedule.as_str() {
+            "" => String::new(),
+            schedule => format!(" ({schedule})"),
+        };
+        let Learned { method, snapshots, .. } = learned;
+        writeln!(f, "learned     by {method}{schedule}, {snapshots} snapshots")?;
         writeln!(f, "examples    {num_data}")?;
         if !notes.is_empty() {
             writeln!(f, "notes       {notes}")?;

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is shown while a GPU's kernels are compiled and nothing else happens.
+#[cfg(feature = "gpu")]
 const SHADERS: &str = "shaders";
 
 /// A handle on what is shown, for any thread.
@@ -64,6 +65,7 @@ impl Screen {
 
     /// Shows how many of a GPU's kernels are compiled: beside an activity that is under way, or
     /// where there is none.
+    #[cfg(feature = "gpu")]
     pub fn shaders(&self, done: usize, total: usize) {
         let mut state = self.lock();
         match state.activity {
@@ -132,7 +134,7 @@ fn new_bar(activity: &'static str, steps: usize, display: Display) -> ProgressBa
         .with_prefix(activity)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gpu"))]
 mod tests {
     use super::*;
 
