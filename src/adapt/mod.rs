@@ -43,11 +43,13 @@ pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, 
 use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess, TargetKind};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::onnx::Model;
 pub use crate::posterior::metrics::Summary;
 use crate::posterior::metrics::{Report, Scored};
-use crate::posterior::{Description, Network, Posterior, Progress as Pass, VERSION};
+use crate::posterior::{
+    Description, Network, Posterior, Progress as Pass, VERSION, check_prior, own_weights,
+};
 use crate::prior::{Prior, Weights};
 use crate::task::Task;
 use crate::tensor::tensor;
@@ -186,9 +188,7 @@ impl Adapter {
     /// # Errors
     /// When the prior was learned around another backbone, or names other parameters.
     pub fn with_prior(mut self, prior: Prior) -> Result<Self> {
-        let shapes: Vec<_> =
-            self.model.weights().map(|(name, w)| (name, w.shape().into())).collect();
-        prior.matches(shapes.iter().map(|(n, s)| (*n, s)), &self.model.fingerprint())?;
+        check_prior(&prior, &self.model)?;
         self.prior = Some(prior);
         Ok(self)
     }
@@ -248,8 +248,7 @@ impl Adapter {
         observe: Observer<'_>,
     ) -> Result<Adapted> {
         let Run { train, validation, path, .. } = &run;
-        let mut start: Weights =
-            self.model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect();
+        let mut start = own_weights(&self.model);
         start.extend(run.means.clone());
         let (choice, is_stopped) = match self.choose(trainer, &run, &start, observe) {
             Err(error) if error.kind() == Kind::Cancelled => (None, true),
@@ -424,7 +423,7 @@ impl Adapter {
                 }
             };
         };
-        let task = network.task().ok_or_else(|| Error::internal("a probe has a task"))?;
+        let task = network.known_task()?;
         let targets = probe::targets(task, train)?;
         let steps = self.settings.probe_steps;
         let settings = probe::ProbeSettings { task, head_variance, steps };

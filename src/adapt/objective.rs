@@ -8,8 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::posterior::Network;
 use crate::task::{
-    FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, LOSS, PROJECTOR, TEMPERATURE_MIN, Task, nt_xent,
-    projector,
+    FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, LOSS, PROJECTOR, TEMPERATURE_MIN, nt_xent, projector,
 };
 
 /// Settings of contrastive learning (SimCLR, Chen et al. 2020).
@@ -87,7 +86,7 @@ impl Objective {
         let loss = match self {
             Objective::Task => {
                 let logits = output(&graph, LOGITS)?;
-                task(network)?.loss(&mut graph, logits)?
+                network.known_task()?.loss(&mut graph, logits)?
             }
             Objective::Contrast(settings) => {
                 let features = output(&graph, FEATURES)?;
@@ -134,15 +133,11 @@ impl Objective {
         targets: &mut Vec<f32>,
     ) -> Result<()> {
         let task = match self {
-            Objective::Task => task(network)?,
+            Objective::Task => network.known_task()?,
             Objective::Contrast(_) => return Ok(()),
         };
         let (preprocess, threads) = (network.preprocess(), network.threads());
         targets.resize(batch.len() * task.target_len(preprocess), 0.0);
         task.fill_targets(data, batch, preprocess, Some(&augmentation), targets, threads)
     }
-}
-
-fn task(network: &Network) -> Result<&Task> {
-    network.task().ok_or_else(|| Error::internal("a network with a head has a task"))
 }

@@ -99,7 +99,7 @@ pub(super) fn fit_dense(
     head_variance: f64,
     observe: Observer<'_>,
 ) -> Result<Weights> {
-    let task = task(network)?.clone();
+    let task = network.known_task()?.clone();
     let preprocess = network.preprocess().clone();
     let threads = Arc::clone(network.threads());
     let maps = Maps::new(network, train, settings, observe)?;
@@ -165,7 +165,7 @@ impl Maps {
         let count = train.len().min((RATE_BYTES / image.max(1)).max(1));
         let some = train.subset(&(0..count).collect::<Vec<_>>())?;
         let maps = features(network, if are_kept { train } else { &some }, observe)?;
-        let task = task(network)?;
+        let task = network.known_task()?;
         let preprocess = network.preprocess();
         let mut targets = vec![0.0; task.target_len(preprocess)];
         let mut counted = 0.0;
@@ -209,10 +209,6 @@ fn map_shape(network: &Network) -> Result<[usize; 3]> {
         Some(&[_, f, h, w]) => Ok([f, h, w]),
         _ => Err(Error::internal("a dense task has feature maps")),
     }
-}
-
-fn task(network: &Network) -> Result<&Task> {
-    network.task().ok_or_else(|| Error::internal("a network to probe has a task"))
 }
 
 /// Features of all examples, which are finite.

@@ -51,7 +51,8 @@ pub struct Settings {
     pub optimizer: Optimizer,
     /// Its base learning rate.
     pub learning_rate: f32,
-    /// The learning rate over the run; chains and SWAG have their own.
+    /// The learning rate over a run, or over each stage of one whose prior loosens; chains and SWAG
+    /// have their own.
     pub schedule: Schedule,
     /// Training steps after the linear probe, of each chain or member; 0 keeps the probe.
     /// Cross-validation of runs takes at most as many again: where several folds share them, runs

@@ -5,6 +5,7 @@ use crate::backend::Backend;
 use crate::error::{Context, Error, Result};
 use crate::graph::{Leaf, LeafKind, Method, PriorTerm};
 use crate::onnx::Model;
+use crate::posterior::own_weights;
 use crate::prior::{Prior, Weights};
 use crate::step::{CAPACITANCE_INVERSE, Group, PriorState, Trainable, moment_state, prior_state};
 use crate::tensor::{Tensor, contiguous};
@@ -67,10 +68,7 @@ fn isotropic(settings: &Settings, stored: Option<&Prior>, model: &Model) -> Resu
     let variance = settings.isotropic_variance;
     let prior = match stored {
         Some(stored) => stored.isotropic(variance)?,
-        None => {
-            let weights = model.weights().map(|(n, w)| (n.to_string(), w.clone())).collect();
-            Prior::from_backbone(&weights, variance, &model.fingerprint())?
-        }
+        None => Prior::from_backbone(&own_weights(model), variance, &model.fingerprint())?,
     };
     let term = PriorTerm::Isotropic { centred: true };
     Ok(ActivePrior { prior, term, typical: 1.0, unit: variance })

@@ -7,7 +7,9 @@ use super::objective::Objective;
 use super::path::Path;
 use super::settings::Settings;
 use super::state::{self, ActivePrior};
-use super::{Control, Ending, Epoch, Observer, Phase, Progress, Summary, name_matches};
+use super::{
+    Control, Ending, Epoch, HEAD_VARIANCE, Observer, Phase, Progress, Summary, name_matches,
+};
 use crate::backend::{Backend, PlanId};
 use crate::data::{Batches, Dataset};
 use crate::error::{Error, Kind, Result};
@@ -26,7 +28,8 @@ pub(super) struct Trainer {
     optimizer: Optimizer,
     trainable: Vec<Trainable>,
     prior: Option<ActivePrior>,
-    /// Mean of the trainable backbone weights' variances under the prior, before its strength.
+    /// Mean of the trainable backbone weights' variances under the prior, before its strength; 1
+    /// where no step depends on it.
     mean_variance: f64,
     /// τ
     head_variance: f64,
@@ -140,8 +143,11 @@ impl Trainer {
                 .hint("`priorfit inspect` lists the parameters' names"));
         }
         let trainable = state::trainable(network.model(), objective.head(), prior.as_ref(), frozen);
-        let mean_variance = state::mean_variance(prior.as_ref(), &trainable)?;
         let optimizer = settings.posterior.optimizer(settings.optimizer);
+        let mean_variance = match optimizer.preconditions() {
+            true => state::mean_variance(prior.as_ref(), &trainable)?,
+            false => 1.0,
+        };
         let recipe = Recipe {
             trainable: trainable.clone(),
             method: optimizer.method(),
@@ -157,7 +163,7 @@ impl Trainer {
             trainable,
             prior,
             mean_variance,
-            head_variance: settings.head_variance.unwrap_or(1.0),
+            head_variance: settings.head_variance.unwrap_or(HEAD_VARIANCE),
             leg: Leg::only(settings.seed, path),
             loss_limit: None,
             settings,

@@ -2,12 +2,11 @@
 
 use ndarray::Array2;
 
-use super::parts::not_finite;
-use super::{Network, Posterior, Progress};
+use super::parts::outputs;
+use super::{Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
-use crate::error::{Error, Kind, Result};
-use crate::prior::Weights;
+use crate::error::{Error, Result};
 use crate::rng::{Key, Stream};
 use crate::task::Task;
 
@@ -49,7 +48,9 @@ impl Posterior {
         let mut done = 0;
         for (number, &draw) in self.order().iter().enumerate() {
             let wanted = data.subset(&examples)?;
-            let logits = logits(&mut network, &self.draws[draw], &wanted, &mut |p| {
+            let draw = &self.draws[draw];
+            network.set_weights(draw)?;
+            let logits = outputs(&mut network, Some(draw), &wanted, &mut |p| {
                 observe(Progress { done: done + p.done, total })
             })?;
             examples = visit(&examples, &logits);
@@ -67,25 +68,5 @@ impl Posterior {
         let mut order: Vec<usize> = (0..self.draws.len()).collect();
         Key::new(0, Stream::Draw).at(0).shuffle(&mut order);
         order
-    }
-}
-
-/// The logits of one draw, on whatever device there is.
-fn logits(
-    network: &mut Network,
-    draw: &Weights,
-    data: &Dataset,
-    observe: &mut dyn FnMut(Progress) -> bool,
-) -> Result<Array2<f32>> {
-    network.set_weights(draw)?;
-    let logits = loop {
-        match network.logits(data, observe) {
-            Err(error) if error.kind() == Kind::Device => network.fall_back(error, draw)?,
-            other => break other?,
-        }
-    };
-    match logits.iter().all(|x| x.is_finite()) {
-        true => Ok(logits),
-        false => Err(not_finite()),
     }
 }

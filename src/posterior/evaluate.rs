@@ -150,8 +150,7 @@ fn measure(
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Evaluation> {
-    let task = network.task().cloned();
-    let task = task.ok_or_else(|| Error::internal("a network that is measured has a task"))?;
+    let task = network.known_task()?.clone();
     if task.is_dense() {
         return masks(network, weights, data, task.names(), observe).map(Evaluation::Masks);
     }
@@ -210,8 +209,7 @@ impl Rows {
             variance.extend(part.variance);
             Ok(())
         })?;
-        let task = network.task().ok_or_else(|| Error::internal("a network has a task"))?;
-        Rows::new(task, mean, variance, data)
+        Rows::new(network.known_task()?, mean, variance, data)
     }
 
     fn evaluate(&self, task: &Task, data: &Dataset) -> Result<Evaluation> {

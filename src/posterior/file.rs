@@ -29,7 +29,7 @@ use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Description, Posterior, VERSION};
+use super::{Description, Posterior, VERSION, own_weights};
 use crate::atomic_file;
 use crate::error::{Context, Error, Result};
 use crate::onnx::Model;
@@ -217,7 +217,8 @@ fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     a.shape() == b.shape() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-fn mean(weights: &[&Tensor]) -> Result<Tensor> {
+/// The mean of tensors of one shape, of which there is one at least.
+pub(super) fn mean(weights: &[&Tensor]) -> Result<Tensor> {
     let mut sum = vec![0.0f64; weights.first().map_or(0, |weight| weight.len())];
     for weight in weights {
         sum.iter_mut().zip(weight.iter()).for_each(|(sum, &x)| *sum += f64::from(x));
@@ -268,8 +269,7 @@ fn parse_draws(bytes: &[u8], model: &Model, outputs: usize) -> Result<Vec<Weight
 
 /// What draws are differences from: the file's bases, and the backbone's weights where it has none.
 fn parse_base(file: &SafeTensors<'_>, model: &Model, outputs: usize) -> Result<Weights> {
-    let mut base: Weights =
-        model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect();
+    let mut base = own_weights(model);
     for (name, view) in file.tensors() {
         let Some(parameter) = name.strip_prefix("base/") else { continue };
         let shape = match base.get(parameter) {

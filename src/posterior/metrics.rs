@@ -260,14 +260,14 @@ fn calibration_error(bins: &[Bin]) -> f64 {
 }
 
 /// The first class of the largest probability, and that probability.
-fn largest(row: &[f32]) -> (usize, f64) {
+fn largest<T: Copy + PartialOrd + Into<f64>>(row: &[T]) -> (usize, f64) {
     let mut best = 0;
     for (class, &p) in row.iter().enumerate() {
         if p > row[best] {
             best = class;
         }
     }
-    (best, f64::from(row[best]))
+    (best, row[best].into())
 }
 
 impl fmt::Display for Report {

@@ -128,6 +128,14 @@ impl Network {
         self.task.as_ref()
     }
 
+    /// What it learns.
+    ///
+    /// # Errors
+    /// Internal: whoever asks has given it a head.
+    pub(crate) fn known_task(&self) -> Result<&Task> {
+        self.task().ok_or_else(|| Error::internal("a network with a head has a task"))
+    }
+
     /// The forward graph for `batch` examples, with outputs [`FEATURES`], `[N, F]` or as its task
     /// has them, and, if the network has a head, [`LOGITS`].
     ///
@@ -293,7 +301,8 @@ impl Network {
     }
 }
 
-fn own_weights(model: &Model) -> Weights {
+/// The model's weights by name.
+pub(crate) fn own_weights(model: &Model) -> Weights {
     model.weights().map(|(name, w)| (name.to_string(), w.clone())).collect()
 }
 

@@ -6,9 +6,21 @@
 //! what was learned comes from the prior alone. The head is another task's and is left out.
 
 use super::Posterior;
+use super::file::mean;
 use crate::error::Result;
+use crate::onnx::Model;
 use crate::prior::{DrawsFit, Header, Learned, Prior, Weights};
-use crate::tensor::{Shape, contiguous, tensor};
+use crate::tensor::Shape;
+
+/// Checks that a prior was learned around this backbone, and names its parameters.
+///
+/// # Errors
+/// Those of [`Prior::matches`].
+pub(crate) fn check_prior(prior: &Prior, model: &Model) -> Result<()> {
+    let shapes: Vec<(&str, Shape)> =
+        model.weights().map(|(name, w)| (name, w.shape().into())).collect();
+    prior.matches(shapes.iter().map(|(n, s)| (*n, s)), &model.fingerprint())
+}
 
 impl Posterior {
     /// The Gaussian of the draws, with `epsilon` as the least variance of a weight; parameters that
@@ -32,21 +44,13 @@ impl Posterior {
     /// # Errors
     /// When the prior is another backbone's, or those of [`Prior::moved_to`].
     pub fn to_prior_with(&self, prior: &Prior, scale: f64) -> Result<Prior> {
-        let shapes: Vec<(&str, Shape)> =
-            self.model.weights().map(|(name, w)| (name, w.shape().into())).collect();
-        prior.matches(shapes.iter().map(|(n, s)| (*n, s)), &self.model.fingerprint())?;
+        check_prior(prior, &self.model)?;
         let draws = self.backbone_draws();
-        let mut mean = Weights::new();
-        for (name, first) in &draws[0] {
-            let mut sum = vec![0.0f64; first.len()];
-            for draw in &draws {
-                let weight = contiguous(&draw[name]);
-                sum.iter_mut().zip(weight.iter()).for_each(|(s, &w)| *s += f64::from(w));
-            }
-            let data = sum.into_iter().map(|s| (s / draws.len() as f64) as f32).collect();
-            mean.insert(name.clone(), tensor(first.shape(), data)?);
-        }
-        prior.moved_to(&mean, scale)
+        let of = |name: &String| {
+            let weights: Vec<_> = draws.iter().map(|draw| &draw[name]).collect();
+            Ok((name.clone(), mean(&weights)?))
+        };
+        prior.moved_to(&draws[0].keys().map(of).collect::<Result<_>>()?, scale)
     }
 
     /// The draws without their heads.

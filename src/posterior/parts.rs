@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use ndarray::Array2;
+
 use super::{Network, Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
@@ -80,9 +82,9 @@ pub(super) fn each_part(
             }
             let before = start * count + number * examples.len();
             let observe = &mut |p: Progress| observe(Progress { done: before + p.done, total });
-            let mut values = outputs(network, draw, &part, observe)?;
-            values.iter_mut().for_each(|value| *value /= temperature);
-            network.task().ok_or_else(no_task)?.link(&mut values);
+            let raw = outputs(network, draw, &part, observe)?;
+            let mut values: Vec<f64> = raw.iter().map(|&x| f64::from(x) / temperature).collect();
+            network.known_task()?.link(&mut values);
             add(number, &values, &mut mean, &mut squares);
         }
         squares.iter_mut().for_each(|square| *square /= count as f64);
@@ -91,47 +93,35 @@ pub(super) fn each_part(
     Ok(())
 }
 
-#[cold]
-fn no_task() -> Error {
-    Error::internal("a network that predicts has a task")
-}
-
 /// Examples of a part: of whole forward passes, and one pass with a single draw.
 fn part_size(network: &Network, draws: usize) -> Result<usize> {
     let pass = network.forward_batch();
-    let task = network.task().ok_or_else(no_task)?;
+    let task = network.known_task()?;
     let numbers = task.output_len(network.preprocess()).saturating_mul(pass).max(1);
     Ok(if draws == 1 { pass } else { pass * (NUMBERS_MAX / numbers).max(1) })
 }
 
-/// The network's raw outputs, on another device where its own fails.
-fn outputs(
+/// The network's raw outputs, a row for each example, with the weights of `draw`, which it has;
+/// where there is one, on another device if its own fails.
+pub(super) fn outputs(
     network: &mut Network,
     draw: Option<&Weights>,
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
-) -> Result<Vec<f64>> {
-    loop {
+) -> Result<Array2<f32>> {
+    let outputs = loop {
         match (network.logits(data, observe), draw) {
             (Err(error), Some(draw)) if error.kind() == Kind::Device => {
                 network.fall_back(error, draw)?;
             }
-            (other, _) => {
-                let outputs: Vec<f64> = other?.iter().map(|&x| f64::from(x)).collect();
-                return match outputs.iter().all(|x| x.is_finite()) {
-                    true => Ok(outputs),
-                    false => Err(not_finite()),
-                };
-            }
+            (other, _) => break other?,
         }
+    };
+    match outputs.iter().all(|x| x.is_finite()) {
+        true => Ok(outputs),
+        false => Err(Error::new(Kind::Diverged, "the network's outputs are not finite")
+            .hint("its weights are too large for these images; adapt again with a lower --lr")),
     }
-}
-
-/// The error of outputs that are not numbers.
-#[cold]
-pub(super) fn not_finite() -> Error {
-    Error::new(Kind::Diverged, "the network's outputs are not finite")
-        .hint("its weights are too large for these images; adapt again with a lower --lr")
 }
 
 /// Adds draw `number` to the running mean and the sum of squared deviations (Welford 1962).

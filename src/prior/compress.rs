@@ -1,8 +1,10 @@
 //! Fewer deviations that explain most of what many do.
 
+use ndarray::Array2;
+
 use super::density::rows;
 use super::derive::add_note;
-use super::eigen::eigen;
+use super::eigen;
 use super::{Header, Parameter, Prior, deviations_shape, elements};
 use crate::error::{Error, Result};
 use crate::tensor::tensor;
@@ -31,7 +33,7 @@ impl Prior {
     /// When the share is not above 0 and at most 1, or a number does not fit `f32`.
     pub fn compress(&self, share: f64) -> Result<Self> {
         check_share(share)?;
-        let directions = self.directions();
+        let directions = self.directions()?;
         let wanted = share * directions.explained(self.rank());
         // Rounding may leave the sum of all below the total.
         let enough = |&kept: &usize| directions.explained(kept) >= wanted;
@@ -41,12 +43,15 @@ impl Prior {
 
     /// The same with the `rank` leading directions of its deviations, or two, or all there are.
     pub(super) fn truncate(&self, rank: usize) -> Result<Self> {
-        self.along(&self.directions(), rank.max(2).min(self.rank()))
+        self.along(&self.directions()?, rank.max(2).min(self.rank()))
     }
 
-    fn directions(&self) -> Directions {
-        let (variances, vectors) = eigen(self.gram(|_| 1.0), self.rank());
-        Directions { variances, vectors }
+    fn directions(&self) -> Result<Directions> {
+        let (rank, failed) = (self.rank(), || Error::internal("K finite deviations have products"));
+        let gram = Array2::from_shape_vec((rank, rank), self.gram(|_| 1.0));
+        let gram = gram.map_err(|_| failed())?;
+        let (variances, vectors) = eigen::largest_first(gram).ok_or_else(failed)?;
+        Ok(Directions { variances, vectors })
     }
 
     /// The prior with deviations along the first `kept` directions.
@@ -70,8 +75,8 @@ impl Prior {
 /// The principal directions of deviations, the one of the largest variance first.
 struct Directions {
     variances: Vec<f64>,
-    /// Coefficients of the deviations.
-    vectors: Vec<Vec<f64>>,
+    /// Coefficients of the deviations, a row for each.
+    vectors: Array2<f64>,
 }
 
 impl Directions {
@@ -85,15 +90,15 @@ impl Directions {
 /// variance along the others in v.
 fn rotated(
     parameter: &Parameter,
-    vectors: &[Vec<f64>],
+    vectors: &Array2<f64>,
     kept: usize,
     scale: f64,
 ) -> Result<Parameter> {
     let len = parameter.mean.len();
-    let divisor = vectors.len() as f64 - 1.0;
+    let divisor = vectors.nrows() as f64 - 1.0;
     let mut var: Vec<f64> = elements(&parameter.var).iter().map(|&v| f64::from(v)).collect();
     let mut dev = Vec::with_capacity(kept * len);
-    for (number, vector) in vectors.iter().enumerate() {
+    for (number, vector) in vectors.rows().into_iter().enumerate() {
         let mut row = vec![0.0; len];
         for (&weight, deviation) in vector.iter().zip(rows(parameter)) {
             row.iter_mut().zip(deviation).for_each(|(x, &q)| *x += weight * f64::from(q));

@@ -18,7 +18,7 @@ mod compress;
 mod density;
 mod derive;
 mod draws;
-mod eigen;
+pub(crate) mod eigen;
 mod file;
 mod fit;
 mod foreign;

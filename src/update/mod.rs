@@ -103,6 +103,15 @@ impl Optimizer {
         matches!(self, Optimizer::Sgld { .. } | Optimizer::Sghmc { .. })
     }
 
+    /// Whether its steps follow the prior's variances.
+    pub fn preconditions(&self) -> bool {
+        matches!(
+            self,
+            Optimizer::Sgld { preconditioned: true, .. }
+                | Optimizer::Sghmc { preconditioned: true, .. }
+        )
+    }
+
     /// The same without noise, for the part of a schedule that [explores](Schedule::explores).
     pub fn without_noise(mut self) -> Self {
         if let Optimizer::Sgld { temperature, .. } | Optimizer::Sghmc { temperature, .. } =

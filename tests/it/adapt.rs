@@ -24,9 +24,9 @@ use tract_onnx::pb::{
 use crate::support::repository;
 
 pub struct Fixture {
-    model: Arc<Model>,
-    digits: Dataset,
-    threads: Arc<Threads>,
+    pub model: Arc<Model>,
+    pub digits: Dataset,
+    pub threads: Arc<Threads>,
 }
 
 pub fn fixture() -> Fixture {
@@ -38,7 +38,7 @@ pub fn fixture() -> Fixture {
     }
 }
 
-fn input() -> Preprocess {
+pub fn input() -> Preprocess {
     let statistics = Statistics { mean: vec![0.31], std: vec![0.37] };
     Preprocess::new(1, 16, 16).normalised(statistics)
 }

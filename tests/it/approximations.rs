@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use ndarray::Array4;
 use priorfit::adapt::{
-    Adapted, Adapter, Control, Ending, PosteriorKind, PosteriorSettings, PriorKind, Settings, score,
+    Adapted, Adapter, Control, Ending, PosteriorKind, PosteriorSettings, PriorKind, Settings,
 };
 use priorfit::adapt::{Phase, Progress};
-use priorfit::data::{Dataset, Preprocess, Statistics};
+use priorfit::data::Dataset;
 use priorfit::error::Result;
 use priorfit::onnx::Model;
 use priorfit::posterior::Posterior;
 use priorfit::prior::{Prior, Weights};
 use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT};
 use priorfit::tensor::contiguous;
-use priorfit::threads::Threads;
 
+use crate::adapt::{Fixture, fixture, input};
 use crate::support::repository;
 
 const KINDS: [PosteriorKind; 6] = [
@@ -27,26 +27,6 @@ const KINDS: [PosteriorKind; 6] = [
     PosteriorKind::Laplace,
     PosteriorKind::Ensemble,
 ];
-
-struct Fixture {
-    model: Arc<Model>,
-    digits: Dataset,
-    threads: Arc<Threads>,
-}
-
-fn fixture() -> Fixture {
-    let open = |name: &str| repository("models/demo").join(name);
-    Fixture {
-        model: Arc::new(Model::load(&open("backbone.onnx")).expect("the backbone")),
-        digits: Dataset::open(&open("digits.npz")).expect("the digits"),
-        threads: Arc::new(Threads::new(2)),
-    }
-}
-
-fn input() -> Preprocess {
-    let statistics = Statistics { mean: vec![0.31], std: vec![0.37] };
-    Preprocess::new(1, 16, 16).normalised(statistics)
-}
 
 /// Settings of an approximation with this many draws, short, without clipping, and cold: fifty
 /// examples leave a posterior so wide that few draws of it predict badly.
@@ -67,10 +47,6 @@ fn settings(kind: PosteriorKind, draws: usize) -> Settings {
 }
 
 impl Fixture {
-    fn few(&self, per_class: usize) -> (Dataset, Dataset) {
-        self.digits.few(3, per_class).expect("enough of each class")
-    }
-
     fn try_fit(
         &self,
         train: &Dataset,
@@ -80,16 +56,6 @@ impl Fixture {
         let threads = Arc::clone(&self.threads);
         let adapter = Adapter::new(Arc::clone(&self.model), input(), threads);
         adapter.with_settings(settings)?.fit(train, None, observe)
-    }
-
-    fn fit(&self, train: &Dataset, settings: Settings) -> Adapted {
-        self.try_fit(train, settings, &mut |_| Control::Continue).expect("a run")
-    }
-
-    fn accuracy(&self, posterior: &Posterior, data: &Dataset) -> f64 {
-        let p = posterior.predict(data, &self.threads, &mut |_| true).expect("predictions");
-        let labels = data.labels(&(0..data.len()).collect::<Vec<_>>()).expect("labels");
-        score(&p, &labels).expect("a score").accuracy
     }
 }
 
@@ -256,6 +222,7 @@ fn draws_survive_the_loss_of_a_device() {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use priorfit::backend::Engine;
+    use priorfit::threads::Threads;
 
     use crate::gpu::{destroy_last, watched};
     use crate::support::gpu::adapter;

@@ -13,11 +13,11 @@
 
 use ndarray::{Array1, Array2, Axis, s};
 
-use super::{Approximation, Drawn, PosteriorSettings, Sampling, eigen};
+use super::{Approximation, Drawn, PosteriorSettings, Sampling};
 use crate::adapt::{Control, Ending, Phase, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::posterior::softmax;
-use crate::prior::{Cholesky, Weights};
+use crate::prior::{Cholesky, Weights, eigen};
 use crate::rng::{Key, Stream};
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT};
 use crate::tensor::{Tensor, tensor};

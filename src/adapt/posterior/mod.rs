@@ -9,7 +9,6 @@
 //! | Laplace | one run, and a pass over the examples | the MAP with heads from a Gaussian |
 //! | ensemble | one run for each draw | the ends of the runs |
 
-mod eigen;
 mod ensemble;
 mod langevin;
 mod laplace;
@@ -34,9 +33,9 @@ use crate::prior::Weights;
 use crate::task::Task;
 use crate::update::{Optimizer, Schedule};
 
-/// The temperature of SGLD, SGHMC and Laplace unless another is set. At the default strength of the
-/// priors a few examples leave a posterior so wide that averages over it predict worse than its
-/// mode; this cold, they lose nothing to it.
+/// The temperature of SGLD, SGHMC and Laplace unless another is set. A prior that is wide enough
+/// for the mode to move, and a few examples, leave a posterior so wide that averages over it
+/// predict worse than its mode; DESIGN.md has what was measured.
 pub const COLD: f32 = 0.01;
 
 /// How the posterior is approximated.

@@ -119,7 +119,7 @@ struct Training {
     /// The optimiser
     #[arg(long, value_enum, default_value = "sgd")]
     optimizer: Method,
-    /// Base learning rate; it falls to 0 along half a cosine
+    /// Base learning rate; it falls to 0 along half a cosine, for each strength that is tried
     #[arg(long, default_value_t = Settings::default().learning_rate)]
     lr: f32,
     /// Momentum of sgd
@@ -161,7 +161,8 @@ enum Method {
 #[derive(Args)]
 #[command(next_help_heading = "Posterior")]
 struct PosteriorOptions {
-    /// What predictions are averaged over
+    /// What predictions are averaged over. Where cross-validation keeps the linear probe, that is
+    /// the probe alone, or with laplace heads around it
     #[arg(long, value_enum, default_value = "map", value_name = "KIND")]
     posterior: Kind,
     /// Draws in all [default: 1 for map, 5 for ensemble, 12 for sgld and sghmc, 20 for swag and

@@ -14,14 +14,14 @@ use std::str::FromStr;
 use clap::Args;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Result};
-use priorfit::posterior::{Description, EarlyExit, Posterior, Predictions, Verdict};
+use priorfit::posterior::{Description, EarlyExit, Part, Posterior, Predictions, Verdict};
 use priorfit::task::Task;
 use serde::Serialize;
 
 use crate::globals::Globals;
 use crate::monitor::Monitor;
 
-/// Predict the classes of images
+/// Predict the classes, labels, numbers or masks of images
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -71,6 +71,9 @@ impl FromStr for Settle {
         }
     }
 }
+
+/// Takes an image's name, and the means and the variances of its outputs over the draws.
+type Add<'a> = &'a mut dyn FnMut(String, &[f64], &[f64]);
 
 #[derive(Serialize)]
 struct Report {
@@ -141,6 +144,27 @@ impl Predict {
         let classes = posterior.description().task.names().to_vec();
         globals.print(&Report { classes, predictions })?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Predicts all images, and gives `add` each of them.
+    fn each(&self, posterior: &Posterior, globals: &Globals, add: Add<'_>) -> Result<()> {
+        let width = posterior.description().task.outputs();
+        let engine = globals.engine()?;
+        let mut monitor = Monitor::new(globals)?;
+        for (source, data) in self.sources()? {
+            let mut rows = |part: Part| {
+                let rows = part.mean.chunks_exact(width).zip(part.variance.chunks_exact(width));
+                for (index, (means, variances)) in part.examples.zip(rows) {
+                    add(name_of(&data, index, source), means, variances);
+                }
+                Ok(())
+            };
+            posterior
+                .predict_parts(&data, &engine, &mut |p| monitor.predicting(p), &mut rows)
+                .context(|| source.map(|path| path.display().to_string()).unwrap_or_default())?;
+        }
+        monitor.finish();
+        Ok(())
     }
 
     /// The images in order; those of an `.npz` with its path, since they have none of their own.

@@ -11,7 +11,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::reliability::Reliability;
-use super::{BINS, Bin, Measure, PROBABILITY_MIN, Summary, by_class, calibration_error};
+use super::{BINS, Bin, Measure, PROBABILITY_MIN, Summary, by_class, calibration_error, largest};
 use crate::error::{Error, Result};
 
 /// Counts of pixels.
@@ -89,10 +89,10 @@ impl MaskScores {
             let Some(counts) = self.confusion.get_mut(class) else {
                 return Err(Error::mismatch(format!("class {class} is none of {classes}")));
             };
-            let best = likeliest(row);
+            let (best, confidence) = largest(row);
             counts[best] += 1;
             self.nll -= row[class].max(PROBABILITY_MIN).ln();
-            self.diagram.add(row[best], best == class);
+            self.diagram.add(confidence, best == class);
         }
         Ok(())
     }
@@ -134,17 +134,6 @@ impl MaskScores {
             confusion: self.confusion.clone(),
         })
     }
-}
-
-/// The first class of the largest probability.
-fn likeliest(row: &[f64]) -> usize {
-    let mut best = 0;
-    for (class, &p) in row.iter().enumerate() {
-        if p > row[best] {
-            best = class;
-        }
-    }
-    best
 }
 
 impl MaskReport {

@@ -3,13 +3,12 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use priorfit::error::{Context, Result};
+use priorfit::error::Result;
 use priorfit::posterior::Posterior;
 use serde::Serialize;
 
-use super::{Predict, name_of};
+use super::Predict;
 use crate::globals::Globals;
-use crate::monitor::Monitor;
 
 #[derive(Serialize)]
 struct Report {
@@ -36,29 +35,16 @@ pub(super) fn predict(
     globals: &Globals,
 ) -> Result<ExitCode> {
     let names = posterior.description().task.names();
-    let engine = globals.engine()?;
-    let mut monitor = Monitor::new(globals)?;
     let mut predictions = Vec::new();
-    for (source, data) in options.sources()? {
-        let mut add = |part: priorfit::posterior::Part| {
-            let rows = part.mean.chunks_exact(names.len());
-            let variances = part.variance.chunks_exact(names.len());
-            for (index, (row, variances)) in part.examples.zip(rows.zip(variances)) {
-                let likely = names.iter().zip(row).filter(|(_, p)| **p > 0.5);
-                predictions.push(Prediction {
-                    path: name_of(&data, index, source),
-                    labels: likely.map(|(name, _)| name.clone()).collect(),
-                    probabilities: row.to_vec(),
-                    deviations: variances.iter().map(|v| v.sqrt()).collect(),
-                });
-            }
-            Ok(())
-        };
-        let done =
-            posterior.predict_parts(&data, &engine, &mut |p| monitor.predicting(p), &mut add);
-        done.context(|| source.map(|path| path.display().to_string()).unwrap_or_default())?;
-    }
-    monitor.finish();
+    options.each(posterior, globals, &mut |path, row, variances| {
+        let likely = names.iter().zip(row).filter(|(_, p)| **p > 0.5);
+        predictions.push(Prediction {
+            path,
+            labels: likely.map(|(name, _)| name.clone()).collect(),
+            probabilities: row.to_vec(),
+            deviations: variances.iter().map(|v| v.sqrt()).collect(),
+        });
+    })?;
     globals.print(&Report { labels: names.to_vec(), predictions })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,14 +3,13 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use priorfit::error::{Context, Result};
+use priorfit::error::Result;
 use priorfit::posterior::Posterior;
 use priorfit::task::Task;
 use serde::Serialize;
 
-use super::{Predict, name_of};
+use super::Predict;
 use crate::globals::Globals;
-use crate::monitor::Monitor;
 
 #[derive(Serialize)]
 struct Report {
@@ -43,29 +42,16 @@ pub(super) fn predict(
         }
         _ => Vec::new(),
     };
-    let engine = globals.engine()?;
-    let mut monitor = Monitor::new(globals)?;
     let mut predictions = Vec::new();
-    for (source, data) in options.sources()? {
-        let mut add = |part: priorfit::posterior::Part| {
-            let rows = part.mean.chunks_exact(noise.len());
-            let variances = part.variance.chunks_exact(noise.len());
-            for (index, (row, variances)) in part.examples.zip(rows.zip(variances)) {
-                let total = variances.iter().zip(&noise).map(|(v, noise)| (v + noise).sqrt());
-                predictions.push(Prediction {
-                    path: name_of(&data, index, source),
-                    means: row.to_vec(),
-                    deviations: total.collect(),
-                    between_draws: variances.iter().map(|v| v.sqrt()).collect(),
-                });
-            }
-            Ok(())
-        };
-        let done =
-            posterior.predict_parts(&data, &engine, &mut |p| monitor.predicting(p), &mut add);
-        done.context(|| source.map(|path| path.display().to_string()).unwrap_or_default())?;
-    }
-    monitor.finish();
+    options.each(posterior, globals, &mut |path, row, variances| {
+        let total = variances.iter().zip(&noise).map(|(v, noise)| (v + noise).sqrt());
+        predictions.push(Prediction {
+            path,
+            means: row.to_vec(),
+            deviations: total.collect(),
+            between_draws: variances.iter().map(|v| v.sqrt()).collect(),
+        });
+    })?;
     globals.print(&Report { outputs: task.names().to_vec(), predictions })?;
     Ok(ExitCode::SUCCESS)
 }
