@@ -1,5 +1,7 @@
 //! The prior of a run, and its tensors on the backend.
 
+use std::collections::BTreeMap;
+
 use super::settings::{PriorKind, Settings};
 use crate::backend::Backend;
 use crate::error::{Context, Error, Result};
@@ -7,14 +9,14 @@ use crate::graph::{Leaf, LeafKind, Method, PriorTerm};
 use crate::onnx::Model;
 use crate::posterior::own_weights;
 use crate::prior::{Prior, Weights};
-use crate::step::{CAPACITANCE_INVERSE, Group, PriorState, Trainable, moment_state, prior_state};
+use crate::step::{Group, PriorState, Trainable, capacitance_state, moment_state, prior_state};
 use crate::tensor::{Tensor, contiguous};
 
 /// The prior of a run.
 pub(super) struct ActivePrior {
     prior: Prior,
-    /// What each backbone parameter's update does with it.
-    term: PriorTerm,
+    /// Whether it is N(μ, variance·I), whose update knows no variances.
+    is_isotropic: bool,
     /// Geometric mean of the variances of the covariance that the update knows.
     typical: f64,
     /// What multiplies that covariance when λ is 1: the variance of an isotropic prior, whose
@@ -37,6 +39,16 @@ impl ActivePrior {
     pub(super) fn strength(&self, scale: f64) -> f64 {
         scale / self.unit
     }
+
+    /// What the update of a parameter does with it, and the number of the parameter's block.
+    fn term(&self, name: &str) -> Result<(PriorTerm, usize)> {
+        let term = match (self.is_isotropic, self.prior.rank_of(name)?) {
+            (true, _) => PriorTerm::Isotropic { centred: true },
+            (false, 0) => PriorTerm::Diagonal,
+            (false, rank) => PriorTerm::LowRank { rank },
+        };
+        Ok((term, self.prior.block(name)?))
+    }
 }
 
 /// The prior that the settings ask for; none for [`PriorKind::None`], or when the backbone has no
@@ -55,12 +67,8 @@ pub(super) fn choose(
         PriorKind::Diagonal => stored_prior()?.diagonal()?,
         PriorKind::Isotropic => return isotropic(settings, stored, model).map(Some),
     };
-    let term = match prior.rank() {
-        0 => PriorTerm::Diagonal,
-        rank => PriorTerm::LowRank { rank },
-    };
     let typical = prior.equivalent_variance()?;
-    Ok(Some(ActivePrior { prior, term, typical, unit: 1.0 }))
+    Ok(Some(ActivePrior { prior, is_isotropic: false, typical, unit: 1.0 }))
 }
 
 /// N(μ, variance·I) around the stored mean, or else the backbone's weights.
@@ -70,8 +78,7 @@ fn isotropic(settings: &Settings, stored: Option<&Prior>, model: &Model) -> Resu
         Some(stored) => stored.isotropic(variance)?,
         None => Prior::from_backbone(&own_weights(model), variance, &model.fingerprint())?,
     };
-    let term = PriorTerm::Isotropic { centred: true };
-    Ok(ActivePrior { prior, term, typical: 1.0, unit: variance })
+    Ok(ActivePrior { prior, is_isotropic: true, typical: 1.0, unit: variance })
 }
 
 /// The prior's means, where a run starts.
@@ -87,16 +94,23 @@ pub(super) fn trainable(
     head: &[&str],
     active: Option<&ActivePrior>,
     is_frozen: impl Fn(&str) -> bool,
-) -> Vec<Trainable> {
-    let term = active.map_or(PriorTerm::None, |active| active.term);
-    let backbone = model.weights().map(|(name, _)| name).filter(|name| !is_frozen(name));
-    let backbone = backbone.map(|name| (name, Group::Backbone, term));
-    let head =
-        head.iter().map(|&name| (name, Group::Head, PriorTerm::Isotropic { centred: false }));
-    backbone
-        .chain(head)
-        .map(|(name, group, prior)| Trainable { name: name.to_string(), group, prior })
-        .collect()
+) -> Result<Vec<Trainable>> {
+    let mut all = Vec::new();
+    for name in model.weights().map(|(name, _)| name).filter(|name| !is_frozen(name)) {
+        let (prior, block) = match active {
+            Some(active) => active.term(name)?,
+            None => (PriorTerm::None, 0),
+        };
+        all.push(Trainable { name: name.to_string(), group: Group::Backbone, block, prior });
+    }
+    let prior = PriorTerm::Isotropic { centred: false };
+    all.extend(head.iter().map(|name| Trainable {
+        name: name.to_string(),
+        group: Group::Head,
+        block: 0,
+        prior,
+    }));
+    Ok(all)
 }
 
 /// The leaves that steps change: weights, moments, and the prior's sums.
@@ -162,8 +176,13 @@ pub(super) fn install(
         Some(active) if !names.is_empty() => Some(active.prior.restrict(names)?),
         _ => None,
     };
-    if let (Some(prior), true) = (&prior, trainable.iter().any(is_low_rank)) {
-        set(CAPACITANCE_INVERSE.to_string(), &rounded(&prior.capacitance_inverse()?))?;
+    let blocks: BTreeMap<usize, &Trainable> =
+        trainable.iter().filter(|t| is_low_rank(t)).map(|t| (t.block, t)).collect();
+    for (&block, member) in &blocks {
+        let prior = prior.as_ref().ok_or_else(|| Error::internal("a term has its prior"))?;
+        // Where parameters are frozen, blocks have other numbers in what is left of the prior.
+        let inverse = prior.capacitance_inverse(prior.block(&member.name)?)?;
+        set(capacitance_state(block), &rounded(&inverse))?;
     }
     for t in trainable {
         let name = |what| prior_state(what, &t.name);

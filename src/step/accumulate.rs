@@ -84,7 +84,7 @@ pub fn apply_step(gradients: &Graph, recipe: &Recipe) -> Result<Graph> {
         let known = gradients.leaf(LeafKind::State, &name);
         sums.push(known.map(|_| graph.state(&name, shape)).transpose()?);
     }
-    let mut step = Step { graph, recipe, capacitance_solution: None };
+    let mut step = Step { graph, recipe, capacitance_solutions: std::collections::BTreeMap::new() };
     step.penalty()?;
     step.finish(&params, &sums)?;
     let mut graph = step.graph;

@@ -9,7 +9,7 @@ use priorfit::data::{Dataset, Preprocess, Statistics};
 use priorfit::error::Kind;
 use priorfit::onnx::Model;
 use priorfit::posterior::Posterior;
-use priorfit::prior::{Prior, Weights};
+use priorfit::prior::{DrawsFit, Grouping, Header, Prior, Weights};
 use priorfit::tensor::contiguous;
 use priorfit::threads::Threads;
 
@@ -387,4 +387,54 @@ fn a_memory_cap_is_kept_or_refused_with_what_is_needed() {
     assert!(text.contains(&format!("takes {bytes}")), "{text}: the least is {bytes}");
     assert!(ways.iter().any(|&(micro, _)| micro < 16), "{ways:?}");
     assert!(run(Some(bytes as u64)).is_ok(), "the number in the message is enough");
+}
+
+/// A learned prior of the backbone's weights and of what a little noise makes of them.
+fn noisy(fixture: &Fixture, blocks: Grouping) -> Prior {
+    let mut normals = Key::new(6, Stream::Probe).at(0);
+    let mut draw = || -> Weights {
+        let shift = |w: &f32| w + 0.02 * normals.normal();
+        fixture.weights().into_iter().map(|(n, w)| (n, w.map(shift).into_shared())).collect()
+    };
+    let draws: Vec<Weights> = (0..5).map(|_| draw()).collect();
+    let fit = DrawsFit { blocks, ..DrawsFit::default() };
+    let header = Header::new(fixture.model.fingerprint(), 1e-6);
+    Prior::from_draws(&draws, header, fit).expect("a prior")
+}
+
+/// Blocks change where a run ends, and freezing some does not mix the others' up: the penalty that
+/// the run reports is that of the prior's own formulas.
+#[test]
+fn a_prior_of_blocks_is_trained_under_with_parts_frozen_or_none() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(4);
+    let whole = noisy(&fixture, Grouping::Whole);
+    let blocks = noisy(&fixture, Grouping::Tensor);
+    assert!(blocks.blocks() > 2, "{}", blocks.blocks());
+    let first = blocks.parameters()[0].name().to_string();
+    for freeze in [vec![], vec![first]] {
+        let settings = Settings {
+            prior: PriorKind::Learned,
+            strength: 1.0,
+            steps: 12,
+            freeze: freeze.clone(),
+            ..Settings::fixed()
+        };
+        let run = |prior: &Prior| {
+            let adapter = fixture.adapter(settings.clone()).with_prior(prior.clone());
+            let adapter = adapter.expect("the same backbone");
+            let mut last = None;
+            let adapted = adapter
+                .fit(&train, None, &mut |p| {
+                    last = p.penalty.map(f64::from).or(last);
+                    Control::Continue
+                })
+                .expect("a run");
+            (adapted.posterior.draws()[0].clone(), last.expect("a penalty"))
+        };
+        let ((of_whole, _), (of_blocks, penalty)) = (run(&whole), run(&blocks));
+        let differs = of_whole.iter().any(|(name, weight)| *weight != of_blocks[name]);
+        assert!(differs, "blocks are another prior");
+        assert!(penalty.is_finite() && penalty > 0.0, "{penalty}");
+    }
 }

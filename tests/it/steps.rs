@@ -9,7 +9,7 @@ use priorfit::graph::{Graph, Hyper, Leaf, LeafKind, Method, PriorTerm};
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
 use priorfit::rng::{Key, Stream};
-use priorfit::step::{CAPACITANCE_INVERSE, CLIP, Group, LOSS_SUM, Recipe, Trainable, train_step};
+use priorfit::step::{CLIP, Group, LOSS_SUM, Recipe, Trainable, capacitance_state, train_step};
 use priorfit::task::{
     HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, flat_features, linear_head,
 };
@@ -49,17 +49,39 @@ pub fn classifier(name: &str, batch: usize, prior: PriorTerm) -> (Graph, Model, 
     graph.set_output(LOSS, loss);
     let mut trainable: Vec<Trainable> = model
         .weights()
-        .map(|(name, _)| Trainable { name: name.to_string(), group: Group::Backbone, prior })
+        .map(|(name, _)| Trainable {
+            name: name.to_string(),
+            group: Group::Backbone,
+            block: 0,
+            prior,
+        })
         .collect();
     for name in [HEAD_WEIGHT, HEAD_BIAS] {
         let prior = PriorTerm::Isotropic { centred: false };
-        trainable.push(Trainable { name: name.to_string(), group: Group::Head, prior });
+        trainable.push(Trainable { name: name.to_string(), group: Group::Head, block: 0, prior });
     }
     (graph, model, trainable)
 }
 
 fn step_graph(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> (Graph, Model) {
-    let (graph, model, trainable) = classifier(name, BATCH, prior);
+    step_in_blocks(name, optimizer, prior, clip, 1)
+}
+
+/// The backbone's parameters are dealt out to so many blocks, of ranks that differ.
+fn step_in_blocks(
+    name: &str,
+    optimizer: Optimizer,
+    prior: PriorTerm,
+    clip: bool,
+    blocks: usize,
+) -> (Graph, Model) {
+    let (graph, model, mut trainable) = classifier(name, BATCH, prior);
+    for (number, t) in trainable.iter_mut().enumerate() {
+        if let PriorTerm::LowRank { rank } = t.prior {
+            t.block = number % blocks;
+            t.prior = PriorTerm::LowRank { rank: rank + t.block };
+        }
+    }
     let recipe = Recipe { trainable, method: optimizer.method(), clip };
     (train_step(graph, &recipe).expect("a step"), model)
 }
@@ -86,7 +108,7 @@ pub fn initial(
             (0..s.len()).map(|i| f32::from(i % CLASSES == i / CLASSES)).collect()
         }
         (LeafKind::Input, CLIP) => vec![0.5],
-        (LeafKind::State, CAPACITANCE_INVERSE) => {
+        (LeafKind::State, n) if n.starts_with("prior.capacitance_inverse/") => {
             let rank = s[0];
             (0..s.len()).map(|i| if i / rank == i % rank { 0.5 } else { 0.05 }).collect()
         }
@@ -115,7 +137,17 @@ struct Case {
 
 impl Case {
     fn new(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> Self {
-        let (graph, model) = step_graph(name, optimizer, prior, clip);
+        Self::in_blocks(name, optimizer, prior, clip, 1)
+    }
+
+    fn in_blocks(
+        name: &str,
+        optimizer: Optimizer,
+        prior: PriorTerm,
+        clip: bool,
+        blocks: usize,
+    ) -> Self {
+        let (graph, model) = step_in_blocks(name, optimizer, prior, clip, blocks);
         let scene = format!("{name} {optimizer:?} {prior:?}");
         let mut env = Env::new();
         let (mut inputs, mut residents) = (Vec::new(), Vec::new());
@@ -240,6 +272,22 @@ fn steps_of_every_method_follow_the_interpreter_under_every_prior() {
 }
 
 #[test]
+fn steps_under_a_prior_of_blocks_follow_the_interpreter() {
+    let sghmc = Optimizer::Sghmc { temperature: 1.0, friction: 0.1, preconditioned: true };
+    let sgd = Optimizer::Sgd { momentum: 0.9 };
+    let low_rank = PriorTerm::LowRank { rank: 2 };
+    for (name, optimizer, clip) in
+        [("resnet_basic_folded", sgd, true), ("resnet_basic_folded", sghmc, false)]
+    {
+        let case = || Case::in_blocks(name, optimizer, low_rank, clip, 3);
+        case().check(&mut Cpu::new(Arc::new(Threads::new(2))), DRIFT);
+        if let Some(mut gpu) = gpu() {
+            case().check(&mut *gpu, GPU_DRIFT);
+        }
+    }
+}
+
+#[test]
 fn steps_of_other_families_follow_the_interpreter() {
     let low_rank = PriorTerm::LowRank { rank: 2 };
     for (name, prior) in [
@@ -327,7 +375,8 @@ fn quadratic_step(n: usize, method: Method, prior: PriorTerm) -> Graph {
     let sum = graph.sum_all(square).expect("a node");
     let loss = graph.scale(sum, 0.5).expect("a node");
     graph.set_output(LOSS, loss);
-    let trainable = Trainable { name: "theta".to_string(), group: Group::Backbone, prior };
+    let trainable =
+        Trainable { name: "theta".to_string(), group: Group::Backbone, block: 0, prior };
     let recipe = Recipe { trainable: vec![trainable], method, clip: false };
     train_step(graph, &recipe).expect("a step")
 }
@@ -421,7 +470,7 @@ fn check_low_rank(method: Method, stiffness: f64) {
     set(&mut env, LeafKind::State, "prior.precision/theta", [N].into(), &precision);
     set(&mut env, LeafKind::State, "prior.factor/theta", [2, N].into(), &factor.concat());
     set(&mut env, LeafKind::State, "prior.sums/theta", [3].into(), &[u0, u1, form]);
-    set(&mut env, LeafKind::State, CAPACITANCE_INVERSE, [2, 2].into(), &inverse);
+    set(&mut env, LeafKind::State, &capacitance_state(0), [2, 2].into(), &inverse);
     let optimizer = match method {
         Method::AdamW => Optimizer::adamw(),
         _ => Optimizer::Sgd { momentum: 0.9 },

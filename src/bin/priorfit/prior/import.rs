@@ -11,6 +11,7 @@ use priorfit::prior::{
 };
 use serde::Serialize;
 
+use super::blocks::BlocksArgs;
 use crate::backbone;
 use crate::globals::Globals;
 use crate::options::{Destination, check_destination, percent};
@@ -52,6 +53,8 @@ pub struct Import {
     /// Least variance of a weight; the reference uses 0.1 beside its strength
     #[arg(long, default_value_t = ForeignSettings::default().epsilon)]
     epsilon: f32,
+    #[command(flatten)]
+    blocks: BlocksArgs,
     /// Number of examples of the source task, for the record
     #[arg(long, value_name = "N", default_value_t = 0)]
     num_data: u64,
@@ -98,6 +101,7 @@ impl Import {
         };
         let foreign = Foreign::open(&self.files)?;
         let (prior, report) = foreign.attach(&weights, &model.fingerprint(), &settings)?;
+        let prior = prior.block_diagonal(self.blocks.grouping())?;
         report.notes.iter().for_each(|note| globals.note(note));
         prior.save(&self.out)?;
         globals.print(&Imported {
