@@ -44,7 +44,8 @@ pub use draws::DrawsFit;
 pub use file::HEADER_BYTES_MAX;
 pub use fit::Moments;
 pub(crate) use fit::Running;
-pub use foreign::{Deviations, Foreign, ForeignReport, ForeignSettings, Layout, Scaling};
+pub use foreign::{Convention, Deviations, Foreign, ForeignReport, ForeignSettings};
+pub use foreign::{ForeignStrength, Layout, Scaling};
 pub use header::{CONVENTION, Header, Learned, MAX_RANK, VERSION, VERSION_BLOCKS};
 pub use stats::{ParameterStats, Spread, Stats};
 

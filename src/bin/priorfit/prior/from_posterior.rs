@@ -40,7 +40,8 @@ pub struct FromPosterior {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// The prior whose covariance is kept
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["rank", "shrinkage", "epsilon", "blocks"])]
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["rank", "shrinkage", "epsilon", "blocks"])]
     prior: Option<PathBuf>,
     /// What multiplies that covariance
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, requires = "prior")]
