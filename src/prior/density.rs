@@ -29,8 +29,8 @@ impl Prior {
     /// C⁻¹ of a block, `[K, K]` row-major; empty for a diagonal prior.
     ///
     /// # Errors
-    /// When there is no such block, or C is not positive definite in `f64`, which takes deviations very many orders of
-    /// magnitude above the variances.
+    /// When there is no such block, or C is not positive definite in `f64`, which takes deviations
+    /// very many orders of magnitude above the variances.
     pub fn capacitance_inverse(&self, block: usize) -> Result<Vec<f64>> {
         let found = self.blocks.get(block);
         let found = found.ok_or_else(|| {

@@ -8,8 +8,8 @@
 //!    [`VERSION_BLOCKS`](super::VERSION_BLOCKS), with; a reader MUST refuse any other before
 //!    reading further.
 //! 3. For each parameter called `name` there MUST be `mean/name` and `var/name` of one shape, and,
-//!    when K > 0, `dev/name` of the shape `[K, ...]`, K being its block's rank. `name` MUST NOT be empty and MAY hold `/`. No
-//!    other tensor MUST be present.
+//!    when K > 0, `dev/name` of the shape `[K, ...]`, K being its block's rank. `name` MUST NOT
+//!    be empty and MAY hold `/`. No other tensor MUST be present.
 //! 4. K MUST NOT be 1 (its divisor K - 1 is 0) nor above [`MAX_RANK`](super::MAX_RANK). P MUST be
 //!    at least 1 and every parameter MUST have at least one element.
 //!    `blocks` MUST name every parameter once, K MUST be one number in a block, and `rank` MUST be
