@@ -1,10 +1,15 @@
 //! Plain Rust that compilers vectorise: tiles of up to 4 rows and 16 columns.
 
+use std::ops::Range;
+
 use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
 use super::isa::Isa;
 use super::line::LINE;
 use super::pack::Block;
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
+use super::winograd::{
+    self, Cotangent, Filter, FilterGrad, Input, LINES, Output, Places, STEP, Transform, Winograd,
+};
 
 /// Eight elements, in as many registers as the target needs.
 #[derive(Clone, Copy)]
@@ -89,6 +94,38 @@ unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [us
     unsafe { flat::copy_rows::<[f32; LINE]>(from, to, extents) }
 }
 
+unsafe fn transform<T: Transform>(from: &[f32], places: &Places, to: &mut [f32; LINES]) {
+    // SAFETY: plain Rust needs no features.
+    unsafe { winograd::transform::<Eight, T>(from, places, to) }
+}
+
+unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) {
+    // SAFETY: plain Rust needs no features, and the rest of the contract is the caller's.
+    unsafe { winograd::scatter::<[f32; LINE]>(lines, mask, to, stride) }
+}
+
+unsafe fn deal(from: &[f32], to: &mut [f32], stride: usize) {
+    // SAFETY: plain Rust needs no features.
+    unsafe { winograd::deal::<[f32; LINE]>(from, to, stride) }
+}
+
+unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
+    // SAFETY: plain Rust needs no features.
+    unsafe { winograd::weave::<[f32; LINE]>(lines, to) }
+}
+
+unsafe fn turn(
+    lines: &[f32],
+    tiles: Range<usize>,
+    mask: u16,
+    to: *mut f32,
+    stride: usize,
+    width: usize,
+) {
+    // SAFETY: plain Rust needs no features, and the rest of the contract is the caller's.
+    unsafe { winograd::turn::<[f32; LINE]>(lines, tiles, mask, to, stride, width) }
+}
+
 /// The kernels, for any processor.
 pub(super) const ISA: Isa = Isa {
     name: "portable",
@@ -99,5 +136,16 @@ pub(super) const ISA: Isa = Isa {
     correlate,
     pad,
     copy_rows,
+    winograd: Winograd {
+        input: transform::<Input>,
+        filter: transform::<Filter>,
+        output: transform::<Output>,
+        cotangent: transform::<Cotangent>,
+        filter_grad: transform::<FilterGrad>,
+        scatter,
+        deal,
+        weave,
+        turn,
+    },
     tiles: &[row::<1>(), row::<2>(), row::<3>(), row::<4>()],
 };

@@ -290,6 +290,35 @@ fn convolutions() -> Vec<Conv2d> {
     ]
 }
 
+/// 3x3 filters with as many channels as minimal filtering asks for.
+fn filtered_minimally() -> Vec<Conv2d> {
+    let wide = Conv2d { in_channels: 17, out_channels: 31, ..small() };
+    vec![
+        wide,
+        Conv2d { batch: 5, ..square([16, 16], 4) },
+        Conv2d { batch: 11, ..square([33, 16], 8) },
+        Conv2d { batch: 3, ..square([16, 45], 14) },
+        Conv2d { output: [5, 7], pad: [0, 0], ..wide },
+        Conv2d { output: [9, 11], pad: [2, 2], ..wide },
+        Conv2d { output: [4, 12], pad: [0, 2], ..wide },
+        Conv2d { output: [6, 4], pad: [1, 0], ..wide },
+        Conv2d { batch: 1, input: [40, 33], output: [40, 33], ..wide },
+        Conv2d { batch: 2, input: [5, 261], output: [4, 262], ..wide },
+        Conv2d { batch: 1, input: [9, 1030], output: [9, 1030], ..square([16, 16], 0) },
+    ]
+}
+
+#[test]
+fn minimal_filtering_of_awkward_geometry() {
+    for isa in Isa::available() {
+        for threads in [1, 3].map(Threads::new) {
+            for g in filtered_minimally() {
+                check_convolution(isa, &threads, &g);
+            }
+        }
+    }
+}
+
 #[test]
 fn convolutions_of_awkward_geometry() {
     for isa in Isa::available() {
