@@ -6,6 +6,7 @@
 //! at a time, so that what lies between the transforms stays in cache. The input's cotangent is a
 //! convolution with the filters turned round; the filter's is in `filter_grad`.
 
+mod filter_grad;
 mod tiles;
 
 use crate::graph::Conv2d;
@@ -13,6 +14,7 @@ use crate::kernel::Epilogue;
 use crate::kernel::gemm::{Isa, LINE, LINES, POINTS, Places, STEP, Write, first, multiply_strip};
 use crate::threads::{Parts, Threads};
 
+pub(super) use filter_grad::{filter_grad, filter_grad_scratch_len};
 use tiles::{Blocks, Grid, Run};
 
 /// Taps of a filter.
@@ -405,10 +407,9 @@ impl Panel {
     /// # Safety
     /// The processor has the instruction set, and no other thread writes the channel.
     unsafe fn put(&self, isa: &Isa, lines: &[f32; LINES], run: Run, channel: usize) {
-        let mask = first(run.lane + run.count) & !first(run.lane);
         let to = self.place(channel, run.tile).wrapping_sub(run.lane);
         // SAFETY: the elements in the mask are the run's; the rest is the caller's contract.
-        unsafe { (isa.winograd.scatter)(lines, mask, to, self.channels * self.padded()) };
+        unsafe { (isa.winograd.scatter)(lines, run.mask(), to, self.channels * self.padded()) };
     }
 
     /// Writes zeros where a channel's last line has no tiles.

@@ -1,7 +1,6 @@
 //! AVX2 with FMA: tiles of up to 6 rows and 16 columns (12 sums in 16 registers).
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
 use super::isa::Isa;
@@ -121,16 +120,9 @@ unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn turn(
-    lines: &[f32],
-    tiles: Range<usize>,
-    mask: u16,
-    to: *mut f32,
-    stride: usize,
-    width: usize,
-) {
+unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
     // SAFETY: the caller has the features, and the rest of the contract is the caller's.
-    unsafe { winograd::turn::<[f32; LINE]>(lines, tiles, mask, to, stride, width) }
+    unsafe { winograd::turn::<[f32; LINE]>(lines, tiles, channels, to, strides) }
 }
 
 /// The kernels; to be used only where the processor has AVX2 and FMA.

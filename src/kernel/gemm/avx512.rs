@@ -1,7 +1,6 @@
 //! AVX-512: tiles of up to 14 rows and 32 columns (28 sums in 32 registers).
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
 use super::isa::Isa;
@@ -272,16 +271,9 @@ unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn turn(
-    lines: &[f32],
-    tiles: Range<usize>,
-    mask: u16,
-    to: *mut f32,
-    stride: usize,
-    width: usize,
-) {
+unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
     // SAFETY: the caller has the feature, and the rest of the contract is the caller's.
-    unsafe { winograd::turn::<__m512>(lines, tiles, mask, to, stride, width) }
+    unsafe { winograd::turn::<__m512>(lines, tiles, channels, to, strides) }
 }
 
 /// The kernels; to be used only where the processor has AVX-512F.

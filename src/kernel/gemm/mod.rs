@@ -40,7 +40,7 @@ pub(crate) use line::{LINE, first};
 pub(crate) use operand::{Matrix, Operand, Windows};
 pub(crate) use target::{Layout, Target};
 pub(crate) use tile::Write;
-pub(crate) use winograd::{LINES, POINTS, Places, STEP};
+pub(crate) use winograd::{LINES, POINTS, Places, STEP, TransformFn};
 
 /// Elements of scratch that [`gemm`] needs.
 pub(crate) fn scratch_len(isa: &Isa, extents: &Extents, workers: usize) -> usize {

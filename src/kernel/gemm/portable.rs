@@ -1,7 +1,5 @@
 //! Plain Rust that compilers vectorise: tiles of up to 4 rows and 16 columns.
 
-use std::ops::Range;
-
 use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
 use super::isa::Isa;
 use super::line::LINE;
@@ -114,16 +112,9 @@ unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
     unsafe { winograd::weave::<[f32; LINE]>(lines, to) }
 }
 
-unsafe fn turn(
-    lines: &[f32],
-    tiles: Range<usize>,
-    mask: u16,
-    to: *mut f32,
-    stride: usize,
-    width: usize,
-) {
+unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
     // SAFETY: plain Rust needs no features, and the rest of the contract is the caller's.
-    unsafe { winograd::turn::<[f32; LINE]>(lines, tiles, mask, to, stride, width) }
+    unsafe { winograd::turn::<[f32; LINE]>(lines, tiles, channels, to, strides) }
 }
 
 /// The kernels, for any processor.

@@ -74,13 +74,13 @@ pub(crate) type DealFn = unsafe fn(&[f32], &mut [f32], usize);
 /// The processor has the kernel's features.
 pub(crate) type WeaveFn = unsafe fn(&[f32; LINES], &mut [f32; 4 * STEP * LINE]);
 
-/// Turns tiles and channels: `lines` are those of up to 16 channels, [`LINES`] each. For each point
-/// and each tile in `tiles`, writes the channels in the mask next to each other, at
-/// `to + point·stride + (tile - tiles.start)·width`.
+/// Turns tiles and channels: `lines, tiles, channels, to, [stride, width]`. The lines are those of
+/// up to 16 channels, [`LINES`] each. For each point, the `i`-th tile in one mask gets its channels
+/// in the other written next to each other, at `to + point·stride + i·width`.
 ///
 /// # Safety
 /// The processor has the kernel's features, and what is written may be.
-pub(crate) type TurnFn = unsafe fn(&[f32], std::ops::Range<usize>, u16, *mut f32, usize, usize);
+pub(crate) type TurnFn = unsafe fn(&[f32], u16, u16, *mut f32, [usize; 2]);
 
 /// The transforms of one instruction set.
 #[derive(Debug)]
@@ -333,25 +333,29 @@ pub(super) unsafe fn weave<L: Line>(lines: &[f32; LINES], to: &mut [f32; 4 * STE
 #[inline(always)]
 pub(super) unsafe fn turn<L: Line>(
     lines: &[f32],
-    tiles: std::ops::Range<usize>,
-    mask: u16,
+    tiles: u16,
+    channels: u16,
     to: *mut f32,
-    stride: usize,
-    width: usize,
+    [stride, width]: [usize; 2],
 ) {
-    let channels = lines.len() / LINES;
-    assert!(channels <= LINE && tiles.end <= LINE, "tiles and channels are at most a line");
+    let count = lines.len() / LINES;
+    assert!(count <= LINE, "channels are at most a line");
     for point in 0..POINTS {
         // SAFETY: each channel has all points; the rest is the caller's contract.
         unsafe {
             let mut rows = [L::zero(); LINE];
-            for (channel, row) in rows[..channels].iter_mut().enumerate() {
+            for (channel, row) in rows[..count].iter_mut().enumerate() {
                 let from = lines.as_ptr().add(channel * LINES + point * LINE);
                 *row = row.load(from, u16::MAX);
             }
             let rows = L::transpose(rows);
-            for (place, row) in rows[tiles.clone()].iter().enumerate() {
-                row.store(to.wrapping_add(point * stride + place * width), mask);
+            let to = to.wrapping_add(point * stride);
+            let mut place = 0;
+            for (tile, row) in rows.into_iter().enumerate() {
+                if tiles >> tile & 1 == 1 {
+                    row.store(to.wrapping_add(place * width), channels);
+                    place += 1;
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::gemm::{Isa, LINE, Places, STEP};
+use crate::kernel::gemm::{Isa, LINE, Places, STEP, first};
 
 /// Most columns of tiles.
 pub(super) const COLUMNS_MAX: usize = 256;
@@ -209,6 +209,30 @@ impl Dealt {
             })
         })
     }
+
+    /// The lines of dealt rows that hold tiles, in order.
+    pub fn lines(&self, grid: &Grid, rows: Range<usize>) -> impl Iterator<Item = Line> + use<> {
+        let mut runs = self.runs(grid, rows, usize::MAX).peekable();
+        std::iter::from_fn(move || {
+            let first = runs.next()?;
+            let mut line = Line { start: first.line, tiles: first.mask(), tile: first.tile };
+            while let Some(run) = runs.next_if(|run| run.line == line.start) {
+                line.tiles |= run.mask();
+            }
+            Some(line)
+        })
+    }
+}
+
+/// Sixteen dealt elements, some of which belong to tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// The first among those dealt.
+    pub start: usize,
+    /// Those that belong to tiles; they are neighbours in the block.
+    pub tiles: u16,
+    /// The first one's number in the block.
+    pub tile: usize,
 }
 
 /// Neighbouring tiles of one row and of one line, and their place in the block.
@@ -225,6 +249,13 @@ pub(super) struct Run {
     pub count: usize,
     /// The first tile's number in the block.
     pub tile: usize,
+}
+
+impl Run {
+    /// Its elements of the line.
+    pub fn mask(&self) -> u16 {
+        first(self.lane + self.count) & !first(self.lane)
+    }
 }
 
 /// The runs of one row of tiles.
