@@ -111,7 +111,7 @@ impl Plan {
         let grid = Grid::input(layer.batch, layer.input, layer.output, layer.pad);
         let blocks = Blocks::new(&grid, TILES);
         let strip = strip(isa, layer.features);
-        let panel_len = POINTS * layer.channels * blocks.tiles_max;
+        let panel_len = POINTS * point_len(layer.channels, blocks.tiles_max);
         let local_len = (POINTS * strip * blocks.tiles_max).max(blocks.dealt(&grid).len());
         Plan {
             layer,
@@ -142,6 +142,12 @@ impl Plan {
         let start = strip * self.strip;
         start..(start + self.strip).min(self.layer.features)
     }
+}
+
+/// From one point of a panel to the next. A line more than is needed keeps the points of a tile
+/// from falling into one set of a cache where extents are powers of two.
+fn point_len(channels: usize, tiles: usize) -> usize {
+    channels * tiles + LINE
 }
 
 /// Rows of a strip, all but the last equal.
@@ -310,7 +316,7 @@ impl Call<'_> {
             let filters = &filters[features.start * POINTS * channels..];
             for point in 0..POINTS {
                 let filter = &filters[point * channels * rows..][..channels * rows];
-                let panel = &panels[index * panel_len + point * channels * tiles..];
+                let panel = &panels[index * panel_len + point * point_len(channels, tiles)..];
                 let sums = &mut sums[point * rows * tiles..];
                 multiply_strip(self.isa, (filter, rows), (panel, tiles), sums, tiles, Write::Set);
             }
@@ -353,11 +359,13 @@ impl Call<'_> {
             let plane = (run.image * layer.features + feature) * height * width;
             let [top, left] = run.at.map(|tile| tile * STEP);
             let count = (run.count * STEP).min(width - left);
-            for y in 0..STEP.min(height - top) {
-                let from = &woven[y * STEP * LINE + run.lane * STEP..][..count];
-                // SAFETY: the caller's contract.
-                let to = unsafe { out.part(plane + (top + y) * width + left, count) };
-                to.copy_from_slice(from);
+            let rows = STEP.min(height - top);
+            let from = (&woven[run.lane * STEP..], STEP * LINE);
+            // SAFETY: the caller's contract: blocks have whole rows of tiles. An instruction set is
+            // only handed out where the processor has it.
+            unsafe {
+                let to = out.part(plane + top * width + left, (rows - 1) * width + count);
+                (self.isa.copy_rows)(from, (to, width), [rows, count]);
             }
         }
     }
@@ -409,7 +417,7 @@ impl Panel {
     unsafe fn put(&self, isa: &Isa, lines: &[f32; LINES], run: Run, channel: usize) {
         let to = self.place(channel, run.tile).wrapping_sub(run.lane);
         // SAFETY: the elements in the mask are the run's; the rest is the caller's contract.
-        unsafe { (isa.winograd.scatter)(lines, run.mask(), to, self.channels * self.padded()) };
+        unsafe { (isa.winograd.scatter)(lines, run.mask(), to, self.stride()) };
     }
 
     /// Writes zeros where a channel's last line has no tiles.
@@ -420,14 +428,18 @@ impl Panel {
         let missing = self.padded() - self.tiles;
         if missing > 0 {
             let to = self.place(channel, self.tiles);
-            let stride = self.channels * self.padded();
             // SAFETY: these elements are in the panel; the rest is the caller's contract.
-            unsafe { (isa.winograd.scatter)(&[0.0; LINES], first(missing), to, stride) };
+            unsafe { (isa.winograd.scatter)(&[0.0; LINES], first(missing), to, self.stride()) };
         }
     }
 
     fn padded(&self) -> usize {
         self.tiles.next_multiple_of(LINE)
+    }
+
+    /// From one point to the next.
+    fn stride(&self) -> usize {
+        point_len(self.channels, self.padded())
     }
 
     /// Where a tile's first point is.

@@ -108,9 +108,9 @@ unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) 
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn deal(from: &[f32], to: &mut [f32], stride: usize) {
+unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
     // SAFETY: the caller has the features.
-    unsafe { winograd::deal::<[f32; LINE]>(from, to, stride) }
+    unsafe { winograd::deal::<[f32; LINE]>(row, before, to, stride, count) }
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -259,9 +259,9 @@ unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) 
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn deal(from: &[f32], to: &mut [f32], stride: usize) {
+unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
     // SAFETY: the caller has the feature.
-    unsafe { winograd::deal::<__m512>(from, to, stride) }
+    unsafe { winograd::deal::<__m512>(row, before, to, stride, count) }
 }
 
 #[target_feature(enable = "avx512f")]

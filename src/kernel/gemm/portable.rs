@@ -102,9 +102,9 @@ unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) 
     unsafe { winograd::scatter::<[f32; LINE]>(lines, mask, to, stride) }
 }
 
-unsafe fn deal(from: &[f32], to: &mut [f32], stride: usize) {
+unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
     // SAFETY: plain Rust needs no features.
-    unsafe { winograd::deal::<[f32; LINE]>(from, to, stride) }
+    unsafe { winograd::deal::<[f32; LINE]>(row, before, to, stride, count) }
 }
 
 unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {

@@ -7,7 +7,7 @@
 //! within twice those of plain sums (compare Barabasz et al. 2020); the usual 0, ±1, ±2 would
 //! double them again.
 
-use super::line::{LINE, Line};
+use super::line::{LINE, Line, first, prefetch};
 use super::tile::Vector;
 
 /// Points of a tile.
@@ -16,6 +16,9 @@ pub(crate) const POINTS: usize = 36;
 pub(crate) const LINES: usize = POINTS * LINE;
 /// Positions of a result's tile along an axis; also what a plane is dealt into.
 pub(crate) const STEP: usize = 4;
+
+/// How many elements ahead of use a plane is asked for; a processor does not foresee masked loads.
+const PREFETCH: usize = 512;
 
 /// The points beside 0 and infinity, each with both signs. Their product is 1.
 const A: f32 = 2.0 / 3.0;
@@ -60,12 +63,13 @@ pub(crate) type TransformFn = unsafe fn(&[f32], &Places, &mut [f32; LINES]);
 /// The processor has the kernel's features, and the elements in the mask may be written.
 pub(crate) type ScatterFn = unsafe fn(&[f32; LINES], u16, *mut f32, usize);
 
-/// Deals a row out to four: element `4i + j` of `from` goes to `to[j·stride + i]`. A multiple of
-/// [`LINE`] elements is written to each, `from.len() / 4`.
+/// Deals a row with zeros around it out to four: `row, before, to, stride, count`. Element `4i + j`
+/// of the row, counted from `before` zeros before its first, goes to `to[j·stride + i]`. `count`
+/// lines are written to each.
 ///
 /// # Safety
 /// The processor has the kernel's features.
-pub(crate) type DealFn = unsafe fn(&[f32], &mut [f32], usize);
+pub(crate) type DealFn = unsafe fn(&[f32], usize, &mut [f32], usize, usize);
 
 /// The inverse for the first 16 lines, which are four rows of four: element `j` of row `i`, tile
 /// `t`, goes to `to[i·64 + 4t + j]`.
@@ -298,14 +302,28 @@ pub(super) unsafe fn scatter<L: Line>(
 
 /// See [`DealFn`].
 #[inline(always)]
-pub(super) unsafe fn deal<L: Line>(from: &[f32], to: &mut [f32], stride: usize) {
-    let (rows, _) = from.as_chunks::<{ STEP * LINE }>();
-    assert!(3 * stride + rows.len() * LINE <= to.len(), "all four rows have room");
-    for (index, row) in rows.iter().enumerate() {
-        // SAFETY: a chunk is four lines, and the rows were checked; the features are the caller's.
+pub(super) unsafe fn deal<L: Line>(
+    row: &[f32],
+    before: usize,
+    to: &mut [f32],
+    stride: usize,
+    count: usize,
+) {
+    assert!((STEP - 1) * stride + count * LINE <= to.len(), "all four rows have room");
+    let end = before + row.len();
+    for index in 0..count {
+        // SAFETY: a line is read only where it lies in the row, and the four rows were checked; the
+        // features are the caller's.
         unsafe {
-            let lines =
-                std::array::from_fn(|i| L::zero().load(row.as_ptr().add(i * LINE), u16::MAX));
+            let lines = std::array::from_fn(|i| {
+                let start = (index * STEP + i) * LINE;
+                let inside =
+                    first(end.saturating_sub(start)) & !first(before.saturating_sub(start));
+                let from = row.as_ptr().wrapping_add(start).wrapping_sub(before);
+                prefetch(from.wrapping_add(PREFETCH));
+                // A load of nothing from an address of nothing is slow.
+                if inside == 0 { L::zero() } else { L::zero().load(from, inside) }
+            });
             for (j, line) in L::deal(lines).into_iter().enumerate() {
                 line.store(to.as_mut_ptr().add(j * stride + index * LINE), u16::MAX);
             }

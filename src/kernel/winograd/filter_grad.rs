@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tiles::{Blocks, Dealt, Grid};
-use super::{TAPS, strip};
+use super::{TAPS, point_len, strip};
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{
     Isa, LINE, LINES, POINTS, Places, TransformFn, Write, first, multiply_strip,
@@ -43,7 +43,7 @@ impl Plan {
         let output = Grid::output(g.batch, g.output);
         let blocks = Blocks::new(&output, TILES);
         let channels = g.in_channels.next_multiple_of(LINE);
-        let panel_len = POINTS * blocks.tiles_max * channels;
+        let panel_len = POINTS * point_len(channels, blocks.tiles_max);
         let cotangents_len = (POINTS * blocks.tiles_max * g.out_channels).next_multiple_of(LINE);
         let dealt_len = blocks.dealt(&input).len().max(blocks.dealt(&output).len());
         Plan {
@@ -170,7 +170,7 @@ impl Call<'_> {
                 let strip = group.start / self.isa.columns * self.isa.columns;
                 let width = self.isa.columns.min(channels - strip);
                 let start = start.wrapping_add(strip * tiles + group.start - strip);
-                let strides = [channels * tiles, width];
+                let strides = [point_len(*channels, tiles), width];
                 (&input, group, Place { start, strides, mask: u16::MAX })
             } else {
                 let start = cotangents.pointer(index * cotangents_len, *cotangents_len);
@@ -231,7 +231,7 @@ impl Call<'_> {
             let (point, first_strip) = (task / tasks, task % tasks * STRIPS_AT_ONCE);
             for (index, block) in blocks.clone().enumerate() {
                 let tiles = all.tiles(&self.plan.output, block);
-                let panel = &panels[index * panel_len + point * tiles * channels..];
+                let panel = &panels[index * panel_len + point * point_len(*channels, tiles)..];
                 let write = if block == 0 { Write::Set } else { Write::Add };
                 for strip in first_strip..(first_strip + STRIPS_AT_ONCE).min(strips) {
                     let rows = self.plan.rows(strip);

@@ -12,8 +12,8 @@ pub(super) const COLUMNS_MAX: usize = 256;
 pub(super) struct Grid {
     images: usize,
     plane: [usize; 2],
-    /// The plane's position of the first element of the first tile.
-    origin: [isize; 2],
+    /// Zeros above and left of the plane.
+    pad: [usize; 2],
     /// Rows and columns of tiles.
     pub tiles: [usize; 2],
     /// Whether tiles reach into their neighbours below and to the right: they are 6x6, or 4x4.
@@ -31,14 +31,13 @@ pub(super) struct Rows {
 impl Grid {
     /// The 6x6 tiles of an input that 4x4 tiles of a result come from.
     pub fn input(images: usize, input: [usize; 2], output: [usize; 2], pad: [usize; 2]) -> Self {
-        let origin = pad.map(|pad| -(pad as isize));
-        Grid { origin, plane: input, overlap: true, ..Self::output(images, output) }
+        Grid { pad, plane: input, overlap: true, ..Self::output(images, output) }
     }
 
     /// The 4x4 tiles of a result.
     pub fn output(images: usize, output: [usize; 2]) -> Self {
         let tiles = output.map(|extent| extent.div_ceil(STEP));
-        Grid { images, plane: output, origin: [0, 0], tiles, overlap: false }
+        Grid { images, plane: output, pad: [0, 0], tiles, overlap: false }
     }
 
     /// The rows of tiles `rows`, counted through all images, by image.
@@ -111,8 +110,6 @@ pub(super) struct Dealt {
     columns: usize,
     /// Elements of one position.
     len: usize,
-    /// Positions in a row, before it is dealt out.
-    row_len: usize,
     overlap: bool,
 }
 
@@ -122,13 +119,12 @@ impl Dealt {
         let columns = grid.tiles[1] + extra;
         let images = (rows.div_ceil(grid.tiles[0]) + 1).min(grid.images);
         let len = (rows + extra * images) * columns + 2 * LINE;
-        let row_len = STEP * columns.next_multiple_of(LINE);
-        Dealt { columns, len, row_len, overlap: grid.overlap }
+        Dealt { columns, len, overlap: grid.overlap }
     }
 
-    /// Elements for the planes of a block, and a row before it is dealt out.
+    /// Elements of a block's planes.
     pub fn len(&self) -> usize {
-        STEP * STEP * self.len + self.row_len
+        STEP * STEP * self.len
     }
 
     /// Where the lines of a tile's elements begin.
@@ -151,12 +147,10 @@ impl Dealt {
         to: &mut [f32],
     ) {
         let plane = grid.plane[0] * grid.plane[1];
-        let (to, row) = to[..self.len()].split_at_mut(STEP * STEP * self.len);
-        row.fill(0.0);
         let mut first = 0;
         for rows in grid.rows(rows) {
             let plane = &data[(rows.image * channels + channel) * plane..][..plane];
-            self.deal_plane(isa, grid, (rows, first), plane, to, row);
+            self.deal_plane(isa, grid, (rows, first), plane, &mut to[..self.len()]);
             first += rows.count + usize::from(self.overlap);
         }
     }
@@ -169,23 +163,21 @@ impl Dealt {
         (rows, first): (Rows, usize),
         plane: &[f32],
         to: &mut [f32],
-        row: &mut [f32],
     ) {
         let [height, width] = grid.plane;
-        let left = -grid.origin[1] as usize;
-        let inside = width.min(row.len() - left);
+        let count = self.columns.div_ceil(LINE);
         let positions = rows.count * STEP + if self.overlap { 2 } else { 0 };
         for position in 0..positions {
-            let at = ((rows.first * STEP + position) as isize + grid.origin[0]) as usize;
+            let at = (rows.first * STEP + position).wrapping_sub(grid.pad[0]);
             let dealt = first + position / STEP;
             let to = &mut to[position % STEP * STEP * self.len + dealt * self.columns..];
             if at >= height {
                 (0..STEP).for_each(|x| to[x * self.len..][..self.columns].fill(0.0));
                 continue;
             }
-            row[left..left + inside].copy_from_slice(&plane[at * width..][..inside]);
+            let row = &plane[at * width..][..width];
             // SAFETY: an instruction set is only handed out where the processor has it.
-            unsafe { (isa.winograd.deal)(row, to, self.len) };
+            unsafe { (isa.winograd.deal)(row, grid.pad[1], to, self.len, count) };
         }
     }
 
