@@ -28,13 +28,23 @@ const PANELS_MAX: usize = 1 << 20;
 /// Channels that one task transforms.
 const CHANNELS_AT_ONCE: usize = 8;
 
-/// Whether a convolution is for this file.
+/// What transforming a filter costs, in products of a filter and a tile at one point.
+const FILTER_COST: usize = 1000;
+
+/// Whether a convolution is for this file: one that it can do, and with fewer products.
 pub(super) fn applies(g: &Conv2d) -> bool {
     let square = g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1];
     let channels = g.in_channels.min(g.out_channels) >= CHANNELS_MIN && g.groups == 1;
-    let extents = g.output.iter().chain(&g.input).all(|&extent| extent >= STEP);
-    let fits = g.output[1].max(g.input[1]).div_ceil(STEP) <= tiles::COLUMNS_MAX;
-    square && channels && extents && fits && g.pad.iter().all(|&pad| pad <= 2) && g.batch > 0
+    let columns = g.output[1].max(g.input[1]).div_ceil(STEP);
+    let fits = columns <= tiles::COLUMNS_MAX && g.pad.iter().all(|&pad| pad <= 2);
+    square && channels && fits && [g.input, g.output].into_iter().all(|plane| pays(g.batch, plane))
+}
+
+/// Whether results on so many planes of this size are worth it.
+fn pays(batch: usize, plane: [usize; 2]) -> bool {
+    let tiles = batch * plane.iter().map(|extent| extent.div_ceil(STEP)).product::<usize>();
+    let products = POINTS * tiles.next_multiple_of(LINE) + FILTER_COST;
+    TAPS * batch * plane[0] * plane[1] > products
 }
 
 /// A convolution as this file sees it, forward or back to its input.

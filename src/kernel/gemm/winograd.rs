@@ -274,7 +274,7 @@ pub(super) unsafe fn transform<V: Vector, T: Transform>(
                 *to = T::apply(column);
             }
             for i in 0..T::TO {
-                let row = T::apply(std::array::from_fn(|j| columns[j][i]));
+                let row = T::apply(columns.map(|column| column[i]));
                 for (j, line) in row.iter().enumerate().take(T::TO) {
                     line.store(to.as_mut_ptr().add((i * T::TO + j) * LINE + at));
                 }
