@@ -11,7 +11,9 @@ use priorfit::backend::{Backend, Engine};
 use priorfit::data::{Dataset, Preprocess, Statistics};
 use priorfit::error::Kind;
 use priorfit::graph::eval::{self, Env};
-use priorfit::graph::{Conv2d, Graph, Hyper, LeafKind, MatMul, Method, PriorTerm, Unary, Update};
+use priorfit::graph::{
+    Conv2d, Graph, Hyper, LeafKind, MatMul, Method, PriorTerm, Reduction, Unary, Update,
+};
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
 use priorfit::prior::Prior;
@@ -245,6 +247,55 @@ fn cut_submissions_and_pauses_change_nothing_and_runs_repeat_bit_for_bit() {
     let options = Options { budget: Duration::from_nanos(1), duty: 0.5, ..Options::default() };
     let Some(mut cut) = open(options) else { return };
     assert!(bits(&mut cut) == whole, "one launch a submission, with pauses");
+}
+
+/// A step's results, bit for bit, within a budget.
+fn stepped(graph: &Graph, budget: Duration) -> Option<Vec<Vec<u32>>> {
+    let mut gpu = open(Options { budget, ..Options::default() })?;
+    let plan = gpu.load(Plan::compile(graph).expect("a plan")).expect("a loaded plan");
+    for (lane, (leaf, shape)) in leaves(graph).into_iter().enumerate() {
+        let data: Vec<f32> = normal(&shape, lane as u64).iter().map(|x| x.abs() + 0.1).collect();
+        match leaf.kind {
+            LeafKind::Input => gpu.write(plan, &leaf.name, &data).expect("an input"),
+            _ => gpu.set(&leaf, &data).expect("a resident"),
+        }
+    }
+    gpu.run(plan).expect("a step");
+    let residents = leaves(graph).into_iter().filter(|(leaf, _)| leaf.kind != LeafKind::Input);
+    let residents = residents.map(|(leaf, _)| gpu.get(&leaf).expect("a resident"));
+    let mut results: Vec<Vec<f32>> = residents.collect();
+    for port in gpu.plan(plan).outputs().to_vec() {
+        let mut output = vec![0.0; port.shape.len()];
+        gpu.read(plan, &port.name, &mut output).expect("an output");
+        results.push(output);
+    }
+    Some(results.iter().map(|values| values.iter().map(|x| x.to_bits()).collect()).collect())
+}
+
+/// A launch that takes long is made in parts of its workgroups, each once: an update in place, sums
+/// that a second launch joins, tiles of either size.
+#[test]
+fn parts_of_a_launch_give_the_bits_of_the_whole() {
+    let product = |m: usize, k: usize, n: usize| {
+        let mut g = Graph::new();
+        let build = |g: &mut Graph| -> Result<()> {
+            let (a, b) = (g.input("a", &[m, k].into())?, g.input("b", &[k, n].into())?);
+            let product = g.matmul(a, b, MatMul::default())?;
+            let largest = g.softmax(product)?;
+            let sum = g.reduce(Reduction::Sum, largest, &[0])?;
+            g.set_output("product", product);
+            g.set_output("sum", sum);
+            Ok(())
+        };
+        build(&mut g).expect("a graph");
+        g
+    };
+    let update = update_graph(1_000_003, Method::Sgd { nesterov: true }, 1);
+    for graph in [update, product(300, 700, 500), product(1537, 33, 1540)] {
+        let Some(whole) = stepped(&graph, Duration::from_secs(10)) else { return };
+        let parts = stepped(&graph, Duration::from_nanos(1)).expect("the same device");
+        assert!(whole == parts, "other bits");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, StorageAccess, TypeInner};
 
 use super::context::check_limits;
+use super::first::FirstWorkgroup;
 use super::launch::{Access, Bound, Builder, Launch, Program, grid};
 use super::loaded::Needs;
 use super::lower::{Limits, factor_shards, lower};
@@ -296,6 +297,10 @@ fn bindings_are_those_of_the_shaders() {
         for (handle, variable) in module.global_variables.iter() {
             let Some(binding) = variable.binding else { continue };
             if uses[handle].is_empty() {
+                continue;
+            }
+            if binding.group == FirstWorkgroup::GROUP {
+                assert_eq!((binding.binding, variable.space), (0, AddressSpace::Uniform));
                 continue;
             }
             let access = match variable.space {

@@ -1,17 +1,21 @@
 //! Tests that need a device, in software if there is no other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytemuck::Zeroable;
 
+use crate::backend::Backend;
 use crate::backend::gpu::context::Context;
 use crate::backend::gpu::launch::{Access, Bound, Builder};
 use crate::backend::gpu::lower::Limits;
+use crate::backend::gpu::pace::Reached;
 use crate::backend::gpu::pipelines::Pipelines;
 use crate::backend::gpu::shader::part;
-use crate::backend::gpu::{adapters, params, qualify, wgpu};
+use crate::backend::gpu::{Device, Gpu, Options, adapters, params, qualify, wgpu};
 use crate::error::Kind;
-use crate::graph::Leaf;
+use crate::graph::{Graph, Leaf, MatMul};
+use crate::plan::Plan;
 use crate::rng::philox4x32;
 
 /// A device, or a printed reason for skipping; `PRIORFIT_REQUIRE_GPU=1` fails instead.
@@ -52,6 +56,51 @@ fn a_variant_that_computes_something_else_is_found_out() {
     };
     let error = qualify::compare(&context, LIMITS, half, wrong).expect_err("other numbers");
     assert!(error.to_string().contains("expected"), "{error}");
+}
+
+/// A product that is one dispatch, and the bits it gives on a device that binds `binding` elements
+/// and whose submissions may take `budget`; with them, how many launches and submissions it took.
+fn product(context: &Arc<Context>, binding: usize, budget: Duration) -> (Vec<u32>, usize, usize) {
+    const SIDES: [usize; 3] = [640, 64, 64];
+    let [m, k, n] = SIDES;
+    let mut graph = Graph::new();
+    let a = graph.input("a", &[m, k].into()).expect("a leaf");
+    let b = graph.input("b", &[k, n].into()).expect("a leaf");
+    let product = graph.matmul(a, b, MatMul::default()).expect("a node");
+    graph.set_output("product", product);
+    let options = Options { budget, ..Options::default() };
+    let device = Device::bare(Arc::clone(context), Limits { binding, ..LIMITS }, options);
+    let mut gpu = Gpu::new(&device);
+    let plan = gpu.load(Plan::compile(&graph).expect("a plan")).expect("a loaded plan");
+    assert_eq!(gpu.plan(plan).dispatches().len(), 1);
+    let data = |len: usize| (0..len).map(|at| (at * 7919 % 1000) as f32 - 500.0).collect();
+    for (name, len) in [("a", m * k), ("b", k * n)] {
+        let data: Vec<f32> = data(len);
+        gpu.write(plan, name, &data).expect("an input");
+    }
+    let (mut submissions, mut reached) = (0, Reached::default());
+    let launches = gpu.loaded(plan).len();
+    while reached.launch < launches {
+        reached = gpu.pace.portion(reached, false, |at| gpu.loaded(plan).load(at)).to;
+        submissions += 1;
+    }
+    gpu.run(plan).expect("a run");
+    let mut product = vec![0.0; m * n];
+    gpu.read(plan, "product", &mut product).expect("an output");
+    (product.iter().map(|x| x.to_bits()).collect(), launches, submissions)
+}
+
+#[test]
+fn the_launches_of_one_dispatch_are_parted_where_the_budget_ends() {
+    let Some(context) = context() else { return };
+    let (whole, launches, submissions) = product(&context, 1 << 20, Duration::from_millis(50));
+    assert_eq!((launches, submissions), (1, 1));
+    // Ten parts of 64 rows, each in a submission of its own or all in one.
+    for (budget, expected) in [(Duration::from_millis(50), 1), (Duration::from_nanos(1), 10)] {
+        let (cut, launches, submissions) = product(&context, 4096, budget);
+        assert_eq!((launches, submissions), (10, expected));
+        assert!(cut == whole, "{submissions} submissions");
+    }
 }
 
 /// A factor whose columns hold a huge number of each sign among small ones in each block of 4096.
