@@ -12,6 +12,9 @@ struct Geometry {
     spare: vec2<u32>,
 }
 
+// A position outside of every plane, whatever is added to it.
+const FAR: u32 = 0x80000000u;
+
 override KERNEL_H: u32;
 override KERNEL_W: u32;
 override STRIDE_H: u32;

@@ -28,13 +28,15 @@ use crate::support::{array, leaves, normal, relative_error, repository};
 #[test]
 fn large_tiles_agree() {
     let Some(mut gpu) = open(Options::default()) else { return };
-    for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false)] {
-        let how = MatMul { transpose_a, transpose_b };
-        let (m, n, k) = (1537, 1540, 17);
-        let a: Shape = if transpose_a { [k, m].into() } else { [m, k].into() };
-        let b: Shape = if transpose_b { [n, k].into() } else { [k, n].into() };
-        let case = Case::new(&[a, b], |g, x| g.matmul(x[0], x[1], how));
-        case.check(&mut gpu, &format!("matmul {how:?}"));
+    for k in [17, 20] {
+        for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false)] {
+            let how = MatMul { transpose_a, transpose_b };
+            let (m, n) = (1537, 1540);
+            let a: Shape = if transpose_a { [k, m].into() } else { [m, k].into() };
+            let b: Shape = if transpose_b { [n, k].into() } else { [k, n].into() };
+            let case = Case::new(&[a, b], |g, x| g.matmul(x[0], x[1], how));
+            case.check(&mut gpu, &format!("matmul {how:?}, {k} steps"));
+        }
     }
     let conv = Conv2d {
         batch: 4,
@@ -81,6 +83,22 @@ fn large_tiles_agree() {
     case.check(&mut gpu, "conv2d_filter_grad");
 }
 
+/// Operands that lie along the sum in whole vectors, whose last rows, columns and steps are no whole
+/// tiles.
+#[test]
+fn products_of_rows_by_vectors_agree() {
+    let Some(mut gpu) = open(Options::default()) else { return };
+    for [batch, m, k, n] in [[1, 1, 4, 1], [3, 13, 36, 19], [2, 66, 100, 65], [1, 63, 8, 130]] {
+        for transpose_b in [false, true] {
+            let how = MatMul { transpose_a: false, transpose_b };
+            let b = if transpose_b { [batch, n, k] } else { [batch, k, n] };
+            let case =
+                Case::new(&[[batch, m, k].into(), b.into()], |g, x| g.matmul(x[0], x[1], how));
+            case.check(&mut gpu, &format!("{batch} products of {m} x {k} x {n}, {how:?}"));
+        }
+    }
+}
+
 /// Windows, strides, dilations, groups and sums of every kind, around the edges of tiles.
 #[test]
 fn convolutions_of_awkward_geometry_agree() {
@@ -105,6 +123,16 @@ fn convolutions_of_awkward_geometry_agree() {
         (2, 6, 12, 6, [10, 9], [3, 3], [2, 1], [1, 1], [1, 1]),
         (2, 6, 6, 6, [10, 9], [5, 5], [1, 1], [4, 4], [2, 2]),
         (4, 8, 8, 1, [20, 20], [3, 3], [1, 1], [1, 1], [1, 1]),
+        // Windows that are read by vectors, of all shifts: rows that are no whole vectors, taps
+        // beyond either edge, planes that start anywhere, images cut into segments.
+        (2, 5, 7, 1, [14, 14], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (3, 3, 4, 1, [2, 6], [5, 3], [1, 1], [2, 1], [1, 1]),
+        (3, 4, 6, 2, [5, 6], [2, 3], [1, 1], [0, 1], [1, 1]),
+        (2, 3, 5, 1, [6, 6], [3, 3], [1, 1], [2, 1], [1, 1]),
+        (2, 2, 3, 1, [4, 4], [1, 7], [1, 1], [0, 3], [1, 1]),
+        (2, 6, 4, 2, [9, 8], [3, 3], [1, 1], [3, 2], [3, 2]),
+        (1, 1, 1, 1, [4, 5], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (5, 20, 70, 1, [10, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
     ];
     for (batch, in_channels, out_channels, groups, input, kernel, stride, pad, dilation) in cases {
         let output = [0, 1].map(|a: usize| {

@@ -100,6 +100,17 @@ fn kernels() -> Vec<Kernel> {
         Kernel::MatMul(large, None),
         product(false, false),
         product(true, true),
+        // Operands along the sum in whole vectors.
+        Kernel::MatMul(
+            Product {
+                batch: 2,
+                m: 13,
+                n: 19,
+                k: 36,
+                how: MatMul { transpose_a: false, transpose_b: true },
+            },
+            None,
+        ),
         Kernel::MatMul(
             Product {
                 batch: 2,
@@ -130,7 +141,17 @@ fn kernels() -> Vec<Kernel> {
         pad: [0, 0],
         ..CONV
     };
-    for g in [CONV, depthwise, wide, pointwise] {
+    // Windows that are read by vectors.
+    let same = Conv2d {
+        input: [6, 6],
+        output: [6, 6],
+        kernel: [3, 3],
+        stride: [1, 1],
+        pad: [1, 1],
+        dilation: [1, 1],
+        ..CONV
+    };
+    for g in [CONV, depthwise, wide, pointwise, same] {
         kernels.push(Kernel::Conv2d(g, None));
         kernels.push(Kernel::Conv2dInputGrad(g, None));
         kernels.push(Kernel::Conv2dFilterGrad(g));
@@ -248,6 +269,9 @@ fn every_shader_is_used_and_valid() {
     assert!(unused.is_empty(), "no kernel of this test launches {unused:?}");
     for tile in ["TILE: u32 = 64u", "TILE: u32 = 128u"] {
         assert!(programs().iter().any(|p| p.variant.contains(tile)), "no product with {tile}");
+    }
+    for walk in ["blocks for _a", "blocks for _b", "image_vectors\n//!include blocks"] {
+        assert!(programs().iter().any(|p| p.variant.contains(walk)), "no product with {walk}");
     }
 }
 

@@ -63,27 +63,33 @@ impl Tiles {
     }
 }
 
-/// An operand of a matrix product at a binding: elements one by one, or as vectors of four.
-fn operand(name: &str, at: u32, vectors: bool) -> String {
-    let head = format!("fn load_{name}(start: u32, step: u32, count: u32) -> vec4<f32> {{\n");
-    match vectors {
-        true => format!(
-            "@group(0) @binding({at}) var<storage, read> {name}: array<vec4<f32>>;\n{head}    \
-             if count == 0u {{\n        return vec4(0.0);\n    }}\n    \
-             return {name}[start / 4u];\n}}\n"
-        ),
-        false => format!(
-            "@group(0) @binding({at}) var<storage, read> {name}: array<f32>;\n{head}    \
-             var quad = vec4(0.0);\n    \
-             for (var i = 0u; i < count; i++) {{\n        \
-             quad[i] = {name}[start + i * step];\n    }}\n    return quad;\n}}\n"
-        ),
-    }
+/// How a matrix is read, as the operand `name` of a product: by vectors where these line up, which
+/// they do if the extent of what is contiguous (the sum, or rows or columns) is in whole vectors.
+fn matrix(name: char, along_sum: bool, contiguous: usize) -> String {
+    let (form, walk) = match (along_sum, contiguous.is_multiple_of(4)) {
+        (true, true) => ("vectors", "blocks"),
+        (false, true) => ("vectors", "across"),
+        (true, false) => ("elements", "along"),
+        (false, false) => ("elements", "across"),
+    };
+    format!("//!include {form} for _{name}\n//!include {walk} for _{name}\n")
 }
 
-/// How threads walk through the operands of a product.
-fn walks(a_along_sum: bool, b_along_sum: bool) -> [(&'static str, u32); 2] {
-    [("A_ALONG_SUM", u32::from(a_along_sum)), ("B_ALONG_SUM", u32::from(b_along_sum))]
+/// Whether the windows of four neighbouring positions, counted in planes of these extents, see
+/// neighbours through each tap, one row after the other: then they are read by vectors.
+fn lines_up(g: &Conv2d, plane: [usize; 2]) -> bool {
+    let in_step = g.stride == [1, 1] && g.input[1] == g.output[1];
+    in_step && plane[1] >= 4 && (plane[0] * plane[1]).is_multiple_of(4)
+}
+
+/// How the images are read that a convolution's window moves over.
+fn images(along_sum: bool, by_vectors: bool) -> &'static str {
+    match (along_sum, by_vectors) {
+        (true, true) => "//!include image_vectors\n//!include blocks for _b\n",
+        (false, true) => "//!include image_vectors\n//!include across for _b\n",
+        (true, false) => "//!include image_elements\n//!include along for _b\n",
+        (false, false) => "//!include image_elements\n//!include across for _b\n",
+    }
 }
 
 /// What a launch finishes: items `part` of `count` of `len` elements each, the sums of which go on
@@ -179,16 +185,12 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
             spare: 0,
         };
         let [a, b, _] = lens.map(|len| if len == 0 { None } else { window(&part, count, len) });
-        // Neighbouring rows or columns that are neighbours in memory, in whole vectors.
-        let a_vectors = how.transpose_a && m.is_multiple_of(4);
-        let b_vectors = !how.transpose_b && n.is_multiple_of(4);
         let builder = Builder::new("matmul", &params)
             .variant(&tiles.variant())
-            .overrides(&walks(!how.transpose_a, how.transpose_b))
             .bind_window(2, Access::Read, Bound::Operand(0), a)
             .bind_window(3, Access::Read, Bound::Operand(1), b)
-            .variant(&operand("a", 2, a_vectors))
-            .variant(&operand("b", 3, b_vectors));
+            .variant(&matrix('a', !how.transpose_a, if how.transpose_a { m } else { k }))
+            .variant(&matrix('b', how.transpose_b, if how.transpose_b { k } else { n }));
         let finish = match along {
             Along::Sum => Finish { part: 0..1, count: 1, len: m * n, joins: part.start > 0 },
             _ => Finish { part: part.clone(), count, len: lens[2], joins: false },
@@ -248,12 +250,15 @@ pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Resu
             depthwise("forward", g, geometry, part.len() * after)
         } else {
             let params = params::Convolution { tiling: tiles.tiling, geometry };
-            let builder = Builder::new("conv2d", &params).variant(&tiles.variant());
-            (builder.overrides(&walks(true, false)).overrides(&taps(g)), tiles.count())
+            let builder = Builder::new("conv2d", &params)
+                .variant(&tiles.variant())
+                .variant(&matrix('a', true, g.in_channels / g.groups * g.kernel[0] * g.kernel[1]))
+                .variant(images(false, lines_up(g, g.output)))
+                .overrides(&taps(g));
+            (builder, tiles.count())
         };
-        let builder = builder
-            .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, before))
-            .read(3, 1);
+        let images = window(&part, g.batch, before);
+        let builder = builder.read(2, 1).bind_window(3, Access::Read, Bound::Operand(0), images);
         let finish = Finish { part, count: g.batch, len: after, joins: false };
         Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
@@ -284,14 +289,14 @@ pub(super) fn input_grad(
             let phases = phases.map(|phases| phases as u32);
             let builder = Builder::new("conv2d_input_grad", &params)
                 .variant(&tiles.variant())
-                .overrides(&walks(false, false))
+                .variant("//!include elements for _a\n//!include across for _a\n")
+                .variant(images(false, lines_up(g, g.input)))
                 .overrides(&taps(g))
                 .overrides(&[("PHASES_H", phases[0]), ("PHASES_W", phases[1])]);
             (builder, tiles.count())
         };
-        let builder = builder
-            .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, after))
-            .read(3, 1);
+        let images = window(&part, g.batch, after);
+        let builder = builder.read(2, 1).bind_window(3, Access::Read, Bound::Operand(0), images);
         let finish = Finish { part, count: g.batch, len: before, joins: false };
         Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
@@ -328,12 +333,10 @@ fn pointwise(g: &Conv2d, tiles: &Tiles, towards_input: bool) -> Builder {
         out_image: (g.groups * rows * plane) as u32,
         spare: 0,
     };
-    let a_vectors = towards_input && before.is_multiple_of(4);
     Builder::new("matmul", &params)
         .variant(&tiles.variant())
-        .overrides(&walks(!towards_input, false))
-        .variant(&operand("a", 3, a_vectors))
-        .variant(&operand("b", 2, true))
+        .variant(&matrix('a', !towards_input, before))
+        .variant(&matrix('b', false, plane))
 }
 
 fn depthwise(
@@ -356,7 +359,8 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
     let parts = parts(limits, g.batch, &[before, after])?;
     let rows = g.out_channels / g.groups;
     let columns = g.in_channels / g.groups * g.kernel[0] * g.kernel[1];
-    let depth = parts[0].len() * g.output[0] * g.output[1];
+    let plane = g.output[0] * g.output[1];
+    let depth = parts[0].len() * plane;
     let tiles = Tiles::new(rows, columns, g.groups, limits).count();
     let wanted = WORKGROUPS_WANTED.div_ceil(tiles.max(1));
     let each = wanted.min(depth / SEGMENT_MIN).max(1);
@@ -372,16 +376,17 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
             tiling: tiles.tiling,
             geometry: geometry(g, part.len()),
             segments: each as u32,
-            segment: depth.div_ceil(each) as u32,
+            segment: depth.div_ceil(each).next_multiple_of(4) as u32,
             filter_len: filter_len as u32,
             first_segment: (number * each) as u32,
         };
         Builder::new("conv2d_filter_grad", &params)
             .variant(&tiles.variant())
-            .overrides(&walks(true, true))
+            .variant(&matrix('a', true, plane))
+            .variant(images(true, lines_up(g, g.output)))
             .overrides(&taps(g))
-            .bind_window(2, Access::Read, Bound::Operand(0), window(part, g.batch, before))
-            .bind_window(3, Access::Read, Bound::Operand(1), window(part, g.batch, after))
+            .bind_window(2, Access::Read, Bound::Operand(1), window(part, g.batch, after))
+            .bind_window(3, Access::Read, Bound::Operand(0), window(part, g.batch, before))
             .bind(4, Access::Write, out.clone())
             .launch(tiles.count(), scratch_len)
     };
