@@ -50,7 +50,8 @@ fn columns_of(z: u32, column: u32) -> Lines_b {
     let y = position / params.geometry.output.y * STRIDE_H - params.geometry.pad.x;
     let x = position % params.geometry.output.y * STRIDE_W - params.geometry.pad.y;
     let is_column = columns < vec4(params.tiling.columns);
-    return Lines_b(channel * input_plane(), y, select(vec4(FAR), x, is_column));
+    let start = params.geometry.first.x + channel * input_plane();
+    return Lines_b(start, y, select(vec4(FAR), x, is_column));
 }
 
 fn quad_b(columns: Lines_b, k: u32) -> vec4<f32> {
@@ -67,7 +68,7 @@ fn sum_range(z: u32) -> vec2<u32> {
 }
 
 fn place_row(z: u32, row: u32) -> u32 {
-    let place = (z * params.tiling.rows + row) * output_plane();
+    let place = params.geometry.first.y + (z * params.tiling.rows + row) * output_plane();
     return select(OUTSIDE, place, row < params.tiling.rows);
 }
 

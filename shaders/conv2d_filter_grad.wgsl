@@ -36,7 +36,8 @@ fn plane_extent() -> vec2<u32> {
 }
 
 fn rows_of(z: u32, row: u32) -> Lines_a {
-    let start = (group_of(z) * params.tiling.rows + row) * output_plane();
+    let channel = group_of(z) * params.tiling.rows + row;
+    let start = params.geometry.first.y + channel * output_plane();
     return Lines_a(start, inside(row, params.tiling.rows));
 }
 
@@ -64,7 +65,7 @@ fn columns_of(z: u32, column: u32) -> Lines_b {
 // Where the image of step `k` begins.
 fn image_of(k: u32) -> u32 {
     let channels = params.geometry.groups * params.geometry.in_channels;
-    return k / output_plane() * channels * input_plane();
+    return params.geometry.first.x + k / output_plane() * channels * input_plane();
 }
 
 fn quad_b(columns: Lines_b, k: u32) -> vec4<f32> {

@@ -90,7 +90,7 @@ fn columns_of(z: u32, column: u32) -> Lines_b {
     let y = rows_at(z, columns) + params.geometry.pad.x;
     let x = places_at(z, columns) + params.geometry.pad.y;
     let is_column = columns < vec4(params.tiling.columns);
-    let start = channel * output_plane();
+    let start = params.geometry.first.y + channel * output_plane();
     return Lines_b(start, y, select(vec4(FAR), x, is_column), first_tap(z), taps(z));
 }
 
@@ -128,7 +128,8 @@ fn sum_range(z: u32) -> vec2<u32> {
 }
 
 fn place_row(z: u32, row: u32) -> u32 {
-    let place = (group_of(z) * params.geometry.in_channels + row) * input_plane();
+    let channel = group_of(z) * params.geometry.in_channels + row;
+    let place = params.geometry.first.x + channel * input_plane();
     return select(OUTSIDE, place, row < params.geometry.in_channels);
 }
 

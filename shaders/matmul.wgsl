@@ -17,7 +17,12 @@ struct Params {
     // Distance of rows and of images in the result.
     out_row: u32,
     out_image: u32,
-    spare: u32,
+    // Where the operands and the result begin in what is bound of them.
+    a_first: u32,
+    b_first: u32,
+    out_first: u32,
+    spare0: u32,
+    spare1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -30,13 +35,13 @@ struct Params {
 //!include matrix for _b
 
 fn rows_of(z: u32, row: u32) -> Lines_a {
-    let start = z * params.a_batch + row * params.a_row;
+    let start = params.a_first + z * params.a_batch + row * params.a_row;
     return Lines_a(start, inside(row, params.tiling.rows));
 }
 
 fn columns_of(z: u32, column: u32) -> Lines_b {
-    let image = column / params.plane * params.b_image;
-    let start = z * params.b_batch + image + column % params.plane * params.b_column;
+    let image = params.b_first + column / params.plane * params.b_image;
+    let start = image + z * params.b_batch + column % params.plane * params.b_column;
     return Lines_b(start, inside(column, params.tiling.columns));
 }
 
@@ -61,7 +66,7 @@ fn sum_range(z: u32) -> vec2<u32> {
 }
 
 fn place_row(z: u32, row: u32) -> u32 {
-    let place = (z * params.tiling.rows + row) * params.out_row;
+    let place = params.out_first + (z * params.tiling.rows + row) * params.out_row;
     return select(OUTSIDE, place, row < params.tiling.rows);
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tapes::bind_tape;
-use super::{Limits, parts, reduce, window};
+use super::{Items, Limits, items, parts, reduce};
 use crate::backend::gpu::code;
 use crate::backend::gpu::launch::{Access, Bound, Builder, Launch};
 use crate::backend::gpu::params::{self, Tiling};
@@ -83,7 +83,7 @@ fn lines_up(g: &Conv2d, plane: [usize; 2]) -> bool {
 }
 
 /// How the images are read that a convolution's window moves over.
-fn images(along_sum: bool, by_vectors: bool) -> &'static str {
+fn windows(along_sum: bool, by_vectors: bool) -> &'static str {
     match (along_sum, by_vectors) {
         (true, true) => "//!include image_vectors\n//!include blocks for _b\n",
         (false, true) => "//!include image_vectors\n//!include across for _b\n",
@@ -105,7 +105,7 @@ impl Finish {
     /// Writes the result: through the tape that follows, if there is one.
     fn bind(self, builder: Builder, fused: Option<&Fused>, limits: &Limits) -> Result<Builder> {
         let Finish { part, count, len, joins } = self;
-        let out = window(&part, count, len);
+        let out = items(limits, &part, count, len).window;
         let builder = builder.bind_window(4, Access::Write, Bound::Result(0), out);
         let Some(fused) = fused else {
             return Ok(builder.variant(&code::plain(joins)));
@@ -161,6 +161,7 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
     let along = Along::of(g, limits);
     let (count, lens) = along.items(g);
     let launch = |part: Range<usize>| {
+        let [a, b, out] = lens.map(|len| items(limits, &part, count, len));
         let (rows, z, depth) = match along {
             Along::Batch => (m, part.len(), k),
             Along::Rows => (part.len(), 1, k),
@@ -182,13 +183,16 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
             b_image: 0,
             out_row: n as u32,
             out_image: 0,
-            spare: 0,
+            a_first: a.first,
+            b_first: b.first,
+            out_first: out.first,
+            spare0: 0,
+            spare1: 0,
         };
-        let [a, b, _] = lens.map(|len| if len == 0 { None } else { window(&part, count, len) });
         let builder = Builder::new("matmul", &params)
             .variant(&tiles.variant())
-            .bind_window(2, Access::Read, Bound::Operand(0), a)
-            .bind_window(3, Access::Read, Bound::Operand(1), b)
+            .bind_window(2, Access::Read, Bound::Operand(0), a.window)
+            .bind_window(3, Access::Read, Bound::Operand(1), b.window)
             .variant(&matrix('a', !how.transpose_a, if how.transpose_a { m } else { k }))
             .variant(&matrix('b', how.transpose_b, if how.transpose_b { k } else { n }));
         let finish = match along {
@@ -207,7 +211,12 @@ fn is_depthwise(g: &Conv2d) -> bool {
     g.groups > 1 && g.groups == g.in_channels
 }
 
-fn geometry(g: &Conv2d, batch: usize) -> params::Geometry {
+/// What is bound of images before and after.
+fn images_of(g: &Conv2d, part: &Range<usize>, limits: &Limits) -> [Items; 2] {
+    image_lens(g).map(|len| items(limits, part, g.batch, len))
+}
+
+fn geometry(g: &Conv2d, batch: usize, images: [Items; 2]) -> params::Geometry {
     let pair = |values: [usize; 2]| values.map(|value| value as u32);
     params::Geometry {
         batch: batch as u32,
@@ -217,7 +226,7 @@ fn geometry(g: &Conv2d, batch: usize) -> params::Geometry {
         input: pair(g.input),
         output: pair(g.output),
         pad: pair(g.pad),
-        spare: [0; 2],
+        first: images.map(|items| items.first),
     }
 }
 
@@ -241,11 +250,12 @@ fn image_lens(g: &Conv2d) -> [usize; 2] {
 pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Result<Vec<Launch>> {
     let [before, after] = image_lens(g);
     let launch = |part: Range<usize>| {
-        let geometry = geometry(g, part.len());
+        let images = images_of(g, &part, limits);
+        let geometry = geometry(g, part.len(), images);
         let columns = part.len() * g.output[0] * g.output[1];
         let tiles = Tiles::new(g.out_channels / g.groups, columns, g.groups, limits);
         let (builder, workgroups) = if is_pointwise(g) {
-            (pointwise(g, &tiles, false), tiles.count())
+            (pointwise(g, &tiles, images, false), tiles.count())
         } else if is_depthwise(g) {
             depthwise("forward", g, geometry, part.len() * after)
         } else {
@@ -253,12 +263,12 @@ pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Resu
             let builder = Builder::new("conv2d", &params)
                 .variant(&tiles.variant())
                 .variant(&matrix('a', true, g.in_channels / g.groups * g.kernel[0] * g.kernel[1]))
-                .variant(images(false, lines_up(g, g.output)))
+                .variant(windows(false, lines_up(g, g.output)))
                 .overrides(&taps(g));
             (builder, tiles.count())
         };
-        let images = window(&part, g.batch, before);
-        let builder = builder.read(2, 1).bind_window(3, Access::Read, Bound::Operand(0), images);
+        let x = images[0].window;
+        let builder = builder.read(2, 1).bind_window(3, Access::Read, Bound::Operand(0), x);
         let finish = Finish { part, count: g.batch, len: after, joins: false };
         Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
@@ -276,12 +286,13 @@ pub(super) fn input_grad(
     let phases = [0, 1].map(|axis| if g.dilation[axis] == 1 { g.stride[axis] } else { 1 });
     let across = [0, 1].map(|axis| g.input[axis].div_ceil(phases[axis]));
     let launch = |part: Range<usize>| {
-        let geometry = geometry(g, part.len());
+        let images = images_of(g, &part, limits);
+        let geometry = geometry(g, part.len(), images);
         let columns = part.len() * across[0] * across[1];
         let z = g.groups * phases[0] * phases[1];
         let tiles = Tiles::new(g.in_channels / g.groups, columns, z, limits);
         let (builder, workgroups) = if is_pointwise(g) {
-            (pointwise(g, &tiles, true), tiles.count())
+            (pointwise(g, &tiles, images, true), tiles.count())
         } else if is_depthwise(g) {
             depthwise("input_grad", g, geometry, part.len() * before)
         } else {
@@ -290,13 +301,13 @@ pub(super) fn input_grad(
             let builder = Builder::new("conv2d_input_grad", &params)
                 .variant(&tiles.variant())
                 .variant("//!include elements for _a\n//!include across for _a\n")
-                .variant(images(false, lines_up(g, g.input)))
+                .variant(windows(false, lines_up(g, g.input)))
                 .overrides(&taps(g))
                 .overrides(&[("PHASES_H", phases[0]), ("PHASES_W", phases[1])]);
             (builder, tiles.count())
         };
-        let images = window(&part, g.batch, after);
-        let builder = builder.read(2, 1).bind_window(3, Access::Read, Bound::Operand(0), images);
+        let ct = images[1].window;
+        let builder = builder.read(2, 1).bind_window(3, Access::Read, Bound::Operand(0), ct);
         let finish = Finish { part, count: g.batch, len: before, joins: false };
         Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
@@ -313,7 +324,8 @@ fn is_pointwise(g: &Conv2d) -> bool {
 
 /// A convolution without a window, or its cotangent of the input, as a product: the filters times
 /// all images, image beside image.
-fn pointwise(g: &Conv2d, tiles: &Tiles, towards_input: bool) -> Builder {
+fn pointwise(g: &Conv2d, tiles: &Tiles, images: [Items; 2], towards_input: bool) -> Builder {
+    let [from, to] = if towards_input { [images[1], images[0]] } else { images };
     let (before, after) = (g.in_channels / g.groups, g.out_channels / g.groups);
     let (rows, depth) = if towards_input { (before, after) } else { (after, before) };
     let (a_step, a_row) = if towards_input { (before, 1) } else { (1, before) };
@@ -331,7 +343,11 @@ fn pointwise(g: &Conv2d, tiles: &Tiles, towards_input: bool) -> Builder {
         b_image: (g.groups * depth * plane) as u32,
         out_row: plane as u32,
         out_image: (g.groups * rows * plane) as u32,
-        spare: 0,
+        a_first: 0,
+        b_first: from.first,
+        out_first: to.first,
+        spare0: 0,
+        spare1: 0,
     };
     Builder::new("matmul", &params)
         .variant(&tiles.variant())
@@ -371,10 +387,11 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
         _ => (Bound::Scratch, segments * filter_len),
     };
     let launch = |(number, part): (usize, &Range<usize>)| {
+        let images = images_of(g, part, limits);
         let tiles = Tiles::new(rows, columns, g.groups * each, limits);
         let params = params::FilterGrad {
             tiling: tiles.tiling,
-            geometry: geometry(g, part.len()),
+            geometry: geometry(g, part.len(), images),
             segments: each as u32,
             segment: depth.div_ceil(each).next_multiple_of(4) as u32,
             filter_len: filter_len as u32,
@@ -383,10 +400,10 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
         Builder::new("conv2d_filter_grad", &params)
             .variant(&tiles.variant())
             .variant(&matrix('a', true, plane))
-            .variant(images(true, lines_up(g, g.output)))
+            .variant(windows(true, lines_up(g, g.output)))
             .overrides(&taps(g))
-            .bind_window(2, Access::Read, Bound::Operand(1), window(part, g.batch, after))
-            .bind_window(3, Access::Read, Bound::Operand(0), window(part, g.batch, before))
+            .bind_window(2, Access::Read, Bound::Operand(1), images[1].window)
+            .bind_window(3, Access::Read, Bound::Operand(0), images[0].window)
             .bind(4, Access::Write, out.clone())
             .launch(tiles.count(), scratch_len)
     };
@@ -407,8 +424,9 @@ fn depthwise_filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
         count => (Bound::Scratch, count * filter_len),
     };
     let launch = |(number, part): (usize, &Range<usize>)| {
+        let images = images_of(g, part, limits);
         let params = params::Depthwise {
-            geometry: geometry(g, part.len()),
+            geometry: geometry(g, part.len(), images),
             len: filter_len as u32,
             first: (number * filter_len) as u32,
             spare1: 0,
@@ -416,8 +434,8 @@ fn depthwise_filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
         };
         Builder::new("depthwise_filter_grad", &params)
             .overrides(&taps(g))
-            .bind_window(2, Access::Read, Bound::Operand(0), window(part, g.batch, before))
-            .bind_window(3, Access::Read, Bound::Operand(1), window(part, g.batch, after))
+            .bind_window(2, Access::Read, Bound::Operand(0), images[0].window)
+            .bind_window(3, Access::Read, Bound::Operand(1), images[1].window)
             .bind(4, Access::Write, out.clone())
             .launch(filter_len, scratch_len)
     };

@@ -13,10 +13,10 @@ use crate::backend::gpu::pace::Reached;
 use crate::backend::gpu::pipelines::Pipelines;
 use crate::backend::gpu::shader::part;
 use crate::backend::gpu::{Device, Gpu, Options, adapters, params, qualify, wgpu};
-use crate::error::Kind;
-use crate::graph::{Graph, Leaf, MatMul};
-use crate::plan::Plan;
-use crate::rng::philox4x32;
+use crate::error::{Kind, Result};
+use crate::graph::{Conv2d, Graph, Leaf, MatMul, Pool2d};
+use crate::plan::{Plan, Port};
+use crate::rng::{Key, Stream, philox4x32};
 
 /// A device, or a printed reason for skipping; `PRIORFIT_REQUIRE_GPU=1` fails instead.
 fn context() -> Option<Arc<Context>> {
@@ -100,6 +100,99 @@ fn the_launches_of_one_dispatch_are_parted_where_the_budget_ends() {
         let (cut, launches, submissions) = product(&context, 4096, budget);
         assert_eq!((launches, submissions), (10, expected));
         assert!(cut == whole, "{submissions} submissions");
+    }
+}
+
+/// Kernels that are cut by images, rows or steps, none of which start where windows may.
+fn of_odd_items() -> Result<Graph> {
+    let mut g = Graph::new();
+    let same = |channels: usize, groups: usize, kernel: usize, input: [usize; 2]| Conv2d {
+        batch: 7,
+        in_channels: channels,
+        out_channels: channels,
+        groups,
+        input,
+        output: input,
+        kernel: [kernel; 2],
+        stride: [1, 1],
+        pad: [kernel / 2; 2],
+        dilation: [1, 1],
+    };
+    // By elements, by vectors, without a window, with groups of one channel.
+    let convs = [
+        same(1, 1, 3, [33, 33]),
+        same(3, 1, 3, [18, 20]),
+        same(3, 1, 1, [18, 20]),
+        same(3, 3, 3, [18, 20]),
+    ];
+    for (number, conv) in convs.into_iter().enumerate() {
+        let x = g.input(&format!("x{number}"), &conv.input_shape())?;
+        let ct = g.input(&format!("ct{number}"), &conv.output_shape())?;
+        let w = g.input(&format!("w{number}"), &conv.filter_shape())?;
+        let y = g.conv2d(x, w, conv)?;
+        let y = g.mul(y, ct)?;
+        let Conv2d { batch, in_channels: channels, input, output, .. } = conv;
+        let (kernel, stride, pad, dilation) = ([3, 3], [1, 1], [1, 1], [1, 1]);
+        let pool = Pool2d { batch, channels, input, output, kernel, stride, pad, dilation };
+        let results = [
+            y,
+            g.conv2d_input_grad(ct, w, conv)?,
+            g.conv2d_filter_grad(x, ct, conv)?,
+            g.max_pool(x, pool)?,
+            g.sum_pool(x, pool)?,
+            g.max_pool_grad(x, ct, pool)?,
+            g.sum_pool_grad(ct, pool)?,
+        ];
+        for (result, value) in results.into_iter().enumerate() {
+            g.set_output(&format!("result {result} of convolution {number}"), value);
+        }
+    }
+    let a = g.input("a", &[7, 33, 35].into())?;
+    let b = g.input("b", &[7, 35, 31].into())?;
+    let products = g.matmul(a, b, MatMul::default())?;
+    g.set_output("products", products);
+    let wide = g.input("wide", &[13, 1001].into())?;
+    let tall = g.input("tall", &[1001, 3].into())?;
+    let by_rows = g.matmul(wide, tall, MatMul::default())?;
+    g.set_output("by rows", by_rows);
+    let long = g.input("long", &[1001, 100].into())?;
+    let by_steps = g.matmul(long, tall, MatMul { transpose_a: true, transpose_b: false })?;
+    g.set_output("by steps", by_steps);
+    let rows = g.softmax(wide)?;
+    g.set_output("softmax", rows);
+    let rows = g.log_softmax(wide)?;
+    g.set_output("log-softmax", rows);
+    Ok(g)
+}
+
+#[test]
+fn items_that_start_anywhere_give_what_they_give_uncut() {
+    let Some(context) = context() else { return };
+    let graph = of_odd_items().expect("a graph");
+    let run = |binding: usize| {
+        let limits = Limits { binding, ..LIMITS };
+        let mut gpu = Gpu::new(&Device::bare(Arc::clone(&context), limits, Options::default()));
+        let plan = gpu.load(Plan::compile(&graph).expect("a plan")).expect("a loaded plan");
+        for (lane, (leaf, value)) in graph.leaves().enumerate() {
+            let mut noise = Key::new(7, Stream::Probe).at(lane as u64);
+            let data: Vec<f32> = (0..graph.shape(value).len()).map(|_| noise.normal()).collect();
+            gpu.write(plan, &leaf.name, &data).expect("an input");
+        }
+        gpu.run(plan).expect("a run");
+        let ports = gpu.plan(plan).outputs().to_vec();
+        let read = |port: Port| {
+            let mut data = vec![f32::NAN; port.shape.len()];
+            gpu.read(plan, &port.name, &mut data).expect("an output");
+            (port.name, data)
+        };
+        ports.into_iter().map(read).collect::<Vec<_>>()
+    };
+    for ((name, cut), (_, whole)) in run(4096).into_iter().zip(run(1 << 20)) {
+        let scale = whole.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let error = cut.iter().zip(&whole).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        // Sums that are cut are rounded in another order.
+        assert!(error <= 1e-5 * scale, "{name} is off by {error:.1e} of {scale:.1e}");
+        assert!(cut.iter().all(|x| x.is_finite()), "{name}");
     }
 }
 
