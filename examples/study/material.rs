@@ -6,7 +6,7 @@ use std::sync::Arc;
 use priorfit::adapt::{Control, SourceSettings, fit_prior};
 use priorfit::data::{Augment, Crop, Dataset, Flip, Preprocess, Resize, Statistics};
 use priorfit::error::{Context, Error, Result};
-use priorfit::onnx::Model;
+use priorfit::onnx::{Dim, Model};
 use priorfit::prior::Prior;
 use priorfit::threads::Threads;
 
@@ -67,10 +67,10 @@ impl Material {
         let statistics = args.statistics();
         let channels = statistics.as_ref().map_or(3, |statistics| statistics.mean.len());
         let images = Images {
+            extent: extent(&model, [channels, height, width]),
             model: Arc::new(model),
             pool,
             test: args.test.as_deref().map(open).transpose()?,
-            extent: [channels, height, width],
             statistics: statistics.clone(),
             most: args.images,
         };
@@ -80,6 +80,15 @@ impl Material {
         let prior = prior(args, &images)?;
         Ok(Material { images, shift, masks, prior })
     }
+}
+
+/// What the file fixes of its input, and else `default`.
+fn extent(model: &Model, default: [usize; 3]) -> [usize; 3] {
+    let dims = model.inputs().first().and_then(|input| input.dims.as_deref()).unwrap_or(&[]);
+    std::array::from_fn(|axis| match dims.get(axis + 1) {
+        Some(Dim::Fixed(fixed)) => *fixed,
+        _ => default[axis],
+    })
 }
 
 /// Images with masks, of the size that is asked for or their own.
