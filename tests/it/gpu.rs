@@ -83,8 +83,7 @@ fn large_tiles_agree() {
     case.check(&mut gpu, "conv2d_filter_grad");
 }
 
-/// Operands that lie along the sum in whole vectors, whose last rows, columns and steps are no whole
-/// tiles.
+/// Operands that lie along the sum in whole vectors; rows, columns and steps are no whole tiles.
 #[test]
 fn products_of_rows_by_vectors_agree() {
     let Some(mut gpu) = open(Options::default()) else { return };

@@ -91,36 +91,18 @@ fn updates() -> Vec<Kernel> {
 fn kernels() -> Vec<Kernel> {
     let depthwise = Conv2d { groups: 6, out_channels: 12, ..CONV };
     let wide = Conv2d { in_channels: 256, out_channels: 512, ..CONV };
-    let product = |transpose_a, transpose_b| {
+    let product = |m, n, k, [transpose_a, transpose_b]: [bool; 2]| {
         let how = MatMul { transpose_a, transpose_b };
-        Kernel::MatMul(Product { batch: 2, m: 13, n: 19, k: 37, how }, None)
+        Kernel::MatMul(Product { batch: 2, m, n, k, how }, None)
     };
     let large = Product { batch: 1, m: 2048, n: 2048, k: 16, how: MatMul::default() };
     let mut kernels = vec![
         Kernel::MatMul(large, None),
-        product(false, false),
-        product(true, true),
-        // Operands along the sum in whole vectors.
-        Kernel::MatMul(
-            Product {
-                batch: 2,
-                m: 13,
-                n: 19,
-                k: 36,
-                how: MatMul { transpose_a: false, transpose_b: true },
-            },
-            None,
-        ),
-        Kernel::MatMul(
-            Product {
-                batch: 2,
-                m: 12,
-                n: 20,
-                k: 37,
-                how: MatMul { transpose_a: true, transpose_b: false },
-            },
-            None,
-        ),
+        product(13, 19, 37, [false, false]),
+        product(13, 19, 37, [true, true]),
+        // In whole vectors across and along the sum.
+        product(12, 20, 37, [true, false]),
+        product(13, 19, 36, [false, true]),
         Kernel::MaxPool(POOL),
         Kernel::MaxPoolGrad(POOL),
         Kernel::SumPool(POOL),
