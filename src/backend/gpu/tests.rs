@@ -10,6 +10,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, StorageAccess, TypeInner};
 
 use super::context::check_limits;
+use super::first::FirstWorkgroup;
 use super::launch::{Access, Bound, Builder, Launch, Program, grid};
 use super::loaded::Needs;
 use super::lower::{Limits, factor_shards, lower};
@@ -99,6 +100,17 @@ fn kernels() -> Vec<Kernel> {
         Kernel::MatMul(large, None),
         product(false, false),
         product(true, true),
+        // Operands along the sum in whole vectors.
+        Kernel::MatMul(
+            Product {
+                batch: 2,
+                m: 13,
+                n: 19,
+                k: 36,
+                how: MatMul { transpose_a: false, transpose_b: true },
+            },
+            None,
+        ),
         Kernel::MatMul(
             Product {
                 batch: 2,
@@ -129,7 +141,17 @@ fn kernels() -> Vec<Kernel> {
         pad: [0, 0],
         ..CONV
     };
-    for g in [CONV, depthwise, wide, pointwise] {
+    // Windows that are read by vectors.
+    let same = Conv2d {
+        input: [6, 6],
+        output: [6, 6],
+        kernel: [3, 3],
+        stride: [1, 1],
+        pad: [1, 1],
+        dilation: [1, 1],
+        ..CONV
+    };
+    for g in [CONV, depthwise, wide, pointwise, same] {
         kernels.push(Kernel::Conv2d(g, None));
         kernels.push(Kernel::Conv2dInputGrad(g, None));
         kernels.push(Kernel::Conv2dFilterGrad(g));
@@ -248,6 +270,9 @@ fn every_shader_is_used_and_valid() {
     for tile in ["TILE: u32 = 64u", "TILE: u32 = 128u"] {
         assert!(programs().iter().any(|p| p.variant.contains(tile)), "no product with {tile}");
     }
+    for walk in ["blocks for _a", "blocks for _b", "image_vectors\n//!include blocks"] {
+        assert!(programs().iter().any(|p| p.variant.contains(walk)), "no product with {walk}");
+    }
 }
 
 #[test]
@@ -296,6 +321,10 @@ fn bindings_are_those_of_the_shaders() {
         for (handle, variable) in module.global_variables.iter() {
             let Some(binding) = variable.binding else { continue };
             if uses[handle].is_empty() {
+                continue;
+            }
+            if binding.group == FirstWorkgroup::GROUP {
+                assert_eq!((binding.binding, variable.space), (0, AddressSpace::Uniform));
                 continue;
             }
             let access = match variable.space {
