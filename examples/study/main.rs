@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use priorfit::data::Statistics;
-use priorfit::error::{Error, Result};
+use priorfit::error::{Context, Error, Result};
 use priorfit::threads::Threads;
 
 use crate::material::Material;
@@ -225,6 +225,8 @@ fn make(args: &Args, material: &Material, records: Records) -> Result<Records> {
         while let Some(&job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let shared = runs::known(&lock(&records), job);
             let made = runs::run(job, material, &setting, shared, Arc::clone(&threads));
+            let made = made
+                .context(|| format!("{}, shots {}, seed {}", job.row.title(), job.shots, job.seed));
             let made = made.inspect_err(|_| next.store(jobs.len(), Ordering::Relaxed))?;
             tell(&jobs, job, started, made[0].seconds);
             lock(&records).add(made)?;
