@@ -67,16 +67,19 @@ impl Grouping {
         words[..len].to_vec()
     }
 
-    /// The blocks of parameters of these names and numbers of weights, by what they are called.
+    /// The blocks of parameters of these names and numbers of weights, with `rank` directions each,
+    /// by what they are called.
     ///
     /// Blocks of few weights are joined with the others of their layer, stage and so on that are
     /// small, called `layer1.*` or, of the whole network, `*`. What counts as few grows until
-    /// there are [`MAX_BLOCKS`] at most.
-    fn blocks(self, parameters: &[(&str, usize)]) -> BTreeMap<String, Vec<String>> {
+    /// there are [`MAX_BLOCKS`] at most, and their capacitance matrices are not too large together:
+    /// a prior that took long to learn is not refused for its rank.
+    fn blocks(self, parameters: &[(&str, usize)], rank: usize) -> BTreeMap<String, Vec<String>> {
+        let most = MAX_BLOCKS.min(CAPACITANCE_MAX / (rank * rank).max(1)).max(1);
         let mut fewest = WEIGHTS_MIN;
         loop {
             let blocks = self.blocks_of(parameters, fewest);
-            if blocks.len() <= MAX_BLOCKS {
+            if blocks.len() <= most {
                 return blocks;
             }
             fewest = fewest.saturating_mul(2);
@@ -125,7 +128,7 @@ impl Grouping {
     pub(super) fn apply(self, header: &mut Header, parameters: &[(&str, usize)]) {
         let blocks = match (self, header.rank) {
             (Grouping::Whole, _) | (_, 0) => BTreeMap::new(),
-            _ => self.blocks(parameters),
+            _ => self.blocks(parameters, header.rank),
         };
         header.set_blocks(blocks);
     }

@@ -24,9 +24,10 @@ pub fn check_share(share: f64) -> Result<()> {
 
 impl Prior {
     /// The prior with the fewest deviations, but two, that explain at least this share of the
-    /// low-rank variance tr(W Wᵀ), in each block of its own: the leading principal directions of the
-    /// deviations, which are orthogonal. Every weight keeps its variance: what the dropped directions gave it goes to v,
-    /// so that `share` → 0 tends to [`Prior::diagonal`] and 1 changes the deviations' basis only.
+    /// low-rank variance tr(W Wᵀ), in each block of its own: the leading principal directions of
+    /// the deviations, which are orthogonal. Every weight keeps its variance: what the dropped
+    /// directions gave it goes to v, so that `share` → 0 tends to [`Prior::diagonal`] and 1 changes
+    /// the deviations' basis only.
     ///
     /// The principal directions are Uᵀ Q for the eigenvectors U of Q Qᵀ, a K×K matrix.
     ///

@@ -222,7 +222,7 @@ fn names_make_blocks_and_small_tensors_join_their_like() {
         ("layer2.0.conv1.weight", 9216),
     ];
     let called = |grouping: Grouping| -> Vec<String> {
-        let blocks = grouping.blocks(&resnet);
+        let blocks = grouping.blocks(&resnet, 5);
         let names: usize = blocks.values().map(Vec::len).sum();
         assert_eq!(names, resnet.len(), "{grouping:?} gives every parameter one block");
         blocks.into_keys().collect()
@@ -240,6 +240,9 @@ fn names_make_blocks_and_small_tensors_join_their_like() {
     );
     let names: Vec<String> = (0..3000).map(|i| format!("part{}.{i}.weight", i % 7)).collect();
     let many: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 5000)).collect();
-    let blocks = Grouping::Tensor.blocks(&many);
-    assert!((2..=MAX_BLOCKS).contains(&blocks.len()), "{}", blocks.len());
+    // Of rank 512, 16 capacitance matrices are as many as are accepted.
+    for (rank, most) in [(5, MAX_BLOCKS), (512, 16), (MAX_RANK, 4)] {
+        let blocks = Grouping::Tensor.blocks(&many, rank).len();
+        assert!((1..=most).contains(&blocks), "{blocks} of rank {rank}");
+    }
 }
