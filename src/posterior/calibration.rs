@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::conformal::{PredictionSets, check_share, quantile};
 use super::predictive::{Predictions, likeliest};
 use super::selective::{Abstention, Target};
-use super::temperature::Search;
+use super::temperature::{Search, Truth, best};
 use super::{EarlyExit, Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
@@ -204,13 +204,13 @@ impl Posterior {
         let mut order: Vec<usize> = (0..held_out.len()).collect();
         Key::new(settings.seed, Stream::Split).at(HALVES).shuffle(&mut order);
         let (first, second) = order.split_at(order.len() / 2);
-        let mut search = Search::new(held_out.labels(first)?);
+        let mut search = Search::new(Truth::Classes(held_out.labels(first)?));
         let first = held_out.subset(first)?;
         self.visit_draws(&first, &engine, observe, &mut |examples, logits| {
             search.add(logits);
             examples.to_vec()
         })?;
-        let temperature = search.best(self.draws().len());
+        let temperature = best(&search.nll(self.draws().len()));
         let labels = held_out.labels(second)?;
         let second = held_out.subset(second)?;
         let exit = EarlyExit::Never;

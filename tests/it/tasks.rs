@@ -256,6 +256,44 @@ fn masks_are_learned_and_parts_of_a_batch_add_up() {
     }
 }
 
+/// Strength, head variance, temperature and gate of masks are cross-validated, image by image.
+#[test]
+fn the_choice_of_masks_is_made_on_images_held_out() {
+    let digits = digits();
+    let (rest, train) = digits.masks().split(1, 0.05).expect("a split");
+    let (held, _) = rest.split(3, 0.9).expect("a split");
+    let settings = Settings {
+        prior: PriorKind::Isotropic,
+        steps: 24,
+        probe_steps: 150,
+        batch_size: 16,
+        ..Settings::default()
+    };
+    let adapted = digits.fit(&train, &held, settings.clone());
+    let choice = adapted.choice.as_ref().expect("enough images to choose by");
+    assert_eq!(train.len(), 30);
+    assert_eq!((choice.folds, choice.held_out, choice.candidates.len()), (4, 30, 5));
+    let kept = choice.kept();
+    assert!(choice.candidates.iter().all(|c| kept.held_out.nll <= c.held_out.nll));
+    assert_eq!(kept.held_out.measure, Measure::MeanIou);
+    assert!((adapted.posterior.temperature() - kept.temperature).abs() < 1e-12);
+    // What is promised of other images is kept: the probe's likelihood, that of the kept end, and
+    // the order of the two.
+    let [probe, after] = [&adapted.probe, &adapted.posterior]
+        .map(|posterior| digits.evaluate(posterior, &held).summary());
+    for (promised, found) in [(&choice.candidates[0], probe), (kept, after)] {
+        let ratio = promised.held_out.nll / found.nll;
+        assert!((0.7..1.4).contains(&ratio), "{promised:?}, found {found:?}");
+    }
+    assert!(choice.kept > 0 && after.nll < probe.nll, "{probe:?}, {after:?}");
+    // Weights that a rate has ruined are not kept.
+    let ruinous = Settings { strength: Some(1e6), learning_rate: 0.5, ..settings };
+    let gated = digits.fit(&train, &held, ruinous);
+    let choice = gated.choice.as_ref().expect("a choice");
+    assert_eq!(choice.kept, 0, "{choice:?}");
+    assert_eq!(gated.posterior.draws()[0], gated.probe.draws()[0]);
+}
+
 /// Pooling and classifier are left out, and the file's image size is not binding.
 #[test]
 fn networks_end_in_maps_for_images_of_any_size() {
