@@ -266,9 +266,12 @@ impl Adapter {
         // What was asked to stop ends with the probe, which takes no time.
         let mut patient = |_| Control::Continue;
         let observe: Observer<'_> = if is_stopped { &mut patient } else { observe };
+        // Cross-validation has trained the network that maps are computed with.
+        trainer.network_mut().set_weights(&start)?;
         let network = (trainer.network_mut(), &run.means);
-        let features = run.rows.and_then(Rows::of_examples);
-        start.extend(self.head(network, features, train, variance, observe)?);
+        // Of what was stopped, the sample of pixels is good enough.
+        let rows = run.rows.filter(|rows| is_stopped || rows.are_examples());
+        start.extend(self.head(network, rows, train, variance, observe)?);
         let path = match &choice {
             _ if is_stopped => path.until(0),
             Some(choice) if self.cross_validates_runs() => path.until(choice.kept),
@@ -385,12 +388,12 @@ impl Adapter {
     fn head(
         &self,
         (network, means): (&mut Network, &Weights),
-        features: Option<&Array2<f32>>,
+        rows: Option<&Rows>,
         train: &Dataset,
         head_variance: f64,
         observe: Observer<'_>,
     ) -> Result<Weights> {
-        let Some(features) = features else {
+        let Some(rows) = rows else {
             return loop {
                 match probe::fit_dense(network, train, &self.settings, head_variance, observe) {
                     Err(error) if error.kind() == Kind::Device => {
@@ -401,10 +404,9 @@ impl Adapter {
             };
         };
         let task = network.known_task()?;
-        let targets = probe::targets(task, train)?;
-        let steps = self.settings.probe_steps;
-        let settings = probe::ProbeSettings { task, examples: train.len(), head_variance, steps };
-        probe::fit(features, &targets, settings, None, self.engine.threads(), observe)
+        let (all, steps) = ((0..train.len()).collect::<Vec<_>>(), self.settings.probe_steps);
+        let settings = probe::ProbeSettings { task, examples: all.len(), head_variance, steps };
+        rows.head(train, &all, settings, None, self.engine.threads(), observe)
     }
 
     fn posterior(

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub(super) use self::rows::Rows;
 use super::path::Path;
-use super::probe::{self, ProbeSettings};
+use super::probe::ProbeSettings;
 use super::settings::Settings;
 use super::trainer::{Leg, Trainer};
 use super::{Control, Ending, Observer, Progress, Summary};
@@ -259,21 +259,18 @@ impl Selection<'_> {
             is_stopped |= control == Control::Stop;
             control
         };
-        let task = self.rows.task(self.task);
         let threads = trainer.network_mut().threads().clone();
         let (mut heads, mut logits) = (Vec::new(), Vec::new());
         for (fold, held_out) in self.folds.iter().enumerate() {
             let rest = self.rest(fold);
-            let x = self.rows.features(&rest);
-            let y = self.rows.targets(self.task, self.train, &rest)?;
             let settings = ProbeSettings {
-                task: &task,
+                task: self.task,
                 examples: rest.len(),
                 head_variance: variance,
                 steps: self.settings.probe_steps,
             };
-            let start = start[fold].as_ref();
-            let head = probe::fit(&x, &y, settings, start, &threads, &mut observe)?;
+            let (rows, start) = (self.rows, start[fold].as_ref());
+            let head = rows.head(self.train, &rest, settings, start, &threads, &mut observe)?;
             logits.push(apply(&head, &self.rows.features(held_out))?);
             heads.push(head);
         }

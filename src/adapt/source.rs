@@ -272,8 +272,7 @@ fn begin(
             true => None,
             false => Some(Rows::new(network, &none, data, settings.seed, observe)?),
         };
-        let features = rows.as_ref().and_then(Rows::of_examples);
-        let head = adapter.head((network, &none), features, data, HEAD_VARIANCE, observe)?;
+        let head = adapter.head((network, &none), rows.as_ref(), data, HEAD_VARIANCE, observe)?;
         trainer.network_mut().set_weights(&head)?;
         return Ok(head);
     };

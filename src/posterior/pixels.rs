@@ -1,11 +1,15 @@
 //! A sample of the pixels of masks. Neighbours tell nearly the same, and what all pixels of all
 //! images take would not fit in memory.
 
+use super::Truth;
 use crate::data::{Dataset, Preprocess};
 use crate::error::Result;
 use crate::rng::{Key, Stream};
+use crate::task::Task;
 use crate::threads::Threads;
 
+/// The most pixels that are looked at, but one of each image at least.
+pub(crate) const PIXELS_MAX: usize = 1 << 14;
 /// Images whose masks are decoded at once.
 const IMAGES: usize = 32;
 
@@ -79,6 +83,30 @@ impl Pixels {
             into.extend_from_slice(&outputs[at * width..(at + 1) * width]);
         }
     }
+}
+
+/// What is true of the outputs of some examples, where a temperature has a meaning: of each, or of
+/// masks of each of their `pixels`; with what a row counts, since an image counts as one example.
+pub(crate) fn truth(
+    task: &Task,
+    data: &Dataset,
+    examples: &[usize],
+    pixels: Option<&Pixels>,
+) -> Result<Option<(Truth, f64)>> {
+    if let Some(pixels) = pixels {
+        let classes = pixels.classes(examples);
+        let weight = examples.len() as f64 / classes.len().max(1) as f64;
+        return Ok(Some((Truth::Classes(classes), weight)));
+    }
+    Ok(match task {
+        Task::Classification { .. } => Some((Truth::Classes(data.labels(examples)?), 1.0)),
+        Task::MultiLabel { .. } => {
+            let mut labels = vec![0.0; examples.len() * task.outputs()];
+            data.fill_rows(examples, &mut labels)?;
+            Some((Truth::Labels(labels), 1.0))
+        }
+        Task::Regression { .. } | Task::Segmentation { .. } => None,
+    })
 }
 
 /// The first step of [`Stream::Split`] that chooses pixels; those before are numbers of classes and

@@ -8,11 +8,11 @@
 //! −Σ_i ln( 1/S Σ_s p_s(y_i; T) ) + (ln T)² / 2
 //! ```
 //!
-//! over held-out examples, or each label of each of them. The last term is a standard normal prior on ln T, worth less than a
-//! few examples; where every label is the likeliest class, as it often is among few examples, the
-//! likelihood alone would have T fall to 0. The minimum is sought on a grid of ln T, so that one
-//! pass over the draws is enough and memory is that of the grid for each example, however many
-//! draws and classes there are.
+//! over held-out examples, or each label of each of them. The last term is a standard normal prior
+//! on ln T, worth less than a few examples; where every label is the likeliest class, as it often is
+//! among few examples, the likelihood alone would have T fall to 0. The minimum is sought on a grid
+//! of ln T, so that one pass over the draws is enough and memory is that of the grid for each
+//! likelihood, however many draws and classes there are.
 
 use ndarray::{Array2, ArrayView1};
 

@@ -5,19 +5,21 @@
 //! place is a row like any other, and its class is a label.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use ndarray::{Array2, Axis};
 
-use super::super::{Control, Observer, Phase, Progress, probe};
+use super::super::probe::{self, ProbeSettings};
+use super::super::{Control, Observer, Phase, Progress};
 use crate::data::{Dataset, one_hot};
 use crate::error::{Error, Kind, Result};
 use crate::posterior::metrics::{MaskScores, Summary};
-use crate::posterior::{Network, Pixels, Progress as Pass, Truth, evaluate_outputs};
+use crate::posterior::{
+    Network, PIXELS_MAX, Pixels, Progress as Pass, Truth, evaluate_outputs, truth,
+};
 use crate::prior::Weights;
 use crate::task::{Task, pixel_features};
-
-/// The most pixels that are looked at, but one of each image at least.
-const PIXELS_MAX: usize = 1 << 14;
+use crate::threads::Threads;
 
 /// Rows of the training examples, one example after the other.
 pub(in super::super) struct Rows {
@@ -59,9 +61,29 @@ impl Rows {
         }
     }
 
-    /// Features of all examples, where each is a row.
-    pub(in super::super) fn of_examples(&self) -> Option<&Array2<f32>> {
-        self.pixels.is_none().then_some(&self.features)
+    /// Whether each example is a row, and not a sample of its pixels.
+    pub(in super::super) fn are_examples(&self) -> bool {
+        self.pixels.is_none()
+    }
+
+    /// The head that minimises the objective on the rows of some examples, sought from `start` if
+    /// given; the settings' task is that of the examples.
+    ///
+    /// # Errors
+    /// Those of [`probe::fit`].
+    pub(in super::super) fn head(
+        &self,
+        train: &Dataset,
+        examples: &[usize],
+        settings: ProbeSettings<'_>,
+        start: Option<&Weights>,
+        threads: &Arc<Threads>,
+        observe: Observer<'_>,
+    ) -> Result<Weights> {
+        let targets = self.targets(settings.task, train, examples)?;
+        let task = self.task(settings.task);
+        let settings = ProbeSettings { task: &task, examples: examples.len(), ..settings };
+        probe::fit(&self.features(examples), &targets, settings, start, threads, observe)
     }
 
     /// Features `[R, F]` of the rows of some examples.
@@ -76,12 +98,7 @@ impl Rows {
     }
 
     /// Their targets, as [`Rows::task`] has them.
-    pub(super) fn targets(
-        &self,
-        task: &Task,
-        train: &Dataset,
-        examples: &[usize],
-    ) -> Result<Vec<f32>> {
+    fn targets(&self, task: &Task, train: &Dataset, examples: &[usize]) -> Result<Vec<f32>> {
         let Some(pixels) = &self.pixels else {
             return probe::targets(task, &train.subset(examples)?);
         };
@@ -92,7 +109,7 @@ impl Rows {
     }
 
     /// What is learned of a row.
-    pub(super) fn task<'a>(&self, task: &'a Task) -> Cow<'a, Task> {
+    fn task<'a>(&self, task: &'a Task) -> Cow<'a, Task> {
         match self.pixels {
             None => Cow::Borrowed(task),
             Some(_) => Cow::Owned(Task::Classification { classes: task.names().to_vec() }),
@@ -107,18 +124,7 @@ impl Rows {
         train: &Dataset,
         examples: &[usize],
     ) -> Result<Option<(Truth, f64)>> {
-        if let Some(pixels) = &self.pixels {
-            let classes = pixels.classes(examples);
-            let weight = examples.len() as f64 / classes.len().max(1) as f64;
-            return Ok(Some((Truth::Classes(classes), weight)));
-        }
-        Ok(match task {
-            Task::Classification { .. } => Some((Truth::Classes(train.labels(examples)?), 1.0)),
-            Task::MultiLabel { .. } => {
-                Some((Truth::Labels(self.targets(task, train, examples)?), 1.0))
-            }
-            Task::Regression { .. } | Task::Segmentation { .. } => None,
-        })
+        truth(task, train, examples, self.pixels.as_ref())
     }
 
     /// What the network's present weights give for the rows of some examples: `[R, outputs]`.

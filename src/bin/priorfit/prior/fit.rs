@@ -34,11 +34,12 @@ const EXPLAINED: f64 = 0.9;
 ///
 /// A head is fitted, then all weights are trained on and snapshots taken on the way; their mean,
 /// variance and last deviations are the prior (SWAG), in which the head has no part: a prior of
-/// masks serves classes, and the other way round, where the backbone's weights are the same. With --objective simclr no labels are needed:
-/// two changed views of each image are to be told from those of the others in its batch (NT-Xent),
-/// through a projector that is thrown away. Ctrl-C keeps the prior of the snapshots taken
-/// so far, if they are two or more. After each epoch a checkpoint is left beside the output; a fit
-/// that was stopped goes on from there with --resume, to the same bits.
+/// masks serves classes, and the other way round, where the backbone's weights are the same. With
+/// --objective simclr no labels are needed: two changed views of each image are to be told from
+/// those of the others in its batch (NT-Xent), through a projector that is thrown away. Ctrl-C keeps
+/// the prior of the snapshots taken so far, if they are two or more. After each epoch a checkpoint
+/// is left beside the output; a fit that was stopped goes on from there with --resume, to the same
+/// bits.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -50,7 +51,7 @@ Examples:
   priorfit prior fit --backbone b.onnx --data photos/ --out p.safetensors \\
       --objective simclr --batch 128 --epochs 20 --flip
 
-  priorfit prior fit --backbone b.onnx --data streets/ --out p.safetensors --task segment --ignore 11
+  priorfit prior fit --backbone b.onnx --data streets/ --out p.safetensors --ignore 11
 
 The data are those of `adapt`: classes, sets of labels, numbers or masks. Without labels: a folder
 of images, or an .npz with x; labels that are there are not looked at.")]
