@@ -7,57 +7,60 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(3) var<storage, read> w: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-//!include quads
 //!include convolution
 //!include space
 //!epilogue
+//!include matrix for _a
 
-struct Row {
-    start: u32,
-}
-
-struct Column {
-    start: u32,
-    at: vec2<i32>,
+// Four columns: where their images' planes start, and the first positions that they see.
+struct Lines_b {
+    start: vec4<u32>,
+    y: vec4<u32>,
+    x: vec4<u32>,
 }
 
 fn depth() -> u32 {
     return params.geometry.in_channels * KERNEL_H * KERNEL_W;
 }
 
-fn row_of(z: u32, row: u32) -> Row {
+fn plane_extent() -> vec2<u32> {
+    return params.geometry.input;
+}
+
+fn rows_of(z: u32, row: u32) -> Lines_a {
     let start = (z * params.tiling.rows + row) * depth();
-    return Row(select(OUTSIDE, start, row < params.tiling.rows));
+    return Lines_a(start, inside(row, params.tiling.rows));
 }
 
-fn column_of(z: u32, column: u32) -> Column {
-    let n = column / output_plane();
+fn distance_a() -> u32 {
+    return depth();
+}
+
+fn offset_a(k: u32) -> u32 {
+    return k;
+}
+
+fn columns_of(z: u32, column: u32) -> Lines_b {
+    let columns = column + vec4(0u, 1u, 2u, 3u);
+    let n = columns / output_plane();
+    let position = columns % output_plane();
     let channel = (n * params.geometry.groups + z) * params.geometry.in_channels;
-    let start = select(OUTSIDE, channel * input_plane(), column < params.tiling.columns);
-    return Column(start, origin(column % output_plane()));
+    let y = position / params.geometry.output.y * STRIDE_H - params.geometry.pad.x;
+    let x = position % params.geometry.output.y * STRIDE_W - params.geometry.pad.y;
+    let is_column = columns < vec4(params.tiling.columns);
+    let start = params.geometry.first.x + channel * input_plane();
+    return Lines_b(start, y, select(vec4(FAR), x, is_column));
 }
 
-fn load_a(row: Row, k: u32) -> f32 {
-    if row.start == OUTSIDE {
-        return 0.0;
-    }
-    return w[row.start + k];
-}
-
-fn load_b(column: Column, k: u32) -> f32 {
+fn quad_b(columns: Lines_b, k: u32) -> vec4<f32> {
     let channel = k / (KERNEL_H * KERNEL_W);
     let tap = k % (KERNEL_H * KERNEL_W);
-    let step = vec2<i32>(vec2(tap / KERNEL_W * DILATION_H, tap % KERNEL_W * DILATION_W));
-    let at = column.at + step;
-    if column.start == OUTSIDE || !in_input(at) {
-        return 0.0;
-    }
-    let cell = u32(at.x) * params.geometry.input.y + u32(at.y);
-    return x[column.start + channel * input_plane() + cell];
+    let start = columns.start + channel * input_plane();
+    let y = columns.y + tap / KERNEL_W * DILATION_H;
+    let x = columns.x + tap % KERNEL_W * DILATION_W;
+    return gather(start, y, x);
 }
 
 fn sum_range(z: u32) -> vec2<u32> {
@@ -65,7 +68,7 @@ fn sum_range(z: u32) -> vec2<u32> {
 }
 
 fn place_row(z: u32, row: u32) -> u32 {
-    let place = (z * params.tiling.rows + row) * output_plane();
+    let place = params.geometry.first.y + (z * params.tiling.rows + row) * output_plane();
     return select(OUTSIDE, place, row < params.tiling.rows);
 }
 

@@ -13,9 +13,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> w: array<f32>;
 // The operand that is convolved: the input, or the result's cotangent.
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(3) var<storage, read> w: array<f32>;
+@group(0) @binding(3) var<storage, read> x: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 //!include convolution
@@ -37,8 +37,8 @@ fn forward(
     let channel = i / plane % channels;
     let n = i / (plane * channels);
     let source = origin(i % plane);
-    let start = (n * params.geometry.groups + channel / params.geometry.out_channels)
-        * input_plane();
+    let plane_number = n * params.geometry.groups + channel / params.geometry.out_channels;
+    let start = params.geometry.first.x + plane_number * input_plane();
     var sum = 0.0;
     for (var a = 0u; a < KERNEL_H; a++) {
         for (var b = 0u; b < KERNEL_W; b++) {
@@ -49,7 +49,7 @@ fn forward(
             }
         }
     }
-    finish(i, sum);
+    finish(params.geometry.first.y + i, sum);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -80,11 +80,11 @@ fn input_grad(
             for (var m = 0u; m < params.geometry.out_channels; m++) {
                 let o = channel * params.geometry.out_channels + m;
                 let channels = params.geometry.groups * params.geometry.out_channels;
-                let source = (n * channels + o) * output_plane();
+                let source = params.geometry.first.y + (n * channels + o) * output_plane();
                 let ct = x[source + at.x * params.geometry.output.y + at.y];
                 sum += w[(o * KERNEL_H + a) * KERNEL_W + b] * ct;
             }
         }
     }
-    finish(i, sum);
+    finish(params.geometry.first.x + i, sum);
 }

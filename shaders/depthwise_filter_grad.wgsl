@@ -46,7 +46,9 @@ fn main(
         if in_input(at) {
             let cell = u32(at.x) * params.geometry.input.y + u32(at.y);
             let source = (n * params.geometry.groups + channel) * input_plane();
-            sum += x[source + cell] * ct[(n * channels + o) * plane + k % plane];
+            let seen = x[params.geometry.first.x + source + cell];
+            let place = params.geometry.first.y + (n * channels + o) * plane;
+            sum += seen * ct[place + k % plane];
         }
     }
     combined[lane] = sum;

@@ -1,8 +1,5 @@
 // matmul: batched products out[z] = A[z] B[z], either operand stored transposed, and convolutions
-// without a window, which are such products: their columns are the positions of all images. The
-// variant declares the operands and load_a and load_b, which bring four elements at a given
-// distance, of which `count` are inside: as one vector where they are neighbours and vectors line
-// up.
+// without a window, which are such products: their columns are the positions of all images.
 
 struct Params {
     tiling: Tiling,
@@ -20,7 +17,12 @@ struct Params {
     // Distance of rows and of images in the result.
     out_row: u32,
     out_image: u32,
-    spare: u32,
+    // Where the operands and the result begin in what is bound of them.
+    a_first: u32,
+    b_first: u32,
+    out_first: u32,
+    spare0: u32,
+    spare1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -29,38 +31,34 @@ struct Params {
 //!include space
 //!epilogue
 
-// Four neighbouring rows or columns: where the first begins, and how many are inside.
-struct Rows {
-    start: u32,
-    count: u32,
+//!include matrix for _a
+//!include matrix for _b
+
+fn rows_of(z: u32, row: u32) -> Lines_a {
+    let start = params.a_first + z * params.a_batch + row * params.a_row;
+    return Lines_a(start, inside(row, params.tiling.rows));
 }
 
-struct Columns {
-    start: u32,
-    count: u32,
+fn columns_of(z: u32, column: u32) -> Lines_b {
+    let image = params.b_first + column / params.plane * params.b_image;
+    let start = image + z * params.b_batch + column % params.plane * params.b_column;
+    return Lines_b(start, inside(column, params.tiling.columns));
 }
 
-fn inside(first: u32, end: u32) -> u32 {
-    return select(0u, min(4u, end - first), first < end);
+fn distance_a() -> u32 {
+    return params.a_row;
 }
 
-fn rows_of(z: u32, row: u32) -> Rows {
-    let start = z * params.a_batch + row * params.a_row;
-    return Rows(start, inside(row, params.tiling.rows));
+fn distance_b() -> u32 {
+    return params.b_column;
 }
 
-fn columns_of(z: u32, column: u32) -> Columns {
-    let image = column / params.plane * params.b_image;
-    let start = z * params.b_batch + image + column % params.plane * params.b_column;
-    return Columns(start, inside(column, params.tiling.columns));
+fn offset_a(k: u32) -> u32 {
+    return k * params.a_step;
 }
 
-fn quad_a(rows: Rows, k: u32) -> vec4<f32> {
-    return load_a(rows.start + k * params.a_step, params.a_row, rows.count);
-}
-
-fn quad_b(columns: Columns, k: u32) -> vec4<f32> {
-    return load_b(columns.start + k * params.b_step, params.b_column, columns.count);
+fn offset_b(k: u32) -> u32 {
+    return k * params.b_step;
 }
 
 fn sum_range(z: u32) -> vec2<u32> {
@@ -68,7 +66,7 @@ fn sum_range(z: u32) -> vec2<u32> {
 }
 
 fn place_row(z: u32, row: u32) -> u32 {
-    let place = (z * params.tiling.rows + row) * params.out_row;
+    let place = params.out_first + (z * params.tiling.rows + row) * params.out_row;
     return select(OUTSIDE, place, row < params.tiling.rows);
 }
 

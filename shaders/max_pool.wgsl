@@ -16,7 +16,7 @@ fn main(
         return;
     }
     let windows = params.output.x * params.output.y;
-    let plane = i / windows * params.input.x * params.input.y;
+    let plane = params.first.x + i / windows * params.input.x * params.input.y;
     let window = vec2(i % windows / params.output.y, i % params.output.y);
     // -∞, written so that it is no constant expression.
     var largest = bitcast<f32>(0xff800000u + params.spare);
@@ -30,5 +30,5 @@ fn main(
             }
         }
     }
-    out[i] = largest;
+    out[params.first.y + i] = largest;
 }

@@ -17,7 +17,7 @@ fn winner(plane: u32, window: vec2<u32>) -> u32 {
             if at == OUTSIDE {
                 continue;
             }
-            let candidate = x[plane + at];
+            let candidate = x[params.first.x + plane + at];
             let first_nan = candidate != candidate && largest == largest;
             if best == OUTSIDE || candidate > largest || first_nan {
                 best = at;
@@ -48,9 +48,10 @@ fn main(
         for (var b = 0u; b < params.kernel.y && row != OUTSIDE; b++) {
             let column = output_at(cell % params.input.y, b, 1u);
             if column != OUTSIDE && winner(plane * plane_len, vec2(row, column)) == cell {
-                sum += ct[plane * windows + row * params.output.y + column];
+                let source = params.first.y + plane * windows;
+                sum += ct[source + row * params.output.y + column];
             }
         }
     }
-    out[i] = sum;
+    out[params.first.x + i] = sum;
 }

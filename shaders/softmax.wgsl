@@ -16,7 +16,7 @@ fn main(
         return;
     }
     for (var c = lane % lanes; c < params.columns; c += lanes) {
-        let at = row * params.columns + c;
+        let at = place(row, c);
         out[at] = exp(x[at] - max) * scale;
     }
 }

@@ -16,7 +16,7 @@ fn main(
         return;
     }
     let windows = params.output.x * params.output.y;
-    let plane = i / windows * params.input.x * params.input.y;
+    let plane = params.first.x + i / windows * params.input.x * params.input.y;
     let window = vec2(i % windows / params.output.y, i % params.output.y);
     var sum = 0.0;
     for (var a = 0u; a < params.kernel.x; a++) {
@@ -27,5 +27,5 @@ fn main(
             }
         }
     }
-    out[i] = sum;
+    out[params.first.y + i] = sum;
 }

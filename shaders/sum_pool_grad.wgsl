@@ -25,9 +25,10 @@ fn main(
         for (var b = 0u; b < params.kernel.y && row != OUTSIDE; b++) {
             let column = output_at(cell % params.input.y, b, 1u);
             if column != OUTSIDE {
-                sum += ct[plane * windows + row * params.output.y + column];
+                let source = params.first.y + plane * windows;
+                sum += ct[source + row * params.output.y + column];
             }
         }
     }
-    out[i] = sum;
+    out[params.first.x + i] = sum;
 }

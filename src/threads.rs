@@ -239,6 +239,15 @@ impl<'a, T> Parts<'a, T> {
         // SAFETY: in bounds by the assertion, disjoint by the caller's contract.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), len) }
     }
+
+    /// Where the elements `start..start + len` are, for tasks that write some of them.
+    ///
+    /// # Panics
+    /// When they reach past the end of the slice.
+    pub fn pointer(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start, "a part lies inside its slice");
+        self.pointer.wrapping_add(start)
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,12 @@ struct Geometry {
     input: vec2<u32>,
     output: vec2<u32>,
     pad: vec2<u32>,
-    spare: vec2<u32>,
+    // Where the images before and after begin in what is bound of them.
+    first: vec2<u32>,
 }
+
+// A position outside of every plane, whatever is added to it.
+const FAR: u32 = 0x80000000u;
 
 override KERNEL_H: u32;
 override KERNEL_W: u32;

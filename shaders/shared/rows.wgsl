@@ -8,11 +8,20 @@ struct Params {
     // Binary logarithm of the threads that share a row.
     lanes_log: u32,
     spare: u32,
+    // Where the first row begins in what is bound.
+    first: u32,
+    spare1: u32,
+    spare2: u32,
+    spare3: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+fn place(row: u32, column: u32) -> u32 {
+    return params.first + row * params.columns + column;
+}
 
 var<workgroup> combined: array<f32, WORKGROUP>;
 
@@ -55,7 +64,7 @@ fn largest(lane: u32, row: u32) -> f32 {
     var mine = bitcast<f32>(0xff800000u + params.spare);
     if row < params.rows {
         for (var c = lane % lanes; c < params.columns; c += lanes) {
-            let candidate = x[row * params.columns + c];
+            let candidate = x[place(row, c)];
             mine = select(mine, candidate, candidate > mine);
         }
     }
@@ -68,7 +77,7 @@ fn exponentials(lane: u32, row: u32, max: f32) -> f32 {
     var mine = 0.0;
     if row < params.rows {
         for (var c = lane % lanes; c < params.columns; c += lanes) {
-            mine += exp(x[row * params.columns + c] - max);
+            mine += exp(x[place(row, c)] - max);
         }
     }
     return row_sum(lane, mine);

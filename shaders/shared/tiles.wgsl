@@ -1,14 +1,15 @@
 // Tiles: the matrix product under all products and convolutions.
 //
 // A workgroup computes a TILE x TILE piece of the result; each of its 256 threads holds
-// (4 REPEAT)² elements in registers. Steps of DEPTH along the sum are staged in workgroup memory:
-// every thread brings four rows' elements of A and four columns' of B, as one vector each. Which
-// way threads walk through memory (along the sum, or across rows or columns) is chosen so that
-// neighbours read neighbours. The includer defines:
+// (4 REPEAT)² elements in registers. Steps of DEPTH along the sum are staged in workgroup memory
+// as vectors of four lines: rows of A, columns of B. How threads walk through an operand (across
+// its lines, along the sum, or in blocks) is chosen by the variant so that neighbours read
+// neighbours, by vectors where these line up. The includer defines:
 //
-//   Rows, Columns                what finds the elements of four neighbouring rows or columns
+//   Lines_a, Lines_b             what finds the elements of four neighbouring lines
 //   rows_of(z, row), columns_of(z, column)
-//   quad_a(Rows, k), quad_b(Columns, k)     one element of each, 0 outside
+//   quad_a(Lines_a, k), quad_b(Lines_b, k)      one element of each line, 0 outside
+//   lines_a(Lines_a, k), lines_b(Lines_b, k)    four steps of each line, where there are blocks
 //   sum_range(z)                 first and end of the sum
 //   place_row(z, row), place_column(z, column)   their sum is the element's index in the result;
 //                                OUTSIDE where there is none
@@ -40,15 +41,11 @@ fn main(
     let row0 = tile / params.tiling.column_tiles % params.tiling.row_tiles * TILE;
     let z = tile / (params.tiling.column_tiles * params.tiling.row_tiles);
 
-    // What this thread stages: four neighbouring rows and columns at one step of the sum.
-    let a_quad = select(lane % QUADS, lane / DEPTH, A_ALONG_SUM);
-    let a_step = select(lane / QUADS, lane % DEPTH, A_ALONG_SUM);
-    let b_quad = select(lane % QUADS, lane / DEPTH, B_ALONG_SUM);
-    let b_step = select(lane / QUADS, lane % DEPTH, B_ALONG_SUM);
-    let row = row0 + a_quad * 4u;
-    let column = column0 + b_quad * 4u;
-    let rows = rows_of(z, row);
-    let columns = columns_of(z, column);
+    // What this thread stages; blocks of A and of B are brought by different threads.
+    let a = walk_a(lane);
+    let b = walk_b(lane ^ 64u);
+    let rows = rows_of(z, row0 + a.quad * 4u);
+    let columns = columns_of(z, column0 + b.quad * 4u);
 
     // What this thread computes.
     let tx = lane % 16u;
@@ -56,18 +53,8 @@ fn main(
     var sums: array<vec4<f32>, 4u * REPEAT * REPEAT>;
     let range = sum_range(z);
     for (var k0 = range.x; k0 < range.y; k0 += DEPTH) {
-        var a = vec4(0.0);
-        var b = vec4(0.0);
-        let ka = k0 + a_step;
-        let kb = k0 + b_step;
-        if ka < range.y {
-            a = quad_a(rows, ka);
-        }
-        if kb < range.y {
-            b = quad_b(columns, kb);
-        }
-        tile_a[a_step * PITCH + a_quad] = a;
-        tile_b[b_step * PITCH + b_quad] = b;
+        stage_a(a, rows, k0 + a.step, range.y);
+        stage_b(b, columns, k0 + b.step, range.y);
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
             for (var i = 0u; i < REPEAT; i++) {
@@ -104,6 +91,14 @@ fn main(
             }
         }
     }
+}
+
+fn put_a(step: u32, quad: u32, elements: vec4<f32>) {
+    tile_a[step * PITCH + quad] = elements;
+}
+
+fn put_b(step: u32, quad: u32, elements: vec4<f32>) {
+    tile_b[step * PITCH + quad] = elements;
 }
 
 fn write(row: u32, column: u32, sum: f32) {

@@ -28,12 +28,10 @@ fn main(
     let row0 = tile / params.tiling.column_tiles % params.tiling.row_tiles * TILE;
     let z = tile / (params.tiling.column_tiles * params.tiling.row_tiles);
 
-    let a_quad = select(lane % QUADS, lane / DEPTH, A_ALONG_SUM);
-    let a_step = select(lane / QUADS, lane % DEPTH, A_ALONG_SUM);
-    let b_quad = select(lane % QUADS, lane / DEPTH, B_ALONG_SUM);
-    let b_step = select(lane / QUADS, lane % DEPTH, B_ALONG_SUM);
-    let rows = rows_of(z, row0 + a_quad * 4u);
-    let columns = columns_of(z, column0 + b_quad * 4u);
+    let a = walk_a(lane);
+    let b = walk_b(lane ^ 64u);
+    let rows = rows_of(z, row0 + a.quad * 4u);
+    let columns = columns_of(z, column0 + b.quad * 4u);
 
     let first = subgroup % 8u * 8u;
     var c0 = coop_mat8x8<f32, C>();
@@ -46,18 +44,8 @@ fn main(
     var c7 = coop_mat8x8<f32, C>();
     let range = sum_range(z);
     for (var k0 = range.x; k0 < range.y; k0 += DEPTH) {
-        var a = vec4(0.0);
-        var b = vec4(0.0);
-        if k0 + a_step < range.y {
-            a = quad_a(rows, k0 + a_step);
-        }
-        if k0 + b_step < range.y {
-            b = quad_b(columns, k0 + b_step);
-        }
-        for (var i = 0u; i < 4u; i++) {
-            stage[a_step * TILE + a_quad * 4u + i] = a[i];
-            stage[B_STAGE + b_step * TILE + b_quad * 4u + i] = b[i];
-        }
+        stage_a(a, rows, k0 + a.step, range.y);
+        stage_b(b, columns, k0 + b.step, range.y);
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k += 8u) {
             let left = coopLoad<coop_mat8x8<f32, A>>(&stage[k * TILE + first], TILE);
@@ -92,4 +80,19 @@ fn main(
             finish(row + column, stage[e]);
         }
     }
+}
+
+fn put_a(step: u32, quad: u32, elements: vec4<f32>) {
+    put(step * TILE + quad * 4u, elements);
+}
+
+fn put_b(step: u32, quad: u32, elements: vec4<f32>) {
+    put(B_STAGE + step * TILE + quad * 4u, elements);
+}
+
+fn put(at: u32, elements: vec4<f32>) {
+    stage[at] = elements.x;
+    stage[at + 1u] = elements.y;
+    stage[at + 2u] = elements.z;
+    stage[at + 3u] = elements.w;
 }

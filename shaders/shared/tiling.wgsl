@@ -1,4 +1,4 @@
-// Tiling: how the result of a product is cut into tiles, and how threads walk through its operands.
+// Tiling: how the result of a product is cut into tiles, and who brings what of them.
 
 //!include grid
 
@@ -15,6 +15,17 @@ struct Tiling {
     spare2: u32,
 }
 
-// Whether neighbouring threads read neighbours along the sum, or across rows or columns.
-override A_ALONG_SUM: bool;
-override B_ALONG_SUM: bool;
+// What a thread brings of an operand: which four lines of the tile, from which of its steps on.
+struct Walk {
+    quad: u32,
+    step: u32,
+}
+
+// Bindings of the operands.
+const binding_a: u32 = 2u;
+const binding_b: u32 = 3u;
+
+// How many of four lines from `first` on come before `end`.
+fn inside(first: u32, end: u32) -> u32 {
+    return select(0u, min(4u, end - first), first < end);
+}

@@ -11,7 +11,8 @@ struct Params {
     stride: vec2<u32>,
     pad: vec2<u32>,
     dilation: vec2<u32>,
-    spare2: vec2<u32>,
+    // Where the images before and after begin in what is bound of them.
+    first: vec2<u32>,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

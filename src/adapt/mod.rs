@@ -38,7 +38,7 @@ pub use self::posterior::{COLD, PosteriorKind, PosteriorSettings};
 use self::posterior::{Drawn, Sampling};
 pub use self::select::{Candidate, Choice};
 use self::select::{Rows, Selection};
-pub use self::settings::{PriorKind, Settings, TYPICAL_VARIANCE};
+pub use self::settings::{DECAY_VARIANCE, PriorKind, Settings, TYPICAL_VARIANCE};
 pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
 use self::trainer::Trainer;
 use crate::backend::Engine;
@@ -123,9 +123,6 @@ pub enum Ending {
 /// τ where it cannot be chosen.
 const HEAD_VARIANCE: f64 = 1.0;
 
-/// Typical variances of the priors on the path, from strong to weak.
-const PATH: [f64; 4] = [1e-3, 1e-2, 1e-1, 1.0];
-
 /// The result of an adaptation.
 pub struct Adapted {
     /// The adapted network.
@@ -168,6 +165,8 @@ pub struct Adapter {
     prior: Option<Prior>,
     preprocess: Preprocess,
     settings: Settings,
+    /// What was found before, if it was.
+    choice: Option<Choice>,
     engine: Engine,
 }
 
@@ -177,8 +176,8 @@ impl Adapter {
     /// It runs on `engine`: threads of the processor, or a device, which another takes the place of
     /// when it fails.
     pub fn new(model: Arc<Model>, preprocess: Preprocess, engine: impl Into<Engine>) -> Self {
-        let (prior, settings, engine) = (None, Settings::default(), engine.into());
-        Adapter { model, prior, preprocess, settings, engine }
+        let (settings, engine) = (Settings::default(), engine.into());
+        Adapter { model, prior: None, preprocess, settings, choice: None, engine }
     }
 
     /// The same with a stored prior.
@@ -201,6 +200,14 @@ impl Adapter {
         Ok(self)
     }
 
+    /// The same with what cross-validation found before, on the same examples with the same prior
+    /// and settings, but for how the posterior is approximated. A run then costs no
+    /// cross-validation, and ends as if it had made its own.
+    pub fn with_choice(mut self, choice: Choice) -> Self {
+        self.choice = Some(choice);
+        self
+    }
+
     /// Adapts to `train`; `validation`, if given, is predicted after each epoch.
     ///
     /// # Errors
@@ -220,7 +227,8 @@ impl Adapter {
         let folds = self.folds(train)?;
         let prior = state::choose(&self.settings, self.prior.as_ref(), &self.model)?;
         let means = prior.as_ref().map_or(Ok(Weights::new()), state::means)?;
-        let path = self.path(prior.as_ref(), folds.len());
+        let known = self.choice.as_ref().map(|choice| choice.folds);
+        let path = self.path(prior.as_ref(), known.unwrap_or(folds.len()));
         let extent = self.extent(train, validation, &folds, &path);
         let mut network = Network::new(
             Arc::clone(&self.model),
@@ -317,7 +325,7 @@ impl Adapter {
         observe: Observer<'_>,
     ) -> Result<Option<Choice>> {
         let (false, Some(rows)) = (run.folds.is_empty(), run.rows) else {
-            return Ok(None);
+            return Ok(self.choice.clone());
         };
         let selection = Selection {
             settings: &self.settings,
@@ -344,6 +352,9 @@ impl Adapter {
 
     /// The examples to hold out in turn, if anything is to be chosen.
     fn folds(&self, train: &Dataset) -> Result<Vec<Vec<usize>>> {
+        if self.choice.is_some() {
+            return Ok(Vec::new());
+        }
         match self.cross_validates_runs() || self.settings.head_variance.is_none() {
             true => select::folds(self.settings.seed, train),
             false => Ok(Vec::new()),
@@ -356,8 +367,10 @@ impl Adapter {
         let scales = match (prior, strength) {
             (None, _) => vec![1.0],
             (Some(prior), Some(strength)) => vec![prior.scale_of_strength(strength)],
-            (Some(prior), None) if folds == 0 => vec![prior.scale_of_variance(TYPICAL_VARIANCE)],
-            (Some(prior), None) => PATH.map(|v| prior.scale_of_variance(v)).to_vec(),
+            (Some(prior), None) if folds == 0 => {
+                vec![prior.scale_of_variance(prior.usual_variance())]
+            }
+            (Some(prior), None) => prior.variances().map(|v| prior.scale_of_variance(v)).to_vec(),
         };
         // Cross-validation may take as long as one run, so that more folds make shorter runs.
         let runs = if self.cross_validates_runs() { folds + 1 } else { 1 };

@@ -11,6 +11,10 @@ use crate::update::{Optimizer, Schedule};
 /// 0.03, which changes a network's features without forgetting them.
 pub const TYPICAL_VARIANCE: f64 = 1e-3;
 
+/// The same of [`PriorKind::WeightDecay`]: two hundred steps at an effective rate of 0.1 take about
+/// 1/(5N) of every weight, beside N examples, and half of that where the rate falls.
+pub const DECAY_VARIANCE: f64 = 100.0;
+
 /// What pulls the backbone's weights back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -23,6 +27,10 @@ pub enum PriorKind {
     /// N(μ, variance·I) around the stored mean, or the backbone's weights without a stored prior
     /// (L2-SP, Li et al. 2018).
     Isotropic,
+    /// N(0, λI) around zero, not where the weights start: weight decay, whose coefficient beside a
+    /// mean loss over N examples is 1/(λN). It takes nothing from a stored prior, whose mean it
+    /// passes over: a run starts at the backbone's weights.
+    WeightDecay,
     /// Nothing.
     None,
 }
@@ -35,7 +43,8 @@ pub struct Settings {
     pub prior: PriorKind,
     /// λ, which multiplies the prior's covariance: larger is weaker. Without one it is chosen by
     /// cross-validation on the training examples; where they are too few for that, it is the λ that
-    /// makes the geometric mean of the prior's variances [`TYPICAL_VARIANCE`].
+    /// makes the geometric mean of the prior's variances [`TYPICAL_VARIANCE`], or with weight decay
+    /// [`DECAY_VARIANCE`].
     pub strength: Option<f64>,
     /// Variance of [`PriorKind::Isotropic`] before λ.
     pub isotropic_variance: f64,
@@ -63,7 +72,8 @@ pub struct Settings {
     /// Largest norm of the loss's gradient; none does not clip.
     pub clip: Option<f32>,
     /// Patterns (`*` for any run) of names of backbone parameters that are not trained: they stay
-    /// where the run starts, at the prior's mean, or the file's weights without a stored prior.
+    /// where the run starts: at the mean of the stored prior if one is used, or at the file's
+    /// weights.
     pub freeze: Vec<String>,
     /// How training images vary.
     pub augment: Augment,

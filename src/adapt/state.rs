@@ -1,6 +1,6 @@
 //! The prior of a run, and its tensors on the backend.
 
-use super::settings::{PriorKind, Settings};
+use super::settings::{DECAY_VARIANCE, PriorKind, Settings, TYPICAL_VARIANCE};
 use crate::backend::Backend;
 use crate::error::{Context, Error, Result};
 use crate::graph::{Leaf, LeafKind, Method, PriorTerm};
@@ -10,9 +10,15 @@ use crate::prior::{Prior, Weights};
 use crate::step::{CAPACITANCE_INVERSE, Group, PriorState, Trainable, moment_state, prior_state};
 use crate::tensor::{Tensor, contiguous};
 
+/// Typical variances of the priors on a path, from strong to weak.
+const PATH: [f64; 4] = [1e-3, 1e-2, 1e-1, 1.0];
+/// The same around zero.
+const DECAY_PATH: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
+
 /// The prior of a run.
 pub(super) struct ActivePrior {
-    prior: Prior,
+    /// Its tensors; none where the mean is zero and nothing is stored.
+    prior: Option<Prior>,
     /// What each backbone parameter's update does with it.
     term: PriorTerm,
     /// Geometric mean of the variances of the covariance that the update knows.
@@ -22,7 +28,33 @@ pub(super) struct ActivePrior {
     unit: f64,
 }
 
+/// The prior of weight decay.
+const DECAY: ActivePrior = ActivePrior {
+    prior: None,
+    term: PriorTerm::Isotropic { centred: false },
+    typical: 1.0,
+    unit: 1.0,
+};
+
 impl ActivePrior {
+    /// The geometric mean of its variances where none can be chosen.
+    pub(super) fn usual_variance(&self) -> f64 {
+        if self.is_at_zero() { DECAY_VARIANCE } else { TYPICAL_VARIANCE }
+    }
+
+    /// Geometric means of its variances to choose among, from strong to weak.
+    pub(super) fn variances(&self) -> [f64; 4] {
+        if self.is_at_zero() { DECAY_PATH } else { PATH }
+    }
+
+    fn is_at_zero(&self) -> bool {
+        self.term == PriorTerm::Isotropic { centred: false }
+    }
+
+    fn stored(&self) -> Result<&Prior> {
+        self.prior.as_ref().ok_or_else(|| Error::internal("a term has its prior"))
+    }
+
     /// What multiplies the covariance that the update knows, at strength λ.
     pub(super) fn scale_of_strength(&self, lambda: f64) -> f64 {
         lambda * self.unit
@@ -50,7 +82,10 @@ pub(super) fn choose(
         || stored.ok_or_else(|| Error::internal("settings are checked to have their prior"));
     let prior = match settings.prior {
         PriorKind::None => return Ok(None),
-        PriorKind::Isotropic if model.weights().next().is_none() => return Ok(None),
+        PriorKind::Isotropic | PriorKind::WeightDecay if model.weights().next().is_none() => {
+            return Ok(None);
+        }
+        PriorKind::WeightDecay => return Ok(Some(DECAY)),
         PriorKind::Learned => stored_prior()?.clone(),
         PriorKind::Diagonal => stored_prior()?.diagonal()?,
         PriorKind::Isotropic => return isotropic(settings, stored, model).map(Some),
@@ -60,7 +95,7 @@ pub(super) fn choose(
         rank => PriorTerm::LowRank { rank },
     };
     let typical = prior.equivalent_variance()?;
-    Ok(Some(ActivePrior { prior, term, typical, unit: 1.0 }))
+    Ok(Some(ActivePrior { prior: Some(prior), term, typical, unit: 1.0 }))
 }
 
 /// N(μ, variance·I) around the stored mean, or else the backbone's weights.
@@ -71,12 +106,12 @@ fn isotropic(settings: &Settings, stored: Option<&Prior>, model: &Model) -> Resu
         None => Prior::from_backbone(&own_weights(model), variance, &model.fingerprint())?,
     };
     let term = PriorTerm::Isotropic { centred: true };
-    Ok(ActivePrior { prior, term, typical: 1.0, unit: variance })
+    Ok(ActivePrior { prior: Some(prior), term, typical: 1.0, unit: variance })
 }
 
-/// The prior's means, where a run starts.
+/// The means of the prior's tensors, where a run starts; none where there are none.
 pub(super) fn means(active: &ActivePrior) -> Result<Weights> {
-    let parameters = active.prior.parameters().iter();
+    let parameters = active.prior.iter().flat_map(Prior::parameters);
     Ok(parameters.map(|p| (p.name().to_string(), p.mean().clone())).collect())
 }
 
@@ -120,7 +155,7 @@ pub(super) fn mean_variance(active: Option<&ActivePrior>, trainable: &[Trainable
         |t: &&Trainable| matches!(t.prior, PriorTerm::Diagonal | PriorTerm::LowRank { .. });
     for t in trainable.iter().filter(stores) {
         let active = active.ok_or_else(|| Error::internal("a term has its prior"))?;
-        let precision = active.prior.precision(&t.name)?;
+        let precision = active.stored()?.precision(&t.name)?;
         sum += precision.iter().map(|&p| f64::from(p).recip()).sum::<f64>();
         count += precision.len();
     }
@@ -158,8 +193,8 @@ pub(super) fn install(
     let names: Vec<&str> =
         trainable.iter().filter(|t| t.group == Group::Backbone).map(|t| t.name.as_str()).collect();
     // With everything frozen nothing of the prior is left to hold.
-    let prior = match active {
-        Some(active) if !names.is_empty() => Some(active.prior.restrict(names)?),
+    let prior = match active.and_then(|active| active.prior.as_ref()) {
+        Some(prior) if !names.is_empty() => Some(prior.restrict(names)?),
         _ => None,
     };
     if let (Some(prior), true) = (&prior, trainable.iter().any(is_low_rank)) {

@@ -3,7 +3,7 @@
 
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{self, Extents, Gemm, Isa, Layout, Matrix, Operand, Target, Windows};
-use crate::kernel::{Epilogue, depthwise};
+use crate::kernel::{Epilogue, depthwise, winograd};
 use crate::threads::{Parts, Threads};
 
 /// The rows are output channels, the columns positions of all images.
@@ -24,10 +24,13 @@ pub fn scratch_len(g: &Conv2d, workers: usize) -> usize {
 
 /// [`scratch_len`] on a chosen instruction set.
 pub(crate) fn scratch_len_on(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
-    match depthwise::applies(g) {
-        true => depthwise::scratch_len(g, workers),
-        false => gemm::scratch_len(isa, &extents(g), workers),
+    if depthwise::applies(g) {
+        return depthwise::scratch_len(g, workers);
     }
+    if winograd::applies(g) {
+        return winograd::scratch_len(isa, g, workers);
+    }
+    gemm::scratch_len(isa, &extents(g), workers)
 }
 
 /// Overwrites `out: [N, O, OH, OW]` with the convolution of `x: [N, C, H, W]` and
@@ -62,6 +65,9 @@ pub(crate) fn conv2d_on(
     assert_eq!(out.len(), g.output_shape().len(), "length of out");
     if depthwise::applies(g) {
         return depthwise::forward(isa, threads, g, (x, w), out, scratch, epilogue);
+    }
+    if winograd::applies(g) {
+        return winograd::forward(isa, threads, g, (x, w), out, scratch, epilogue);
     }
     let extents = extents(g);
     let filter = Matrix {

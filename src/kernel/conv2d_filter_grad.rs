@@ -3,8 +3,8 @@
 
 use crate::graph::Conv2d;
 use crate::kernel::conv2d::windows;
-use crate::kernel::depthwise;
 use crate::kernel::gemm::{self, Extents, Gemm, Isa, Layout, Operand, Target, Windows};
+use crate::kernel::{depthwise, winograd};
 use crate::threads::{Parts, Threads};
 
 /// Products wanted; few small filters are summed in segments to get as many.
@@ -44,6 +44,9 @@ pub(crate) fn scratch_len_on(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
     if depthwise::applies(g) {
         return depthwise::filter_grad_scratch_len(g, workers);
     }
+    if winograd::applies(g) {
+        return winograd::filter_grad_scratch_len(isa, g, workers);
+    }
     let extents = extents(g);
     partial_len(&extents) + gemm::scratch_len(isa, &extents, workers)
 }
@@ -78,6 +81,9 @@ pub(crate) fn conv2d_filter_grad_on(
     assert_eq!(out.len(), g.filter_shape().len(), "length of out");
     if depthwise::applies(g) {
         return depthwise::filter_grad(isa, threads, g, (x, ct), out, scratch);
+    }
+    if winograd::applies(g) {
+        return winograd::filter_grad(isa, threads, g, (x, ct), out, scratch);
     }
     let extents = extents(g);
     let plane = g.output[0] * g.output[1];

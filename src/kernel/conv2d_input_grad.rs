@@ -7,7 +7,7 @@
 
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{self, Extents, Gemm, Isa, Layout, Matrix, Operand, Target, Windows};
-use crate::kernel::{Epilogue, depthwise};
+use crate::kernel::{Epilogue, depthwise, winograd};
 use crate::threads::{Parts, Threads};
 
 /// Elements that one task passes through the epilogue when it is a pass of its own.
@@ -82,6 +82,9 @@ pub(crate) fn scratch_len_on(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
     if depthwise::applies(g) {
         return depthwise::input_grad_scratch_len(g, workers);
     }
+    if winograd::applies(g) {
+        return winograd::input_grad_scratch_len(isa, g, workers);
+    }
     let len = |phase| gemm::scratch_len(isa, &extents(g, &phase), workers);
     phases(g).map(len).max().unwrap_or(0)
 }
@@ -119,6 +122,9 @@ pub(crate) fn conv2d_input_grad_on(
     assert_eq!(out.len(), g.input_shape().len(), "length of out");
     if depthwise::applies(g) {
         return depthwise::input_grad(isa, threads, g, (ct, w), out, scratch, epilogue);
+    }
+    if winograd::applies(g) {
+        return winograd::input_grad(isa, threads, g, (ct, w), out, scratch, epilogue);
     }
     let one_phase = g.stride == [1, 1];
     for phase in phases(g) {

@@ -37,6 +37,7 @@ pub mod transpose;
 pub mod update;
 pub mod vectorised;
 mod window;
+mod winograd;
 
 pub use table::{Fused, Kernel};
 

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use priorfit::adapt::{Adapted, Adapter, Control, Ending, PriorKind, Settings, score};
+use priorfit::adapt::{
+    Adapted, Adapter, Control, DECAY_VARIANCE, Ending, PriorKind, Settings, score,
+};
 use priorfit::adapt::{Phase, SourceSettings, fit_prior};
 use priorfit::data::{Dataset, Preprocess, Statistics};
 use priorfit::error::Kind;
@@ -12,6 +14,7 @@ use priorfit::posterior::Posterior;
 use priorfit::prior::{Prior, Weights};
 use priorfit::tensor::contiguous;
 use priorfit::threads::Threads;
+use priorfit::update::Optimizer;
 
 use prost::Message;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -153,6 +156,56 @@ fn strength_reaches_from_the_mean_to_no_prior() {
     assert!(tight < 1e-6, "held at the mean, moved by {tight}");
     assert!((loose - none).abs() < 1e-3 * none, "without force: {loose}, without prior: {none}");
     assert!(none > 1e-3, "training moves the weights");
+}
+
+/// The update in closed form: without a prior a step of rate r leads to x, and under weight decay
+/// to x/(1 + r/(λN)). A run starts at the backbone's weights, whatever a stored prior's mean is.
+#[test]
+fn weight_decay_divides_what_a_step_leads_to() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(2);
+    let (rate, strength) = (0.05, 0.3);
+    let settings = |prior| Settings {
+        prior,
+        strength: Some(strength),
+        optimizer: Optimizer::Sgd { momentum: 0.0 },
+        learning_rate: rate,
+        batch_size: train.len(),
+        clip: None,
+        ..isotropic(1)
+    };
+    let free = fixture.fit(&train, settings(PriorKind::None));
+    let backbone = fixture.weights();
+    let shifted = backbone.iter().map(|(name, w)| (name.clone(), (w + 0.1f32).into_shared()));
+    let shifted = Prior::from_backbone(&shifted.collect(), 1.0, &fixture.model.fingerprint());
+    let adapter = fixture.adapter(settings(PriorKind::WeightDecay));
+    let adapter = adapter.with_prior(shifted.expect("a prior")).expect("of this backbone");
+    let decayed = adapter.fit(&train, None, &mut |_| Control::Continue).expect("a run");
+    let divisor = 1.0 + f64::from(rate) / (strength * train.len() as f64);
+    for name in backbone.keys() {
+        let (free, decayed) =
+            (&free.posterior.draws()[0][name], &decayed.posterior.draws()[0][name]);
+        for (&free, &found) in free.iter().zip(decayed) {
+            let expected = f64::from(free) / divisor;
+            // A few roundings of f32.
+            let error = (f64::from(found) - expected).abs();
+            assert!(error <= 1e-6 * (1.0 + expected.abs()), "{name}: {found}, not {expected}");
+        }
+    }
+}
+
+/// Where nothing can be held out, weight decay has a variance of its own.
+#[test]
+fn weight_decay_is_cross_validated_on_a_path_of_its_own() {
+    let fixture = fixture();
+    let settings = Settings { prior: PriorKind::WeightDecay, steps: 16, ..Settings::default() };
+    let (one_each, _) = fixture.few(1);
+    let few = Settings { strength: Some(DECAY_VARIANCE), ..settings.clone() };
+    let weights = |settings| fixture.fit(&one_each, settings).posterior.draws()[0].clone();
+    assert_eq!(weights(settings.clone()), weights(few));
+    let choice = fixture.fit(&fixture.few(5).0, settings).choice.expect("enough to hold out");
+    let strengths: Vec<_> = choice.candidates.iter().map(|c| c.strength).collect();
+    assert_eq!(strengths, [None, Some(1.0), Some(10.0), Some(100.0), Some(1000.0)]);
 }
 
 /// T7: twice the same data halves the weight of the prior.

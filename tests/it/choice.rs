@@ -1,6 +1,8 @@
 //! What cross-validation chooses, and that what it chooses is what is kept.
 
-use priorfit::adapt::{Adapted, Choice, Control, Ending, Phase, PriorKind, Settings};
+use priorfit::adapt::{
+    Adapted, Choice, Control, Ending, Phase, PosteriorKind, PosteriorSettings, PriorKind, Settings,
+};
 use priorfit::error::Kind;
 use priorfit::tensor::contiguous;
 
@@ -84,6 +86,33 @@ fn the_same_seed_makes_the_same_choice() {
     let (a, b) = (run(), run());
     assert_eq!(a.choice, b.choice);
     assert!(bits(&a.posterior) == bits(&b.posterior));
+}
+
+/// With a choice that was made before, a run is the same but for the steps that choosing takes.
+#[test]
+fn a_choice_made_before_is_not_made_again() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(6);
+    for kind in [PosteriorKind::Map, PosteriorKind::Sghmc] {
+        let (posterior, clip) = (PosteriorSettings::of(kind), None);
+        let settings = Settings { posterior, clip, gate: false, ..settings(24) };
+        let own = fixture.fit(&train, settings.clone());
+        let adapter = fixture.adapter(settings).with_choice(choice(&own).clone());
+        let mut steps = 0;
+        let shared = adapter.fit(&train, None, &mut |progress| {
+            steps += usize::from(progress.phase == Phase::Train);
+            Control::Continue
+        });
+        let shared = shared.expect("a run");
+        let last = match kind {
+            PosteriorKind::Map => choice(&own).kept().steps,
+            _ => 24,
+        };
+        assert_eq!(steps, last, "nothing is held out again");
+        assert_eq!(shared.choice, own.choice);
+        assert!(shared.posterior.draws() == own.posterior.draws());
+        assert!((shared.posterior.temperature() - own.posterior.temperature()).abs() < 1e-12);
+    }
 }
 
 /// Whatever cross-validation is at, stopping ends with the probe.

@@ -11,7 +11,9 @@ use priorfit::backend::{Backend, Engine};
 use priorfit::data::{Dataset, Preprocess, Statistics};
 use priorfit::error::Kind;
 use priorfit::graph::eval::{self, Env};
-use priorfit::graph::{Conv2d, Graph, Hyper, LeafKind, MatMul, Method, PriorTerm, Unary, Update};
+use priorfit::graph::{
+    Conv2d, Graph, Hyper, LeafKind, MatMul, Method, PriorTerm, Reduction, Unary, Update,
+};
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
 use priorfit::prior::Prior;
@@ -26,13 +28,15 @@ use crate::support::{array, leaves, normal, relative_error, repository};
 #[test]
 fn large_tiles_agree() {
     let Some(mut gpu) = open(Options::default()) else { return };
-    for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false)] {
-        let how = MatMul { transpose_a, transpose_b };
-        let (m, n, k) = (1537, 1540, 17);
-        let a: Shape = if transpose_a { [k, m].into() } else { [m, k].into() };
-        let b: Shape = if transpose_b { [n, k].into() } else { [k, n].into() };
-        let case = Case::new(&[a, b], |g, x| g.matmul(x[0], x[1], how));
-        case.check(&mut gpu, &format!("matmul {how:?}"));
+    for k in [17, 20] {
+        for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false)] {
+            let how = MatMul { transpose_a, transpose_b };
+            let (m, n) = (1537, 1540);
+            let a: Shape = if transpose_a { [k, m].into() } else { [m, k].into() };
+            let b: Shape = if transpose_b { [n, k].into() } else { [k, n].into() };
+            let case = Case::new(&[a, b], |g, x| g.matmul(x[0], x[1], how));
+            case.check(&mut gpu, &format!("matmul {how:?}, {k} steps"));
+        }
     }
     let conv = Conv2d {
         batch: 4,
@@ -79,6 +83,21 @@ fn large_tiles_agree() {
     case.check(&mut gpu, "conv2d_filter_grad");
 }
 
+/// Operands that lie along the sum in whole vectors; rows, columns and steps are no whole tiles.
+#[test]
+fn products_of_rows_by_vectors_agree() {
+    let Some(mut gpu) = open(Options::default()) else { return };
+    for [batch, m, k, n] in [[1, 1, 4, 1], [3, 13, 36, 19], [2, 66, 100, 65], [1, 63, 8, 130]] {
+        for transpose_b in [false, true] {
+            let how = MatMul { transpose_a: false, transpose_b };
+            let b = if transpose_b { [batch, n, k] } else { [batch, k, n] };
+            let case =
+                Case::new(&[[batch, m, k].into(), b.into()], |g, x| g.matmul(x[0], x[1], how));
+            case.check(&mut gpu, &format!("{batch} products of {m} x {k} x {n}, {how:?}"));
+        }
+    }
+}
+
 /// Windows, strides, dilations, groups and sums of every kind, around the edges of tiles.
 #[test]
 fn convolutions_of_awkward_geometry_agree() {
@@ -103,6 +122,16 @@ fn convolutions_of_awkward_geometry_agree() {
         (2, 6, 12, 6, [10, 9], [3, 3], [2, 1], [1, 1], [1, 1]),
         (2, 6, 6, 6, [10, 9], [5, 5], [1, 1], [4, 4], [2, 2]),
         (4, 8, 8, 1, [20, 20], [3, 3], [1, 1], [1, 1], [1, 1]),
+        // Windows that are read by vectors, of all shifts: rows that are no whole vectors, taps
+        // beyond either edge, planes that start anywhere, images cut into segments.
+        (2, 5, 7, 1, [14, 14], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (3, 3, 4, 1, [2, 6], [5, 3], [1, 1], [2, 1], [1, 1]),
+        (3, 4, 6, 2, [5, 6], [2, 3], [1, 1], [0, 1], [1, 1]),
+        (2, 3, 5, 1, [6, 6], [3, 3], [1, 1], [2, 1], [1, 1]),
+        (2, 2, 3, 1, [4, 4], [1, 7], [1, 1], [0, 3], [1, 1]),
+        (2, 6, 4, 2, [9, 8], [3, 3], [1, 1], [3, 2], [3, 2]),
+        (1, 1, 1, 1, [4, 5], [3, 3], [1, 1], [1, 1], [1, 1]),
+        (5, 20, 70, 1, [10, 12], [3, 3], [1, 1], [1, 1], [1, 1]),
     ];
     for (batch, in_channels, out_channels, groups, input, kernel, stride, pad, dilation) in cases {
         let output = [0, 1].map(|a: usize| {
@@ -245,6 +274,55 @@ fn cut_submissions_and_pauses_change_nothing_and_runs_repeat_bit_for_bit() {
     let options = Options { budget: Duration::from_nanos(1), duty: 0.5, ..Options::default() };
     let Some(mut cut) = open(options) else { return };
     assert!(bits(&mut cut) == whole, "one launch a submission, with pauses");
+}
+
+/// A step's results, bit for bit, within a budget.
+fn stepped(graph: &Graph, budget: Duration) -> Option<Vec<Vec<u32>>> {
+    let mut gpu = open(Options { budget, ..Options::default() })?;
+    let plan = gpu.load(Plan::compile(graph).expect("a plan")).expect("a loaded plan");
+    for (lane, (leaf, shape)) in leaves(graph).into_iter().enumerate() {
+        let data: Vec<f32> = normal(&shape, lane as u64).iter().map(|x| x.abs() + 0.1).collect();
+        match leaf.kind {
+            LeafKind::Input => gpu.write(plan, &leaf.name, &data).expect("an input"),
+            _ => gpu.set(&leaf, &data).expect("a resident"),
+        }
+    }
+    gpu.run(plan).expect("a step");
+    let residents = leaves(graph).into_iter().filter(|(leaf, _)| leaf.kind != LeafKind::Input);
+    let residents = residents.map(|(leaf, _)| gpu.get(&leaf).expect("a resident"));
+    let mut results: Vec<Vec<f32>> = residents.collect();
+    for port in gpu.plan(plan).outputs().to_vec() {
+        let mut output = vec![0.0; port.shape.len()];
+        gpu.read(plan, &port.name, &mut output).expect("an output");
+        results.push(output);
+    }
+    Some(results.iter().map(|values| values.iter().map(|x| x.to_bits()).collect()).collect())
+}
+
+/// A launch that takes long is made in parts of its workgroups, each once: an update in place, sums
+/// that a second launch joins, tiles of either size.
+#[test]
+fn parts_of_a_launch_give_the_bits_of_the_whole() {
+    let product = |m: usize, k: usize, n: usize| {
+        let mut g = Graph::new();
+        let build = |g: &mut Graph| -> Result<()> {
+            let (a, b) = (g.input("a", &[m, k].into())?, g.input("b", &[k, n].into())?);
+            let product = g.matmul(a, b, MatMul::default())?;
+            let largest = g.softmax(product)?;
+            let sum = g.reduce(Reduction::Sum, largest, &[0])?;
+            g.set_output("product", product);
+            g.set_output("sum", sum);
+            Ok(())
+        };
+        build(&mut g).expect("a graph");
+        g
+    };
+    let update = update_graph(1_000_003, Method::Sgd { nesterov: true }, 1);
+    for graph in [update, product(300, 700, 500), product(1537, 33, 1540)] {
+        let Some(whole) = stepped(&graph, Duration::from_secs(10)) else { return };
+        let parts = stepped(&graph, Duration::from_nanos(1)).expect("the same device");
+        assert!(whole == parts, "other bits");
+    }
 }
 
 #[test]

@@ -247,6 +247,7 @@ fn steps_of_other_families_follow_the_interpreter() {
         ("vit_default", low_rank),
         ("convnext_default", PriorTerm::Diagonal),
         ("densenet_folded", PriorTerm::Isotropic { centred: true }),
+        ("resnet_basic_folded", PriorTerm::Isotropic { centred: false }),
     ] {
         check(name, Optimizer::Sgd { momentum: 0.9 }, prior, false);
     }

@@ -43,7 +43,7 @@ pub fn requirements(adapter: &wgpu::Adapter) -> (Features, wgpu::Limits) {
 pub(super) fn check_limits(limits: &wgpu::Limits, name: &str) -> Result<()> {
     let needed = [
         ("storage buffers in a stage", 8, limits.max_storage_buffers_per_shader_stage),
-        ("uniform buffers in a stage", 4, limits.max_uniform_buffers_per_shader_stage),
+        ("uniform buffers in a stage", 5, limits.max_uniform_buffers_per_shader_stage),
         ("invocations in a workgroup", 256, limits.max_compute_invocations_per_workgroup),
         ("threads along a workgroup's first axis", 256, limits.max_compute_workgroup_size_x),
         ("bytes of workgroup memory", 16_384, limits.max_compute_workgroup_storage_size),

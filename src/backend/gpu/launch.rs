@@ -164,3 +164,9 @@ pub(super) fn grid(workgroups: usize, limit: u32) -> [u32; 3] {
     let rows = workgroups.div_ceil(limit);
     [workgroups.div_ceil(rows) as u32, rows as u32, 1]
 }
+
+/// The most of a number of workgroups whose grid holds none beside them.
+pub(super) fn exact(workgroups: usize, limit: u32) -> usize {
+    let limit = limit as usize;
+    if workgroups <= limit { workgroups } else { workgroups / limit * limit }
+}

@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use super::context::Context;
+use super::first::FirstWorkgroup;
 use super::launch::{Access, Binding, Bound, Launch, grid};
 use super::lower::{Limits, lower};
 use super::memory::{Answer, Form, Memory};
+use super::pace::{Load, Portion, Reached};
 use super::pipelines::{Pipeline, Pipelines};
 use super::slots::{Slots, padded};
 use crate::error::{Context as _, Error, Result};
@@ -109,7 +111,7 @@ impl Needs {
         let constants: usize = constants.map(|buffer| padded(buffer.len)).sum();
         let tables: usize = self.steps.iter().flat_map(|s| &s.launch.bindings).map(table_len).sum();
         let outputs: usize = plan.outputs().iter().map(|port| port.shape.len()).sum();
-        4 * (constants + tables + outputs) + self.params_len()
+        4 * (constants + tables + outputs) + self.params_len() + FirstWorkgroup::BYTES
     }
 
     /// The plan's residents with their bytes.
@@ -200,6 +202,7 @@ pub(super) struct Loaded {
     params_at: Vec<u64>,
     /// Residents that hold the launches' tables, in order.
     tables: Vec<usize>,
+    first_workgroup: FirstWorkgroup,
     bound: Option<Ready>,
     outputs: Outputs,
 }
@@ -271,6 +274,7 @@ impl Loaded {
             params,
             params_at,
             tables,
+            first_workgroup: FirstWorkgroup::new(context)?,
             bound: None,
             outputs,
         })
@@ -279,7 +283,7 @@ impl Loaded {
     /// Bytes that this plan alone holds on the device.
     pub(super) fn bytes(&self) -> usize {
         let staging = self.outputs.staging.as_ref().map_or(0, |buffer| buffer.size());
-        (self.params.size() + staging) as usize
+        (self.params.size() + staging) as usize + FirstWorkgroup::BYTES
     }
 
     /// Where a port's values are.
@@ -371,35 +375,52 @@ impl Loaded {
         self.steps.len()
     }
 
-    /// The dispatch, the stage and the work of a launch.
-    pub(super) fn about(&self, launch: usize) -> (usize, Stage, f64) {
-        let step = &self.steps[launch];
-        (step.dispatch, step.stage, step.work)
+    /// What there is to know of a launch; nothing behind the last.
+    pub(super) fn load(&self, launch: usize) -> Option<Load> {
+        self.steps.get(launch).map(|step| Load {
+            stage: step.stage,
+            work: step.work,
+            workgroups: step.launch.workgroups,
+        })
     }
 
-    /// The dispatches of launches, each once; a dispatch's launches are never parted.
+    /// Whether the stage that launch `begun` is of is over where `to` is reached.
+    pub(super) fn is_stage_over(&self, begun: usize, to: Reached) -> bool {
+        let stage = |launch: usize| self.steps.get(launch).map(|step| step.stage);
+        to.launch == self.len() || to.workgroup == 0 && stage(to.launch) != stage(begun)
+    }
+
+    /// The dispatches of whole stages' launches, each once.
     pub(super) fn dispatches(&self, launches: Range<usize>) -> impl Iterator<Item = usize> {
         let mut last = None;
         let numbers = self.steps[launches].iter().map(|step| step.dispatch);
         numbers.filter(move |&number| last.replace(number) != Some(number))
     }
 
-    /// Records launches into a pass.
+    /// Records a portion of the launches into a pass.
     pub(super) fn record(
         &self,
+        context: &Context,
         pass: &mut wgpu::ComputePass<'_>,
-        launches: Range<usize>,
-        limits: &wgpu::Limits,
+        portion: &Portion,
     ) {
         let Some(ready) = &self.bound else { return };
-        for (step, (pipeline, group)) in
-            self.steps[launches.clone()].iter().zip(&ready.groups[launches])
-        {
-            let [x, y, z] =
-                grid(step.launch.workgroups, limits.max_compute_workgroups_per_dimension);
+        let (from, to) = (portion.from, portion.to);
+        let last = if to.workgroup > 0 { to.launch + 1 } else { to.launch };
+        self.first_workgroup.set(&context.queue, from.workgroup);
+        self.first_workgroup.bind(pass, from.workgroup > 0);
+        for number in from.launch..last {
+            let (launch, (pipeline, group)) = (&self.steps[number].launch, &ready.groups[number]);
+            let first = if number == from.launch { from.workgroup } else { 0 };
+            let end = if number == to.launch { to.workgroup } else { launch.workgroups };
+            let limit = context.limits.max_compute_workgroups_per_dimension;
+            let [x, y, z] = grid(end - first, limit);
             pass.set_pipeline(&pipeline.pipeline);
             pass.set_bind_group(0, group, &[]);
             pass.dispatch_workgroups(x, y, z);
+            if first > 0 {
+                self.first_workgroup.bind(pass, false);
+            }
         }
     }
 

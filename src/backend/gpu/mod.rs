@@ -11,6 +11,7 @@
 mod cache;
 mod code;
 mod context;
+mod first;
 mod launch;
 mod loaded;
 mod lower;
@@ -36,7 +37,7 @@ pub use self::context::{Adapter, adapters, requirements};
 use self::loaded::{Loaded, Needs};
 use self::lower::Limits;
 use self::memory::Memory;
-use self::pace::Pace;
+use self::pace::{Pace, Portion, Reached};
 pub use self::pipelines::OnPipelines;
 use self::pipelines::Pipelines;
 pub use self::qualify::Variant;
@@ -212,7 +213,11 @@ impl Gpu {
             pipelines: device.pipelines.clone(),
             memory: Memory::new(Arc::clone(&device.context)),
             plans: Vec::new(),
-            pace: Pace::new(device.options.budget, device.options.duty),
+            pace: Pace::new(
+                device.options.budget,
+                device.options.duty,
+                device.context.limits.max_compute_workgroups_per_dimension,
+            ),
         }
     }
 
@@ -226,51 +231,36 @@ impl Gpu {
         let Gpu { context, plans, memory, pipelines, limits, .. } = self;
         plans[plan.0].prepare(context, memory, pipelines, limits)?;
         let count = self.loaded(plan).len();
-        let (mut start, mut observed) = (0, 0);
+        let (mut from, mut observed) = (Reached::default(), 0);
         loop {
-            let (end, work) = self.next_submission(plan, start, observe.is_some());
-            let is_last = end == count;
-            let index = self.submit_part(plan, start..end, is_last)?;
-            self.pace.submitted(&self.context, index.clone(), work)?;
+            let loaded = self.loaded(plan);
+            let portion = self.pace.portion(from, observe.is_some(), |at| loaded.load(at));
+            let to = portion.to;
+            let is_last = to.launch == count;
+            let index = self.submit_portion(plan, &portion, is_last)?;
+            self.pace.submitted(&self.context, index.clone(), portion.work)?;
             if is_last {
                 self.plans[plan.0].expect_outputs(&self.context, index);
             }
             if let Some(observe) = &mut observe
-                && (is_last || self.loaded(plan).about(end).1 != self.loaded(plan).about(start).1)
+                && self.loaded(plan).is_stage_over(observed, to)
             {
                 self.pace.finish(&self.context)?;
-                let dispatches = self.loaded(plan).dispatches(observed..end);
+                let dispatches = self.loaded(plan).dispatches(observed..to.launch);
                 dispatches.for_each(&mut *observe);
-                observed = end;
+                observed = to.launch;
             }
             if is_last {
                 return Ok(());
             }
-            start = end;
+            from = to;
         }
     }
 
-    /// The end of the submission that begins with launch `start`, and its work; `by_stage` ends it
-    /// with its stage at the latest.
-    fn next_submission(&self, plan: PlanId, start: usize, by_stage: bool) -> (usize, f64) {
-        let loaded = self.loaded(plan);
-        let (mut end, mut held) = (start, 0.0);
-        while end < loaded.len() {
-            let (_, stage, work) = loaded.about(end);
-            let cut = by_stage && stage != loaded.about(start).1;
-            if cut || !self.pace.fits(held, work) {
-                break;
-            }
-            held += work;
-            end += 1;
-        }
-        (end, held)
-    }
-
-    fn submit_part(
+    fn submit_portion(
         &mut self,
         plan: PlanId,
-        launches: std::ops::Range<usize>,
+        portion: &Portion,
         with_outputs: bool,
     ) -> Result<wgpu::SubmissionIndex> {
         let Gpu { context, plans, memory, .. } = self;
@@ -280,7 +270,7 @@ impl Gpu {
             let mut encoder = context.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                loaded.record(&mut pass, launches, &context.limits);
+                loaded.record(context, &mut pass, portion);
             }
             if with_outputs {
                 loaded.record_outputs(memory, &mut encoder);

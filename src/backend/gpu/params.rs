@@ -101,7 +101,7 @@ uniform! {
         stride: [u32; 2],
         pad: [u32; 2],
         dilation: [u32; 2],
-        spare2: [u32; 2],
+        first: [u32; 2],
     }
 }
 
@@ -129,7 +129,16 @@ uniform! {
 
 uniform! {
     /// `softmax`, `log_softmax`
-    Softmax { rows: u32, columns: u32, lanes_log: u32, spare: u32 }
+    Softmax {
+        rows: u32,
+        columns: u32,
+        lanes_log: u32,
+        spare: u32,
+        first: u32,
+        spare1: u32,
+        spare2: u32,
+        spare3: u32,
+    }
 }
 
 uniform! {
@@ -161,7 +170,11 @@ uniform! {
         b_image: u32,
         out_row: u32,
         out_image: u32,
-        spare: u32,
+        a_first: u32,
+        b_first: u32,
+        out_first: u32,
+        spare0: u32,
+        spare1: u32,
     }
 }
 
@@ -175,7 +188,7 @@ uniform! {
         input: [u32; 2],
         output: [u32; 2],
         pad: [u32; 2],
-        spare: [u32; 2],
+        first: [u32; 2],
     }
 }
 

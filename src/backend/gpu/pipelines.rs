@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::cache::CompiledPipelines;
 use super::context::Context;
+use super::first::FirstWorkgroup;
 use super::launch::{Access, Program};
 use super::shader;
 use crate::error::{Error, Kind, Result};
@@ -162,7 +163,7 @@ fn build(
         });
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(program.shader),
-            bind_group_layouts: &[Some(&layout)],
+            bind_group_layouts: &[Some(&layout), Some(&FirstWorkgroup::layout(device))],
             immediate_size: 0,
         });
         let constants: Vec<(&str, f64)> =

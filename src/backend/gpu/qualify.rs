@@ -33,7 +33,7 @@ const RANK: usize = 5;
 const TINY: f32 = 1e-5;
 /// Rows, depth and columns of the products that are compared: one element, whole small matrices,
 /// and partial tiles on all sides.
-const EXTENTS: [[usize; 3]; 4] = [[1, 1, 1], [8, 8, 8], [65, 17, 3], [100, 70, 90]];
+const EXTENTS: [[usize; 3]; 5] = [[1, 1, 1], [8, 8, 8], [65, 17, 3], [100, 70, 90], [67, 100, 70]];
 
 /// The variant whose trial a device may not survive.
 pub(super) const MATRICES: &str = "cooperative matrices";

@@ -20,10 +20,11 @@ pub(super) const SHADERS: [Source; 21] = sources!(
 );
 
 /// What several shaders include.
-const SHARED: [Source; 16] = sources!(
-    "shared/": "add_up", "add_up_subgroups", "compensated", "convolution", "grid", "indexed",
+const SHARED: [Source; 24] = sources!(
+    "shared/": "across", "add_up", "add_up_subgroups", "along", "blocks", "compensated",
+    "convolution", "elements", "grid", "image_elements", "image_vectors", "indexed", "matrix",
     "part", "philox", "quads", "rows", "space", "strided", "tiles", "tiles_cooperative", "tiling",
-    "window",
+    "vectors", "window",
 );
 
 /// Where a shader takes in the text of its variant.
@@ -60,7 +61,13 @@ fn find(sources: &[Source], name: &str) -> Result<&'static str> {
 fn append(source: &str, variant: &str, text: &mut String) -> Result<()> {
     for line in source.lines() {
         if let Some(include) = line.strip_prefix("//!include ") {
-            append(find(&SHARED, include)?, "", text)?;
+            // A part that is written for an operand `_x` may be included for each of several.
+            match include.split_once(" for ") {
+                Some((part, operand)) => {
+                    append(&find(&SHARED, part)?.replace("_x", operand), "", text)?;
+                }
+                None => append(find(&SHARED, include)?, "", text)?,
+            }
         } else if INSERTIONS.contains(&line) {
             append(variant, "", text)?;
         } else {

@@ -10,6 +10,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, StorageAccess, TypeInner};
 
 use super::context::check_limits;
+use super::first::FirstWorkgroup;
 use super::launch::{Access, Bound, Builder, Launch, Program, grid};
 use super::loaded::Needs;
 use super::lower::{Limits, factor_shards, lower};
@@ -90,25 +91,18 @@ fn updates() -> Vec<Kernel> {
 fn kernels() -> Vec<Kernel> {
     let depthwise = Conv2d { groups: 6, out_channels: 12, ..CONV };
     let wide = Conv2d { in_channels: 256, out_channels: 512, ..CONV };
-    let product = |transpose_a, transpose_b| {
+    let product = |m, n, k, [transpose_a, transpose_b]: [bool; 2]| {
         let how = MatMul { transpose_a, transpose_b };
-        Kernel::MatMul(Product { batch: 2, m: 13, n: 19, k: 37, how }, None)
+        Kernel::MatMul(Product { batch: 2, m, n, k, how }, None)
     };
     let large = Product { batch: 1, m: 2048, n: 2048, k: 16, how: MatMul::default() };
     let mut kernels = vec![
         Kernel::MatMul(large, None),
-        product(false, false),
-        product(true, true),
-        Kernel::MatMul(
-            Product {
-                batch: 2,
-                m: 12,
-                n: 20,
-                k: 37,
-                how: MatMul { transpose_a: true, transpose_b: false },
-            },
-            None,
-        ),
+        product(13, 19, 37, [false, false]),
+        product(13, 19, 37, [true, true]),
+        // In whole vectors across and along the sum.
+        product(12, 20, 37, [true, false]),
+        product(13, 19, 36, [false, true]),
         Kernel::MaxPool(POOL),
         Kernel::MaxPoolGrad(POOL),
         Kernel::SumPool(POOL),
@@ -129,7 +123,17 @@ fn kernels() -> Vec<Kernel> {
         pad: [0, 0],
         ..CONV
     };
-    for g in [CONV, depthwise, wide, pointwise] {
+    // Windows that are read by vectors.
+    let same = Conv2d {
+        input: [6, 6],
+        output: [6, 6],
+        kernel: [3, 3],
+        stride: [1, 1],
+        pad: [1, 1],
+        dilation: [1, 1],
+        ..CONV
+    };
+    for g in [CONV, depthwise, wide, pointwise, same] {
         kernels.push(Kernel::Conv2d(g, None));
         kernels.push(Kernel::Conv2dInputGrad(g, None));
         kernels.push(Kernel::Conv2dFilterGrad(g));
@@ -248,6 +252,9 @@ fn every_shader_is_used_and_valid() {
     for tile in ["TILE: u32 = 64u", "TILE: u32 = 128u"] {
         assert!(programs().iter().any(|p| p.variant.contains(tile)), "no product with {tile}");
     }
+    for walk in ["blocks for _a", "blocks for _b", "image_vectors\n//!include blocks"] {
+        assert!(programs().iter().any(|p| p.variant.contains(walk)), "no product with {walk}");
+    }
 }
 
 #[test]
@@ -296,6 +303,10 @@ fn bindings_are_those_of_the_shaders() {
         for (handle, variable) in module.global_variables.iter() {
             let Some(binding) = variable.binding else { continue };
             if uses[handle].is_empty() {
+                continue;
+            }
+            if binding.group == FirstWorkgroup::GROUP {
+                assert_eq!((binding.binding, variable.space), (0, AddressSpace::Uniform));
                 continue;
             }
             let access = match variable.space {

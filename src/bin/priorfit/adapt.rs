@@ -52,6 +52,9 @@ separator), one of the words below, or is given twice for both:
   diagonal   the stored prior's diagonal
   isotropic  the same variance for all weights, around the stored mean, or without a file around
              the backbone's weights (L2-SP); the default without a file
+  weight-decay
+             the variance --strength for all weights, around zero, from the backbone's weights on;
+             takes nothing from a file
   none       no prior
 
 Data, and the task that they make if --task does not say otherwise:
@@ -65,7 +68,8 @@ pub struct Adapt {
     /// The ONNX file; a classifier at its end is cut off
     #[arg(long, value_name = "FILE")]
     backbone: PathBuf,
-    /// A stored prior's file, or learned, diagonal, isotropic or none; may be given twice
+    /// A stored prior's file, or learned, diagonal, isotropic, weight-decay or none; may be given
+    /// twice
     #[arg(long, value_name = "FILE|KIND")]
     prior: Vec<PriorArg>,
     /// Labelled examples
@@ -261,6 +265,7 @@ impl FromStr for PriorArg {
             "learned" => PriorArg::Kind(PriorKind::Learned),
             "diagonal" => PriorArg::Kind(PriorKind::Diagonal),
             "isotropic" => PriorArg::Kind(PriorKind::Isotropic),
+            "weight-decay" => PriorArg::Kind(PriorKind::WeightDecay),
             "none" => PriorArg::Kind(PriorKind::None),
             _ if path.extension() == Some(OsStr::new("safetensors"))
                 || path.components().count() > 1 =>
@@ -268,10 +273,9 @@ impl FromStr for PriorArg {
                 PriorArg::File(path.to_path_buf())
             }
             _ => {
-                return Err(
-                    "expected a .safetensors file, or learned, diagonal, isotropic or none"
-                        .to_string(),
-                );
+                return Err("expected a .safetensors file, or learned, diagonal, isotropic, \
+                            weight-decay or none"
+                    .to_string());
             }
         })
     }

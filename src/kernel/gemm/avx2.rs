@@ -7,6 +7,9 @@ use super::isa::Isa;
 use super::line::LINE;
 use super::pack::Block;
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
+use super::winograd::{
+    self, Cotangent, Filter, FilterGrad, Input, LINES, Output, Places, STEP, Transform, Winograd,
+};
 
 impl Vector for __m256 {
     const LANES: usize = 8;
@@ -92,6 +95,36 @@ unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [us
     unsafe { flat::copy_rows::<[f32; LINE]>(from, to, extents) }
 }
 
+#[target_feature(enable = "avx2,fma")]
+unsafe fn transform<T: Transform>(from: &[f32], places: &Places, to: &mut [f32; LINES]) {
+    // SAFETY: the caller has the features.
+    unsafe { winograd::transform::<__m256, T>(from, places, to) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) {
+    // SAFETY: the caller has the features, and the rest of the contract is the caller's.
+    unsafe { winograd::scatter::<[f32; LINE]>(lines, mask, to, stride) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
+    // SAFETY: the caller has the features.
+    unsafe { winograd::deal::<[f32; LINE]>(row, before, to, stride, count) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
+    // SAFETY: the caller has the features.
+    unsafe { winograd::weave::<[f32; LINE]>(lines, to) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
+    // SAFETY: the caller has the features, and the rest of the contract is the caller's.
+    unsafe { winograd::turn::<[f32; LINE]>(lines, tiles, channels, to, strides) }
+}
+
 /// The kernels; to be used only where the processor has AVX2 and FMA.
 pub(super) const ISA: Isa = Isa {
     name: "avx2",
@@ -102,5 +135,16 @@ pub(super) const ISA: Isa = Isa {
     correlate,
     pad,
     copy_rows,
+    winograd: Winograd {
+        input: transform::<Input>,
+        filter: transform::<Filter>,
+        output: transform::<Output>,
+        cotangent: transform::<Cotangent>,
+        filter_grad: transform::<FilterGrad>,
+        scatter,
+        deal,
+        weave,
+        turn,
+    },
     tiles: &[row::<1>(), row::<2>(), row::<3>(), row::<4>(), row::<5>(), row::<6>()],
 };

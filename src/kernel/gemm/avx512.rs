@@ -7,6 +7,9 @@ use super::isa::Isa;
 use super::line::{LINE, Line};
 use super::pack::Block;
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
+use super::winograd::{
+    self, Cotangent, Filter, FilterGrad, Input, LINES, Output, Places, STEP, Transform, Winograd,
+};
 
 impl Vector for __m512 {
     const LANES: usize = 16;
@@ -147,6 +150,56 @@ impl Line for __m512 {
             columns
         }
     }
+
+    #[inline(always)]
+    unsafe fn deal(lines: [Self; 4]) -> [Self; 4] {
+        // SAFETY: the caller has the feature.
+        unsafe { turn_within(turn_quarters(lines)) }
+    }
+
+    #[inline(always)]
+    unsafe fn weave(lines: [Self; 4]) -> [Self; 4] {
+        // SAFETY: the caller has the feature.
+        unsafe { turn_quarters(turn_within(lines)) }
+    }
+}
+
+/// Transposes the 4x4 elements that the same quarter of four registers holds, for all quarters.
+#[inline(always)]
+unsafe fn turn_within([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+    // SAFETY: the caller has the feature.
+    unsafe {
+        let pairs = [
+            _mm512_unpacklo_ps(a, b),
+            _mm512_unpackhi_ps(a, b),
+            _mm512_unpacklo_ps(c, d),
+            _mm512_unpackhi_ps(c, d),
+        ]
+        .map(|pair| _mm512_castps_pd(pair));
+        [
+            _mm512_unpacklo_pd(pairs[0], pairs[2]),
+            _mm512_unpackhi_pd(pairs[0], pairs[2]),
+            _mm512_unpacklo_pd(pairs[1], pairs[3]),
+            _mm512_unpackhi_pd(pairs[1], pairs[3]),
+        ]
+        .map(|four| _mm512_castpd_ps(four))
+    }
+}
+
+/// Transposes the 4x4 quarters of four registers.
+#[inline(always)]
+unsafe fn turn_quarters([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+    // SAFETY: the caller has the feature.
+    unsafe {
+        let low = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+        let high = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+        [
+            _mm512_shuffle_f32x4::<0x88>(low[0], low[1]),
+            _mm512_shuffle_f32x4::<0x88>(high[0], high[1]),
+            _mm512_shuffle_f32x4::<0xdd>(low[0], low[1]),
+            _mm512_shuffle_f32x4::<0xdd>(high[0], high[1]),
+        ]
+    }
 }
 
 /// Bit `2i` of the result is bit `i` of `mask`.
@@ -193,6 +246,36 @@ unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [us
     unsafe { flat::copy_rows::<__m512>(from, to, extents) }
 }
 
+#[target_feature(enable = "avx512f")]
+unsafe fn transform<T: Transform>(from: &[f32], places: &Places, to: &mut [f32; LINES]) {
+    // SAFETY: the caller has the feature.
+    unsafe { winograd::transform::<__m512, T>(from, places, to) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) {
+    // SAFETY: the caller has the feature, and the rest of the contract is the caller's.
+    unsafe { winograd::scatter::<__m512>(lines, mask, to, stride) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
+    // SAFETY: the caller has the feature.
+    unsafe { winograd::deal::<__m512>(row, before, to, stride, count) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
+    // SAFETY: the caller has the feature.
+    unsafe { winograd::weave::<__m512>(lines, to) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
+    // SAFETY: the caller has the feature, and the rest of the contract is the caller's.
+    unsafe { winograd::turn::<__m512>(lines, tiles, channels, to, strides) }
+}
+
 /// The kernels; to be used only where the processor has AVX-512F.
 pub(super) const ISA: Isa = Isa {
     name: "avx512",
@@ -203,6 +286,17 @@ pub(super) const ISA: Isa = Isa {
     correlate,
     pad,
     copy_rows,
+    winograd: Winograd {
+        input: transform::<Input>,
+        filter: transform::<Filter>,
+        output: transform::<Output>,
+        cotangent: transform::<Cotangent>,
+        filter_grad: transform::<FilterGrad>,
+        scatter,
+        deal,
+        weave,
+        turn,
+    },
     tiles: &[
         row::<1>(),
         row::<2>(),

@@ -6,6 +6,7 @@ use super::flat::{CorrelateFn, FilterFn, PadFn, RowsFn};
 use super::pack::PackFn;
 use super::portable;
 use super::tile::TileFn;
+use super::winograd::Winograd;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -28,6 +29,8 @@ pub(crate) struct Isa {
     pub pad: PadFn,
     /// Copies parts of rows.
     pub copy_rows: RowsFn,
+    /// The transforms of minimal filtering.
+    pub winograd: Winograd,
     /// `tiles[rows - 1][registers - 1]`
     pub tiles: &'static [[TileFn; 2]],
 }

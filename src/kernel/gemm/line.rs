@@ -1,7 +1,7 @@
 //! Sixteen elements at a time: the moves that packing is made of.
 
 /// Elements of a line.
-pub(super) const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// Sixteen consecutive `f32`; the methods need the processor features of the type. Bit `i` of a
 /// mask stands for element `i`; elements outside the mask are neither read nor written.
@@ -18,11 +18,15 @@ pub(super) trait Line: Copy {
     unsafe fn store(self, to: *mut f32, mask: u16);
     /// Row `i` of the result is element `i` of every row.
     unsafe fn transpose(rows: [Self; LINE]) -> [Self; LINE];
+    /// Element `4i + j` of the four lines, one after the other, becomes element `i` of line `j`.
+    unsafe fn deal(lines: [Self; 4]) -> [Self; 4];
+    /// The inverse of [`Line::deal`].
+    unsafe fn weave(lines: [Self; 4]) -> [Self; 4];
 }
 
 /// The mask of the first `count` elements.
 #[inline(always)]
-pub(super) fn first(count: usize) -> u16 {
+pub(crate) fn first(count: usize) -> u16 {
     if count >= LINE { u16::MAX } else { (1 << count) - 1 }
 }
 
@@ -98,6 +102,16 @@ impl Line for [f32; LINE] {
             }
         }
         columns
+    }
+
+    #[inline(always)]
+    unsafe fn deal(lines: [Self; 4]) -> [Self; 4] {
+        std::array::from_fn(|j| std::array::from_fn(|i| lines[i / 4][i % 4 * 4 + j]))
+    }
+
+    #[inline(always)]
+    unsafe fn weave(lines: [Self; 4]) -> [Self; 4] {
+        std::array::from_fn(|j| std::array::from_fn(|i| lines[i % 4][j * 4 + i / 4]))
     }
 }
 

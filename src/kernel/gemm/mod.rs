@@ -15,6 +15,7 @@ mod portable;
 mod span;
 mod target;
 mod tile;
+mod winograd;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -28,7 +29,6 @@ use std::ops::Range;
 use crate::threads::{Parts, Threads};
 
 use blocking::Blocking;
-use line::LINE;
 use operand::Strips;
 use pack::Block;
 use tile::TileArgs;
@@ -36,9 +36,11 @@ use tile::TileArgs;
 pub(crate) use blocking::Extents;
 pub(crate) use flat::{FlatTap, Padded, TAPS_AT_ONCE};
 pub(crate) use isa::Isa;
+pub(crate) use line::{LINE, first};
 pub(crate) use operand::{Matrix, Operand, Windows};
 pub(crate) use target::{Layout, Target};
 pub(crate) use tile::Write;
+pub(crate) use winograd::{LINES, POINTS, Places, STEP, TransformFn};
 
 /// Elements of scratch that [`gemm`] needs.
 pub(crate) fn scratch_len(isa: &Isa, extents: &Extents, workers: usize) -> usize {
@@ -207,28 +209,9 @@ impl Task<'_> {
 
     /// One strip of A times all strips of B.
     fn multiply_strip(&self, a: &[f32], panel: &[f32], sums: &mut [f32], write: Write) {
-        let isa = self.part.gemm.isa;
-        let row_stride = self.part.blocking.columns;
-        let rows = sums.len() / row_stride;
-        let k = a.len() / rows;
-        let padded = self.columns.len().next_multiple_of(LINE);
-        assert!(panel.len() >= padded * k && row_stride >= padded, "the blocks fit their scratch");
-        for column in (0..padded).step_by(isa.columns) {
-            let width = isa.columns.min(padded - column);
-            let args = TileArgs {
-                k,
-                a: a.as_ptr(),
-                // SAFETY: strips before this one hold `column · k` elements of the panel.
-                b: unsafe { panel.as_ptr().add(column * k) },
-                // SAFETY: `column` is inside the first row.
-                c: unsafe { sums.as_mut_ptr().add(column) },
-                row_stride,
-                write,
-            };
-            // SAFETY: the strip of A has k rows of `rows`, that of B k rows of `width` elements,
-            // and `width` columns lie inside each of `rows` rows of sums.
-            unsafe { isa.tiles[rows - 1][width / isa.lanes - 1](args) };
-        }
+        let stride = self.part.blocking.columns;
+        let (rows, columns) = (sums.len() / stride, self.columns.len().next_multiple_of(LINE));
+        multiply_strip(self.part.gemm.isa, (a, rows), (panel, columns), sums, stride, write);
     }
 
     /// Hands finished rows to the target.
@@ -240,5 +223,36 @@ impl Task<'_> {
             // SAFETY: tasks have disjoint blocks of C.
             unsafe { self.target.store(at, values, self.worker) };
         }
+    }
+}
+
+/// One strip of A, `[k][rows]`, times all strips of B, together `columns` wide, into rows of sums
+/// that are `stride` apart.
+pub(crate) fn multiply_strip(
+    isa: &Isa,
+    (a, rows): (&[f32], usize),
+    (panel, columns): (&[f32], usize),
+    sums: &mut [f32],
+    stride: usize,
+    write: Write,
+) {
+    let k = a.len() / rows;
+    assert!(columns.is_multiple_of(LINE) && columns <= stride, "sums have room for whole lines");
+    assert!(panel.len() >= columns * k && sums.len() >= rows * stride, "operands are whole");
+    for column in (0..columns).step_by(isa.columns) {
+        let width = isa.columns.min(columns - column);
+        let args = TileArgs {
+            k,
+            a: a.as_ptr(),
+            // SAFETY: strips before this one hold `column · k` elements of the panel.
+            b: unsafe { panel.as_ptr().add(column * k) },
+            // SAFETY: `column` is inside the first row.
+            c: unsafe { sums.as_mut_ptr().add(column) },
+            row_stride: stride,
+            write,
+        };
+        // SAFETY: the strip of A has k rows of `rows`, that of B k rows of `width` elements,
+        // and `width` columns lie inside each of `rows` rows of sums.
+        unsafe { isa.tiles[rows - 1][width / isa.lanes - 1](args) };
     }
 }

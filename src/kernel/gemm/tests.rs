@@ -7,7 +7,7 @@ use crate::kernel::conv2d::{self, conv2d_on};
 use crate::kernel::conv2d_filter_grad::{self, conv2d_filter_grad_on};
 use crate::kernel::conv2d_input_grad::{self, conv2d_input_grad_on};
 use crate::kernel::matmul::{self, Product, matmul_on};
-use crate::kernel::{Epilogue, gemm::Isa};
+use crate::kernel::{Epilogue, gemm::Isa, winograd};
 use crate::rng::{Key, Stream};
 use crate::threads::Threads;
 
@@ -142,11 +142,13 @@ fn results_do_not_depend_on_the_number_of_threads() {
         output: [40, 41],
         ..small()
     };
+    let minimal = filtered_minimally()[3];
     let [one, two, three] = [1, 2, 3].map(|count| {
         let threads = Threads::new(count);
         let product = run_product(Isa::best(), &threads, &g).0;
-        let [(out, _), (dx, _), (dw, _)] = run_convolution(Isa::best(), &threads, &conv);
-        [product, out, dx, dw].concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        let results = [conv, minimal].map(|g| run_convolution(Isa::best(), &threads, &g));
+        let results = results.into_iter().flatten().map(|(out, _)| out);
+        results.chain([product]).flatten().map(|x: f32| x.to_bits()).collect::<Vec<_>>()
     });
     assert!(one == two && two == three);
 }
@@ -288,6 +290,36 @@ fn convolutions() -> Vec<Conv2d> {
         Conv2d { input: [40, 37], output: [20, 19], stride: [2, 2], ..depthwise(3, 1) },
         Conv2d { input: [2, 2], output: [2, 2], kernel: [5, 5], pad: [2, 2], ..depthwise(3, 1) },
     ]
+}
+
+/// Convolutions that are done by minimal filtering.
+fn filtered_minimally() -> Vec<Conv2d> {
+    let wide = Conv2d { batch: 7, in_channels: 17, out_channels: 31, ..small() };
+    vec![
+        wide,
+        Conv2d { batch: 16, ..square([16, 16], 4) },
+        Conv2d { batch: 21, ..square([33, 16], 8) },
+        Conv2d { batch: 3, ..square([16, 45], 14) },
+        Conv2d { output: [5, 7], pad: [0, 0], ..wide },
+        Conv2d { output: [9, 11], pad: [2, 2], ..wide },
+        Conv2d { output: [5, 11], pad: [0, 2], ..wide },
+        Conv2d { output: [7, 7], pad: [1, 0], ..wide },
+        Conv2d { batch: 1, input: [40, 33], output: [40, 33], ..wide },
+        Conv2d { batch: 2, input: [5, 261], output: [4, 262], ..wide },
+        Conv2d { batch: 1, input: [9, 1023], output: [9, 1023], ..square([16, 16], 0) },
+    ]
+}
+
+#[test]
+fn minimal_filtering_of_awkward_geometry() {
+    for isa in Isa::available() {
+        for threads in [1, 3].map(Threads::new) {
+            for g in filtered_minimally() {
+                assert!(winograd::applies(&g), "{g:?}");
+                check_convolution(isa, &threads, &g);
+            }
+        }
+    }
 }
 
 #[test]

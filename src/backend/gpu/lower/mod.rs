@@ -82,7 +82,8 @@ fn check_len(len: usize) -> Result<()> {
     Ok(())
 }
 
-/// Cuts `count` items into parts such that each operand, `lens` elements an item, can be bound.
+/// Cuts `count` items into parts such that each operand, `lens` elements an item, can be bound from
+/// the last place before a part where a window may start: see [`items`].
 fn parts(limits: &Limits, count: usize, lens: &[usize]) -> Result<Vec<Range<usize>>> {
     let widest = lens.iter().copied().max().unwrap_or(0).max(1);
     let most = limits.binding / widest;
@@ -93,9 +94,13 @@ fn parts(limits: &Limits, count: usize, lens: &[usize]) -> Result<Vec<Range<usiz
     let is_aligned =
         |step: &usize| lens.iter().all(|len| (step * len).is_multiple_of(limits.align));
     let unit = (1..limits.align).find(is_aligned).unwrap_or(limits.align);
-    let step = most / unit * unit;
+    let ahead = limits.align - 1;
+    let step = match most / unit * unit {
+        0 => limits.binding.saturating_sub(ahead) / widest,
+        step => step,
+    };
     if step == 0 {
-        return Err(uncuttable(limits, if most == 0 { widest } else { widest * unit }));
+        return Err(uncuttable(limits, if most == 0 { widest } else { widest + ahead }));
     }
     Ok((0..count).step_by(step).map(|start| start..count.min(start + step)).collect())
 }
@@ -113,4 +118,21 @@ fn uncuttable(limits: &Limits, len: usize) -> Error {
 /// The window of a part, in elements; none if it is the whole.
 fn window(part: &Range<usize>, count: usize, len: usize) -> Option<(usize, usize)> {
     (part.len() < count).then_some((part.start * len, part.len() * len))
+}
+
+/// What a launch binds of a value.
+#[derive(Clone, Copy)]
+struct Items {
+    window: Option<(usize, usize)>,
+    /// Elements of the window that come before the part.
+    first: u32,
+}
+
+/// The window of a part of `count` items of `len` elements; it starts where a window may, which is
+/// up to an alignment before the part.
+fn items(limits: &Limits, part: &Range<usize>, count: usize, len: usize) -> Items {
+    let (start, end) = (part.start * len, part.end * len);
+    let window_start = cut::aligned(limits, start);
+    let window = window(&(window_start..end), count * len, 1);
+    Items { window, first: (start - window_start) as u32 }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tapes::bind_tape;
-use super::{Limits, parts, reduce, window};
+use super::{Items, Limits, items, parts, reduce};
 use crate::backend::gpu::code;
 use crate::backend::gpu::launch::{Access, Bound, Builder, Launch};
 use crate::backend::gpu::params::{self, Tiling};
@@ -63,27 +63,33 @@ impl Tiles {
     }
 }
 
-/// An operand of a matrix product at a binding: elements one by one, or as vectors of four.
-fn operand(name: &str, at: u32, vectors: bool) -> String {
-    let head = format!("fn load_{name}(start: u32, step: u32, count: u32) -> vec4<f32> {{\n");
-    match vectors {
-        true => format!(
-            "@group(0) @binding({at}) var<storage, read> {name}: array<vec4<f32>>;\n{head}    \
-             if count == 0u {{\n        return vec4(0.0);\n    }}\n    \
-             return {name}[start / 4u];\n}}\n"
-        ),
-        false => format!(
-            "@group(0) @binding({at}) var<storage, read> {name}: array<f32>;\n{head}    \
-             var quad = vec4(0.0);\n    \
-             for (var i = 0u; i < count; i++) {{\n        \
-             quad[i] = {name}[start + i * step];\n    }}\n    return quad;\n}}\n"
-        ),
-    }
+/// How a matrix is read, as the operand `name` of a product: by vectors where these line up, which
+/// they do if the extent of what is contiguous (the sum, or rows or columns) is in whole vectors.
+fn matrix(name: char, along_sum: bool, contiguous: usize) -> String {
+    let (form, walk) = match (along_sum, contiguous.is_multiple_of(4)) {
+        (true, true) => ("vectors", "blocks"),
+        (false, true) => ("vectors", "across"),
+        (true, false) => ("elements", "along"),
+        (false, false) => ("elements", "across"),
+    };
+    format!("//!include {form} for _{name}\n//!include {walk} for _{name}\n")
 }
 
-/// How threads walk through the operands of a product.
-fn walks(a_along_sum: bool, b_along_sum: bool) -> [(&'static str, u32); 2] {
-    [("A_ALONG_SUM", u32::from(a_along_sum)), ("B_ALONG_SUM", u32::from(b_along_sum))]
+/// Whether the windows of four neighbouring positions, counted in planes of these extents, see
+/// neighbours through each tap, one row after the other: then they are read by vectors.
+fn lines_up(g: &Conv2d, plane: [usize; 2]) -> bool {
+    let in_step = g.stride == [1, 1] && g.input[1] == g.output[1];
+    in_step && plane[1] >= 4 && (plane[0] * plane[1]).is_multiple_of(4)
+}
+
+/// How the images are read that a convolution's window moves over.
+fn windows(along_sum: bool, by_vectors: bool) -> &'static str {
+    match (along_sum, by_vectors) {
+        (true, true) => "//!include image_vectors\n//!include blocks for _b\n",
+        (false, true) => "//!include image_vectors\n//!include across for _b\n",
+        (true, false) => "//!include image_elements\n//!include along for _b\n",
+        (false, false) => "//!include image_elements\n//!include across for _b\n",
+    }
 }
 
 /// What a launch finishes: items `part` of `count` of `len` elements each, the sums of which go on
@@ -99,7 +105,7 @@ impl Finish {
     /// Writes the result: through the tape that follows, if there is one.
     fn bind(self, builder: Builder, fused: Option<&Fused>, limits: &Limits) -> Result<Builder> {
         let Finish { part, count, len, joins } = self;
-        let out = window(&part, count, len);
+        let out = items(limits, &part, count, len).window;
         let builder = builder.bind_window(4, Access::Write, Bound::Result(0), out);
         let Some(fused) = fused else {
             return Ok(builder.variant(&code::plain(joins)));
@@ -155,6 +161,7 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
     let along = Along::of(g, limits);
     let (count, lens) = along.items(g);
     let launch = |part: Range<usize>| {
+        let [a, b, out] = lens.map(|len| items(limits, &part, count, len));
         let (rows, z, depth) = match along {
             Along::Batch => (m, part.len(), k),
             Along::Rows => (part.len(), 1, k),
@@ -176,19 +183,18 @@ pub(super) fn matmul(g: &Product, fused: Option<&Fused>, limits: &Limits) -> Res
             b_image: 0,
             out_row: n as u32,
             out_image: 0,
-            spare: 0,
+            a_first: a.first,
+            b_first: b.first,
+            out_first: out.first,
+            spare0: 0,
+            spare1: 0,
         };
-        let [a, b, _] = lens.map(|len| if len == 0 { None } else { window(&part, count, len) });
-        // Neighbouring rows or columns that are neighbours in memory, in whole vectors.
-        let a_vectors = how.transpose_a && m.is_multiple_of(4);
-        let b_vectors = !how.transpose_b && n.is_multiple_of(4);
         let builder = Builder::new("matmul", &params)
             .variant(&tiles.variant())
-            .overrides(&walks(!how.transpose_a, how.transpose_b))
-            .bind_window(2, Access::Read, Bound::Operand(0), a)
-            .bind_window(3, Access::Read, Bound::Operand(1), b)
-            .variant(&operand("a", 2, a_vectors))
-            .variant(&operand("b", 3, b_vectors));
+            .bind_window(2, Access::Read, Bound::Operand(0), a.window)
+            .bind_window(3, Access::Read, Bound::Operand(1), b.window)
+            .variant(&matrix('a', !how.transpose_a, if how.transpose_a { m } else { k }))
+            .variant(&matrix('b', how.transpose_b, if how.transpose_b { k } else { n }));
         let finish = match along {
             Along::Sum => Finish { part: 0..1, count: 1, len: m * n, joins: part.start > 0 },
             _ => Finish { part: part.clone(), count, len: lens[2], joins: false },
@@ -205,7 +211,12 @@ fn is_depthwise(g: &Conv2d) -> bool {
     g.groups > 1 && g.groups == g.in_channels
 }
 
-fn geometry(g: &Conv2d, batch: usize) -> params::Geometry {
+/// What is bound of images before and after.
+fn images_of(g: &Conv2d, part: &Range<usize>, limits: &Limits) -> [Items; 2] {
+    image_lens(g).map(|len| items(limits, part, g.batch, len))
+}
+
+fn geometry(g: &Conv2d, batch: usize, images: [Items; 2]) -> params::Geometry {
     let pair = |values: [usize; 2]| values.map(|value| value as u32);
     params::Geometry {
         batch: batch as u32,
@@ -215,7 +226,7 @@ fn geometry(g: &Conv2d, batch: usize) -> params::Geometry {
         input: pair(g.input),
         output: pair(g.output),
         pad: pair(g.pad),
-        spare: [0; 2],
+        first: images.map(|items| items.first),
     }
 }
 
@@ -239,21 +250,25 @@ fn image_lens(g: &Conv2d) -> [usize; 2] {
 pub(super) fn conv2d(g: &Conv2d, fused: Option<&Fused>, limits: &Limits) -> Result<Vec<Launch>> {
     let [before, after] = image_lens(g);
     let launch = |part: Range<usize>| {
-        let geometry = geometry(g, part.len());
+        let images = images_of(g, &part, limits);
+        let geometry = geometry(g, part.len(), images);
         let columns = part.len() * g.output[0] * g.output[1];
         let tiles = Tiles::new(g.out_channels / g.groups, columns, g.groups, limits);
         let (builder, workgroups) = if is_pointwise(g) {
-            (pointwise(g, &tiles, false), tiles.count())
+            (pointwise(g, &tiles, images, false), tiles.count())
         } else if is_depthwise(g) {
             depthwise("forward", g, geometry, part.len() * after)
         } else {
             let params = params::Convolution { tiling: tiles.tiling, geometry };
-            let builder = Builder::new("conv2d", &params).variant(&tiles.variant());
-            (builder.overrides(&walks(true, false)).overrides(&taps(g)), tiles.count())
+            let builder = Builder::new("conv2d", &params)
+                .variant(&tiles.variant())
+                .variant(&matrix('a', true, g.in_channels / g.groups * g.kernel[0] * g.kernel[1]))
+                .variant(windows(false, lines_up(g, g.output)))
+                .overrides(&taps(g));
+            (builder, tiles.count())
         };
-        let builder = builder
-            .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, before))
-            .read(3, 1);
+        let x = images[0].window;
+        let builder = builder.read(2, 1).bind_window(3, Access::Read, Bound::Operand(0), x);
         let finish = Finish { part, count: g.batch, len: after, joins: false };
         Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
@@ -271,12 +286,13 @@ pub(super) fn input_grad(
     let phases = [0, 1].map(|axis| if g.dilation[axis] == 1 { g.stride[axis] } else { 1 });
     let across = [0, 1].map(|axis| g.input[axis].div_ceil(phases[axis]));
     let launch = |part: Range<usize>| {
-        let geometry = geometry(g, part.len());
+        let images = images_of(g, &part, limits);
+        let geometry = geometry(g, part.len(), images);
         let columns = part.len() * across[0] * across[1];
         let z = g.groups * phases[0] * phases[1];
         let tiles = Tiles::new(g.in_channels / g.groups, columns, z, limits);
         let (builder, workgroups) = if is_pointwise(g) {
-            (pointwise(g, &tiles, true), tiles.count())
+            (pointwise(g, &tiles, images, true), tiles.count())
         } else if is_depthwise(g) {
             depthwise("input_grad", g, geometry, part.len() * before)
         } else {
@@ -284,14 +300,14 @@ pub(super) fn input_grad(
             let phases = phases.map(|phases| phases as u32);
             let builder = Builder::new("conv2d_input_grad", &params)
                 .variant(&tiles.variant())
-                .overrides(&walks(false, false))
+                .variant("//!include elements for _a\n//!include across for _a\n")
+                .variant(windows(false, lines_up(g, g.input)))
                 .overrides(&taps(g))
                 .overrides(&[("PHASES_H", phases[0]), ("PHASES_W", phases[1])]);
             (builder, tiles.count())
         };
-        let builder = builder
-            .bind_window(2, Access::Read, Bound::Operand(0), window(&part, g.batch, after))
-            .read(3, 1);
+        let ct = images[1].window;
+        let builder = builder.read(2, 1).bind_window(3, Access::Read, Bound::Operand(0), ct);
         let finish = Finish { part, count: g.batch, len: before, joins: false };
         Ok(finish.bind(builder, fused, limits)?.launch(workgroups, 0))
     };
@@ -308,7 +324,8 @@ fn is_pointwise(g: &Conv2d) -> bool {
 
 /// A convolution without a window, or its cotangent of the input, as a product: the filters times
 /// all images, image beside image.
-fn pointwise(g: &Conv2d, tiles: &Tiles, towards_input: bool) -> Builder {
+fn pointwise(g: &Conv2d, tiles: &Tiles, images: [Items; 2], towards_input: bool) -> Builder {
+    let [from, to] = if towards_input { [images[1], images[0]] } else { images };
     let (before, after) = (g.in_channels / g.groups, g.out_channels / g.groups);
     let (rows, depth) = if towards_input { (before, after) } else { (after, before) };
     let (a_step, a_row) = if towards_input { (before, 1) } else { (1, before) };
@@ -326,14 +343,16 @@ fn pointwise(g: &Conv2d, tiles: &Tiles, towards_input: bool) -> Builder {
         b_image: (g.groups * depth * plane) as u32,
         out_row: plane as u32,
         out_image: (g.groups * rows * plane) as u32,
-        spare: 0,
+        a_first: 0,
+        b_first: from.first,
+        out_first: to.first,
+        spare0: 0,
+        spare1: 0,
     };
-    let a_vectors = towards_input && before.is_multiple_of(4);
     Builder::new("matmul", &params)
         .variant(&tiles.variant())
-        .overrides(&walks(!towards_input, false))
-        .variant(&operand("a", 3, a_vectors))
-        .variant(&operand("b", 2, true))
+        .variant(&matrix('a', !towards_input, before))
+        .variant(&matrix('b', false, plane))
 }
 
 fn depthwise(
@@ -356,7 +375,8 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
     let parts = parts(limits, g.batch, &[before, after])?;
     let rows = g.out_channels / g.groups;
     let columns = g.in_channels / g.groups * g.kernel[0] * g.kernel[1];
-    let depth = parts[0].len() * g.output[0] * g.output[1];
+    let plane = g.output[0] * g.output[1];
+    let depth = parts[0].len() * plane;
     let tiles = Tiles::new(rows, columns, g.groups, limits).count();
     let wanted = WORKGROUPS_WANTED.div_ceil(tiles.max(1));
     let each = wanted.min(depth / SEGMENT_MIN).max(1);
@@ -367,21 +387,23 @@ pub(super) fn filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
         _ => (Bound::Scratch, segments * filter_len),
     };
     let launch = |(number, part): (usize, &Range<usize>)| {
+        let images = images_of(g, part, limits);
         let tiles = Tiles::new(rows, columns, g.groups * each, limits);
         let params = params::FilterGrad {
             tiling: tiles.tiling,
-            geometry: geometry(g, part.len()),
+            geometry: geometry(g, part.len(), images),
             segments: each as u32,
-            segment: depth.div_ceil(each) as u32,
+            segment: depth.div_ceil(each).next_multiple_of(4) as u32,
             filter_len: filter_len as u32,
             first_segment: (number * each) as u32,
         };
         Builder::new("conv2d_filter_grad", &params)
             .variant(&tiles.variant())
-            .overrides(&walks(true, true))
+            .variant(&matrix('a', true, plane))
+            .variant(windows(true, lines_up(g, g.output)))
             .overrides(&taps(g))
-            .bind_window(2, Access::Read, Bound::Operand(0), window(part, g.batch, before))
-            .bind_window(3, Access::Read, Bound::Operand(1), window(part, g.batch, after))
+            .bind_window(2, Access::Read, Bound::Operand(1), images[1].window)
+            .bind_window(3, Access::Read, Bound::Operand(0), images[0].window)
             .bind(4, Access::Write, out.clone())
             .launch(tiles.count(), scratch_len)
     };
@@ -402,8 +424,9 @@ fn depthwise_filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
         count => (Bound::Scratch, count * filter_len),
     };
     let launch = |(number, part): (usize, &Range<usize>)| {
+        let images = images_of(g, part, limits);
         let params = params::Depthwise {
-            geometry: geometry(g, part.len()),
+            geometry: geometry(g, part.len(), images),
             len: filter_len as u32,
             first: (number * filter_len) as u32,
             spare1: 0,
@@ -411,8 +434,8 @@ fn depthwise_filter_grad(g: &Conv2d, limits: &Limits) -> Result<Vec<Launch>> {
         };
         Builder::new("depthwise_filter_grad", &params)
             .overrides(&taps(g))
-            .bind_window(2, Access::Read, Bound::Operand(0), window(part, g.batch, before))
-            .bind_window(3, Access::Read, Bound::Operand(1), window(part, g.batch, after))
+            .bind_window(2, Access::Read, Bound::Operand(0), images[0].window)
+            .bind_window(3, Access::Read, Bound::Operand(1), images[1].window)
             .bind(4, Access::Write, out.clone())
             .launch(filter_len, scratch_len)
     };

@@ -3,7 +3,7 @@
 use super::{LIMITS, validated};
 use crate::backend::gpu::launch::{Access, Bound, Launch};
 use crate::backend::gpu::lower::{Limits, lower};
-use crate::graph::{Conv2d, Indices, MatMul, PadAxis, Reduction, Slice};
+use crate::graph::{Conv2d, Indices, MatMul, PadAxis, Pool2d, Reduction, Slice};
 use crate::kernel::Kernel;
 use crate::kernel::matmul::Product;
 use crate::kernel::reduce::Reduce;
@@ -41,7 +41,35 @@ fn kernels() -> Vec<Kernel> {
         pad: [1, 1],
         dilation: [1, 1],
     };
+    // Images of which no few start where a window may.
+    let odd = Conv2d {
+        in_channels: 1,
+        out_channels: 2,
+        groups: 1,
+        input: [15, 15],
+        output: [15, 15],
+        ..depthwise
+    };
+    let pool = Pool2d {
+        batch: 9,
+        channels: 1,
+        input: [15, 15],
+        output: [15, 15],
+        kernel: [3, 3],
+        stride: [1, 1],
+        pad: [1, 1],
+        dilation: [1, 1],
+    };
+    let rows = Product { batch: 1, m: 13, n: 3, k: 301, how: MatMul::default() };
     vec![
+        Kernel::Conv2d(odd, None),
+        Kernel::Conv2dInputGrad(odd, None),
+        Kernel::Conv2dFilterGrad(odd),
+        Kernel::MaxPool(pool),
+        Kernel::MaxPoolGrad(pool),
+        Kernel::SumPoolGrad(pool),
+        Kernel::LogSoftmax { rows: 9, columns: 225 },
+        Kernel::MatMul(rows, None),
         reduction(),
         Kernel::Transpose { shape: [3, 41, 47].into(), perm: vec![2, 0, 1] },
         Kernel::Slice { shape: [30, 701, 2].into(), slice },

@@ -1,0 +1,380 @@
+//! The transforms of Winograd's minimal filtering (Lavin and Gray 2016), sixteen tiles at a time.
+//!
+//! A 3x3 filter over a 6x6 tile gives 4x4 results. Both are read as polynomials in two variables,
+//! evaluated at six points, multiplied there, and interpolated: 36 products instead of 144. The
+//! same points serve the filter's cotangent, where a 4x4 tile of the result's cotangent is laid
+//! over the 6x6 tile and gives 3x3. The points 0, ±2/3, ±3/2 and infinity keep rounding errors
+//! within twice those of plain sums (compare Barabasz et al. 2020); the usual 0, ±1, ±2 would
+//! double them again.
+
+use super::line::{LINE, Line, first, prefetch};
+use super::tile::Vector;
+
+/// Points of a tile.
+pub(crate) const POINTS: usize = 36;
+/// Length of up to [`POINTS`] lines.
+pub(crate) const LINES: usize = POINTS * LINE;
+/// Positions of a result's tile along an axis; also what a plane is dealt into.
+pub(crate) const STEP: usize = 4;
+
+/// How many elements ahead of use a plane is asked for; a processor does not foresee masked loads.
+const PREFETCH: usize = 512;
+
+/// The points beside 0 and infinity, each with both signs. Their product is 1.
+const A: f32 = 2.0 / 3.0;
+const B: f32 = 3.0 / 2.0;
+const A2: f32 = A * A;
+const B2: f32 = B * B;
+
+/// Where lines begin, all within reach of one another.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    offsets: [usize; POINTS],
+    reach: usize,
+}
+
+impl Places {
+    /// At most [`POINTS`] offsets.
+    pub fn new(offsets: impl IntoIterator<Item = usize>) -> Self {
+        let mut places = Places { offsets: [0; POINTS], reach: 0 };
+        for (to, from) in places.offsets.iter_mut().zip(offsets) {
+            *to = from;
+            places.reach = places.reach.max(from);
+        }
+        places
+    }
+
+    /// `count` lines, `stride` apart.
+    pub fn every(count: usize, stride: usize) -> Self {
+        Self::new((0..count).map(|line| line * stride))
+    }
+}
+
+/// Transforms the lines at some places of a slice into lines next to each other, both row-major.
+///
+/// # Safety
+/// The processor has the kernel's features.
+pub(crate) type TransformFn = unsafe fn(&[f32], &Places, &mut [f32; LINES]);
+
+/// Writes the first of each of [`POINTS`] lines: `lines, mask, to, stride`. Line `i` goes to
+/// `to + i·stride`; elements outside the mask are not written.
+///
+/// # Safety
+/// The processor has the kernel's features, and the elements in the mask may be written.
+pub(crate) type ScatterFn = unsafe fn(&[f32; LINES], u16, *mut f32, usize);
+
+/// Deals a row with zeros around it out to four: `row, before, to, stride, count`. Element `4i + j`
+/// of the row, counted from `before` zeros before its first, goes to `to[j·stride + i]`. `count`
+/// lines are written to each.
+///
+/// # Safety
+/// The processor has the kernel's features.
+pub(crate) type DealFn = unsafe fn(&[f32], usize, &mut [f32], usize, usize);
+
+/// The inverse for the first 16 lines, which are four rows of four: element `j` of row `i`, tile
+/// `t`, goes to `to[i·64 + 4t + j]`.
+///
+/// # Safety
+/// The processor has the kernel's features.
+pub(crate) type WeaveFn = unsafe fn(&[f32; LINES], &mut [f32; 4 * STEP * LINE]);
+
+/// Turns tiles and channels: `lines, tiles, channels, to, [stride, width]`. The lines are those of
+/// up to 16 channels, [`LINES`] each. For each point, the `i`-th tile in one mask gets its channels
+/// in the other written next to each other, at `to + point·stride + i·width`.
+///
+/// # Safety
+/// The processor has the kernel's features, and what is written may be.
+pub(crate) type TurnFn = unsafe fn(&[f32], u16, u16, *mut f32, [usize; 2]);
+
+/// The transforms of one instruction set.
+#[derive(Debug)]
+pub(crate) struct Winograd {
+    /// 6x6 inputs to their points.
+    pub input: TransformFn,
+    /// 3x3 filters to their points.
+    pub filter: TransformFn,
+    /// Points to 4x4 results.
+    pub output: TransformFn,
+    /// 4x4 cotangents of results to their points.
+    pub cotangent: TransformFn,
+    /// Points to 3x3 cotangents of filters.
+    pub filter_grad: TransformFn,
+    pub scatter: ScatterFn,
+    pub deal: DealFn,
+    pub weave: WeaveFn,
+    pub turn: TurnFn,
+}
+
+/// A transform along one axis, of `FROM` numbers to `TO`; those beyond are not looked at.
+pub(super) trait Transform {
+    const FROM: usize;
+    const TO: usize;
+
+    /// # Safety
+    /// The processor has the features of `V`.
+    unsafe fn apply<V: Vector>(from: [V; 6]) -> [V; 6];
+}
+
+/// `a + factor · b`
+#[inline(always)]
+unsafe fn plus<V: Vector>(a: V, factor: f32, b: V) -> V {
+    // SAFETY: the features are the caller's.
+    unsafe { V::splat(factor).mul_add(b, a) }
+}
+
+#[inline(always)]
+unsafe fn times<V: Vector>(factor: f32, b: V) -> V {
+    // SAFETY: the features are the caller's.
+    unsafe { V::splat(factor).mul_add(b, V::zero()) }
+}
+
+/// What a tile of the input is worth at each point: the transpose of interpolation.
+pub(super) struct Input;
+
+impl Transform for Input {
+    const FROM: usize = 6;
+    const TO: usize = 6;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(d: [V; 6]) -> [V; 6] {
+        // SAFETY: the features are the caller's.
+        unsafe {
+            let (a_even, a_odd) = (plus(d[4], -B2, d[2]), plus(d[3], -B2, d[1]));
+            let (b_even, b_odd) = (plus(d[4], -A2, d[2]), plus(d[3], -A2, d[1]));
+            [
+                plus(d[0].add(d[4]), -(A2 + B2), d[2]),
+                plus(a_even, A, a_odd),
+                plus(a_even, -A, a_odd),
+                plus(b_even, B, b_odd),
+                plus(b_even, -B, b_odd),
+                plus(d[1].add(d[5]), -(A2 + B2), d[3]),
+            ]
+        }
+    }
+}
+
+/// One over the product of the differences of ±A to the other points, and of ±B.
+const SCALE_A: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
+const SCALE_B: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
+
+/// A polynomial's values `even ± odd` at a point of both signs, scaled.
+#[inline(always)]
+unsafe fn both<V: Vector>(even: V, point: f32, odd: V, scale: f32) -> [V; 2] {
+    // SAFETY: the features are the caller's.
+    unsafe {
+        let even = times(scale, even);
+        [plus(even, scale * point, odd), plus(even, -scale * point, odd)]
+    }
+}
+
+/// A filter of three taps at the points.
+pub(super) struct Filter;
+
+impl Transform for Filter {
+    const FROM: usize = 3;
+    const TO: usize = 6;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(g: [V; 6]) -> [V; 6] {
+        // SAFETY: the features are the caller's.
+        unsafe {
+            let [a, minus_a] = both(plus(g[0], A2, g[2]), A, g[1], SCALE_A);
+            let [b, minus_b] = both(plus(g[0], B2, g[2]), B, g[1], SCALE_B);
+            [g[0], a, minus_a, b, minus_b, g[2]]
+        }
+    }
+}
+
+/// Four cotangents at the points.
+pub(super) struct Cotangent;
+
+impl Transform for Cotangent {
+    const FROM: usize = 4;
+    const TO: usize = 6;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(g: [V; 6]) -> [V; 6] {
+        // SAFETY: the features are the caller's.
+        unsafe {
+            let [a, minus_a] = both(plus(g[0], A2, g[2]), A, plus(g[1], A2, g[3]), SCALE_A);
+            let [b, minus_b] = both(plus(g[0], B2, g[2]), B, plus(g[1], B2, g[3]), SCALE_B);
+            [g[0], a, minus_a, b, minus_b, g[3]]
+        }
+    }
+}
+
+/// The four results of the products at the points.
+pub(super) struct Output;
+
+impl Transform for Output {
+    const FROM: usize = 6;
+    const TO: usize = 4;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(m: [V; 6]) -> [V; 6] {
+        // SAFETY: the features are the caller's.
+        unsafe {
+            let (a_even, a_odd) = (m[1].add(m[2]), plus(m[1], -1.0, m[2]));
+            let (b_even, b_odd) = (m[3].add(m[4]), plus(m[3], -1.0, m[4]));
+            [
+                m[0].add(a_even).add(b_even),
+                plus(times(A, a_odd), B, b_odd),
+                plus(times(A2, a_even), B2, b_even),
+                plus(plus(m[5], A2 * A, a_odd), B2 * B, b_odd),
+                V::zero(),
+                V::zero(),
+            ]
+        }
+    }
+}
+
+/// The three taps of the products at the points.
+pub(super) struct FilterGrad;
+
+impl Transform for FilterGrad {
+    const FROM: usize = 6;
+    const TO: usize = 3;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(m: [V; 6]) -> [V; 6] {
+        // SAFETY: the features are the caller's.
+        unsafe {
+            let (a_even, a_odd) = (m[1].add(m[2]), plus(m[1], -1.0, m[2]));
+            let (b_even, b_odd) = (m[3].add(m[4]), plus(m[3], -1.0, m[4]));
+            [
+                m[0].add(a_even).add(b_even),
+                plus(times(A, a_odd), B, b_odd),
+                plus(plus(m[5], A2, a_even), B2, b_even),
+                V::zero(),
+                V::zero(),
+                V::zero(),
+            ]
+        }
+    }
+}
+
+/// See [`TransformFn`].
+#[inline(always)]
+pub(super) unsafe fn transform<V: Vector, T: Transform>(
+    from: &[f32],
+    places: &Places,
+    to: &mut [f32; LINES],
+) {
+    assert!(places.reach + LINE <= from.len(), "all lines lie in the slice");
+    for at in (0..LINE).step_by(V::LANES) {
+        // SAFETY: lines were checked to lie in `from`, and there are at most as many in `to`;
+        // the features are the caller's.
+        unsafe {
+            let mut columns = [[V::zero(); 6]; 6];
+            for (j, to) in columns.iter_mut().enumerate().take(T::FROM) {
+                let mut column = [V::zero(); 6];
+                for (i, line) in column.iter_mut().enumerate().take(T::FROM) {
+                    *line = V::load(from.as_ptr().add(places.offsets[i * T::FROM + j] + at));
+                }
+                *to = T::apply(column);
+            }
+            for i in 0..T::TO {
+                let row = T::apply(columns.map(|column| column[i]));
+                for (j, line) in row.iter().enumerate().take(T::TO) {
+                    line.store(to.as_mut_ptr().add((i * T::TO + j) * LINE + at));
+                }
+            }
+        }
+    }
+}
+
+/// See [`ScatterFn`].
+#[inline(always)]
+pub(super) unsafe fn scatter<L: Line>(
+    lines: &[f32; LINES],
+    mask: u16,
+    to: *mut f32,
+    stride: usize,
+) {
+    for (point, line) in lines.chunks_exact(LINE).enumerate() {
+        // SAFETY: a chunk is a line; the rest is the caller's contract.
+        unsafe {
+            let line = L::zero().load(line.as_ptr(), u16::MAX);
+            line.store(to.wrapping_add(point * stride), mask);
+        }
+    }
+}
+
+/// See [`DealFn`].
+#[inline(always)]
+pub(super) unsafe fn deal<L: Line>(
+    row: &[f32],
+    before: usize,
+    to: &mut [f32],
+    stride: usize,
+    count: usize,
+) {
+    assert!((STEP - 1) * stride + count * LINE <= to.len(), "all four rows have room");
+    let end = before + row.len();
+    for index in 0..count {
+        // SAFETY: a line is read only where it lies in the row, and the four rows were checked; the
+        // features are the caller's.
+        unsafe {
+            let lines = std::array::from_fn(|i| {
+                let start = (index * STEP + i) * LINE;
+                let inside =
+                    first(end.saturating_sub(start)) & !first(before.saturating_sub(start));
+                let from = row.as_ptr().wrapping_add(start).wrapping_sub(before);
+                prefetch(from.wrapping_add(PREFETCH));
+                // A load of nothing from an address of nothing is slow.
+                if inside == 0 { L::zero() } else { L::zero().load(from, inside) }
+            });
+            for (j, line) in L::deal(lines).into_iter().enumerate() {
+                line.store(to.as_mut_ptr().add(j * stride + index * LINE), u16::MAX);
+            }
+        }
+    }
+}
+
+/// See [`WeaveFn`].
+#[inline(always)]
+pub(super) unsafe fn weave<L: Line>(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
+    let rows = lines.as_chunks::<{ STEP * LINE }>().0;
+    for (row, to) in rows.iter().zip(to.as_chunks_mut::<{ STEP * LINE }>().0) {
+        // SAFETY: both chunks are four lines; the features are the caller's.
+        unsafe {
+            let lines =
+                std::array::from_fn(|i| L::zero().load(row.as_ptr().add(i * LINE), u16::MAX));
+            for (i, line) in L::weave(lines).into_iter().enumerate() {
+                line.store(to.as_mut_ptr().add(i * LINE), u16::MAX);
+            }
+        }
+    }
+}
+
+/// See [`TurnFn`].
+#[inline(always)]
+pub(super) unsafe fn turn<L: Line>(
+    lines: &[f32],
+    tiles: u16,
+    channels: u16,
+    to: *mut f32,
+    [stride, width]: [usize; 2],
+) {
+    let count = lines.len() / LINES;
+    assert!(count <= LINE, "channels are at most a line");
+    for point in 0..POINTS {
+        // SAFETY: each channel has all points; the rest is the caller's contract.
+        unsafe {
+            let mut rows = [L::zero(); LINE];
+            for (channel, row) in rows[..count].iter_mut().enumerate() {
+                let from = lines.as_ptr().add(channel * LINES + point * LINE);
+                *row = row.load(from, u16::MAX);
+            }
+            let rows = L::transpose(rows);
+            let to = to.wrapping_add(point * stride);
+            let mut place = 0;
+            for (tile, row) in rows.into_iter().enumerate() {
+                if tiles >> tile & 1 == 1 {
+                    row.store(to.wrapping_add(place * width), channels);
+                    place += 1;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! Convolutions with 3x3 filters and stride 1 by minimal filtering: a quarter of the products.
+//!
+//! Tiles of the input and the filters are transformed to 36 points each, multiplied point by point
+//! as matrices (a sum over channels at each point), and transformed back (Lavin and Gray 2016). A
+//! block of tiles is a few rows of tiles, neighbours in one image or several. Blocks are done some
+//! at a time, so that what lies between the transforms stays in cache. The input's cotangent is a
+//! convolution with the filters turned round; the filter's is in `filter_grad`.
+
+mod filter_grad;
+mod tiles;
+
+use crate::graph::Conv2d;
+use crate::kernel::Epilogue;
+use crate::kernel::gemm::{Isa, LINE, LINES, POINTS, Places, STEP, Write, first, multiply_strip};
+use crate::threads::{Parts, Threads};
+
+pub(super) use filter_grad::{filter_grad, filter_grad_scratch_len};
+use tiles::{Blocks, Grid, Run};
+
+/// Taps of a filter.
+const TAPS: usize = 9;
+/// Fewest channels on either side that are worth transforming.
+const CHANNELS_MIN: usize = 16;
+/// Tiles of a block, about.
+const TILES: usize = 64;
+/// Elements of transformed input that are made before they are multiplied.
+const PANELS_MAX: usize = 1 << 20;
+/// Channels that one task transforms.
+const CHANNELS_AT_ONCE: usize = 8;
+
+/// What transforming a filter costs, in products of a filter and a tile at one point.
+const FILTER_COST: usize = 1000;
+
+/// Whether a convolution is for this file: one that it can do, and with fewer products.
+pub(super) fn applies(g: &Conv2d) -> bool {
+    let square = g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1];
+    let channels = g.in_channels.min(g.out_channels) >= CHANNELS_MIN && g.groups == 1;
+    let columns = g.output[1].max(g.input[1]).div_ceil(STEP);
+    let fits = columns <= tiles::COLUMNS_MAX && g.pad.iter().all(|&pad| pad <= 2);
+    square && channels && fits && [g.input, g.output].into_iter().all(|plane| pays(g.batch, plane))
+}
+
+/// Whether results on so many planes of this size are worth it.
+fn pays(batch: usize, plane: [usize; 2]) -> bool {
+    let tiles = batch * plane.iter().map(|extent| extent.div_ceil(STEP)).product::<usize>();
+    let products = POINTS * tiles.next_multiple_of(LINE) + FILTER_COST;
+    TAPS * batch * plane[0] * plane[1] > products
+}
+
+/// A convolution as this file sees it, forward or back to its input.
+#[derive(Clone, Copy)]
+struct Layer {
+    batch: usize,
+    /// Channels that are summed over.
+    channels: usize,
+    /// Channels of the result.
+    features: usize,
+    input: [usize; 2],
+    output: [usize; 2],
+    pad: [usize; 2],
+    /// From one feature's filters to the next.
+    feature_stride: usize,
+    /// From one channel's filter to the next.
+    channel_stride: usize,
+    /// Whether filters are turned round.
+    turned: bool,
+}
+
+impl Layer {
+    fn forward(g: &Conv2d) -> Self {
+        Layer {
+            batch: g.batch,
+            channels: g.in_channels,
+            features: g.out_channels,
+            input: g.input,
+            output: g.output,
+            pad: g.pad,
+            feature_stride: g.in_channels * TAPS,
+            channel_stride: TAPS,
+            turned: false,
+        }
+    }
+
+    fn input_grad(g: &Conv2d) -> Self {
+        Layer {
+            batch: g.batch,
+            channels: g.out_channels,
+            features: g.in_channels,
+            input: g.output,
+            output: g.input,
+            pad: g.pad.map(|pad| 2 - pad),
+            feature_stride: TAPS,
+            channel_stride: g.in_channels * TAPS,
+            turned: true,
+        }
+    }
+}
+
+/// How a layer is cut, and its scratch memory.
+struct Plan {
+    layer: Layer,
+    /// The input's tiles.
+    grid: Grid,
+    /// The result's.
+    results: Grid,
+    blocks: Blocks,
+    /// Rows of a strip of filters.
+    strip: usize,
+    /// Elements of all transformed filters, `[strip][point][channel][row]`.
+    filters_len: usize,
+    /// Elements of a block's transformed input, `[point][strip of tiles][channel][tile]`.
+    panel_len: usize,
+    /// Blocks transformed before they are multiplied.
+    at_once: usize,
+    /// Elements that a worker needs for itself.
+    local_len: usize,
+}
+
+impl Plan {
+    fn new(isa: &Isa, layer: Layer) -> Self {
+        let grid = Grid::input(layer.batch, layer.input, layer.output, layer.pad);
+        let blocks = Blocks::new(&grid, TILES);
+        let strip = strip(isa, layer.features);
+        let panel_len = POINTS * point_len(layer.channels, blocks.tiles_max);
+        let local_len = (POINTS * strip * blocks.tiles_max).max(blocks.dealt(&grid).len());
+        Plan {
+            layer,
+            grid,
+            results: Grid::output(layer.batch, layer.output),
+            strip,
+            filters_len: POINTS * layer.channels * layer.features,
+            panel_len,
+            at_once: (PANELS_MAX / panel_len).clamp(1, blocks.count),
+            local_len: local_len.next_multiple_of(LINE),
+            blocks,
+        }
+    }
+
+    fn scratch_len(&self, workers: usize) -> usize {
+        self.filters_len.next_multiple_of(LINE)
+            + self.at_once * self.panel_len
+            + workers * self.local_len
+            + LINE
+    }
+
+    fn strips(&self) -> usize {
+        self.layer.features.div_ceil(self.strip)
+    }
+
+    /// The features of a strip.
+    fn rows(&self, strip: usize) -> std::ops::Range<usize> {
+        let start = strip * self.strip;
+        start..(start + self.strip).min(self.layer.features)
+    }
+}
+
+/// From one point of a panel to the next. A line more than is needed keeps the points of a tile
+/// from falling into one set of a cache where extents are powers of two.
+fn point_len(channels: usize, tiles: usize) -> usize {
+    channels * tiles + LINE
+}
+
+/// Rows of a strip, all but the last equal.
+fn strip(isa: &Isa, rows: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(isa.rows()))
+}
+
+/// Elements of scratch that the forward pass needs.
+pub(super) fn scratch_len(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
+    Plan::new(isa, Layer::forward(g)).scratch_len(workers)
+}
+
+/// Elements of scratch that the input's cotangent needs.
+pub(super) fn input_grad_scratch_len(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
+    Plan::new(isa, Layer::input_grad(g)).scratch_len(workers)
+}
+
+/// The convolution.
+pub(super) fn forward(
+    isa: &Isa,
+    threads: &Threads,
+    g: &Conv2d,
+    (x, w): (&[f32], &[f32]),
+    out: &mut [f32],
+    scratch: &mut [f32],
+    epilogue: Option<&dyn Epilogue>,
+) {
+    let plan = Plan::new(isa, Layer::forward(g));
+    Call { isa, threads, plan: &plan, x, w }.run(out, scratch, epilogue);
+}
+
+/// The input's cotangent.
+pub(super) fn input_grad(
+    isa: &Isa,
+    threads: &Threads,
+    g: &Conv2d,
+    (ct, w): (&[f32], &[f32]),
+    out: &mut [f32],
+    scratch: &mut [f32],
+    epilogue: Option<&dyn Epilogue>,
+) {
+    let plan = Plan::new(isa, Layer::input_grad(g));
+    Call { isa, threads, plan: &plan, x: ct, w }.run(out, scratch, epilogue);
+}
+
+/// One convolution with its operands.
+struct Call<'a> {
+    isa: &'a Isa,
+    threads: &'a Threads,
+    plan: &'a Plan,
+    x: &'a [f32],
+    w: &'a [f32],
+}
+
+impl Call<'_> {
+    fn run(&self, out: &mut [f32], scratch: &mut [f32], epilogue: Option<&dyn Epilogue>) {
+        let Plan { blocks, at_once, panel_len, .. } = self.plan;
+        let needed = self.plan.scratch_len(self.threads.count());
+        assert!(scratch.len() >= needed, "minimal filtering needs {needed} of scratch");
+        let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let filters_len = self.plan.filters_len.next_multiple_of(LINE);
+        let (filters, rest) = scratch[aligned..].split_at_mut(filters_len);
+        let (panels, locals) = rest.split_at_mut(at_once * panel_len);
+        self.transform_filters(filters);
+        let out = Parts::new(out);
+        for block in (0..blocks.count).step_by(*at_once) {
+            let count = (*at_once).min(blocks.count - block);
+            self.transform_input(block, &mut panels[..count * panel_len], locals);
+            let parts = (&*filters, &panels[..count * panel_len]);
+            self.multiply(block, parts, locals, &out, epilogue);
+        }
+    }
+
+    /// Filters at their points, `[strip][point][channel][row]`.
+    fn transform_filters(&self, filters: &mut [f32]) {
+        const AT_ONCE: usize = 32;
+        let Layer { channels, feature_stride, channel_stride, turned, .. } = self.plan.layer;
+        let tasks = channels.div_ceil(AT_ONCE);
+        let filters = Parts::new(filters);
+        let places = Places::every(TAPS, LINE);
+        self.threads.run(self.plan.strips() * tasks, |task, _| {
+            let rows = self.plan.rows(task / tasks);
+            let start = rows.start * POINTS * channels;
+            let first_channel = task % tasks * AT_ONCE;
+            let (mut taps, mut lines) = ([0.0; TAPS * LINE], [0.0; LINES]);
+            for channel in first_channel..(first_channel + AT_ONCE).min(channels) {
+                for (row, feature) in rows.clone().enumerate() {
+                    let at = feature * feature_stride + channel * channel_stride;
+                    for (tap, &weight) in self.w[at..at + TAPS].iter().enumerate() {
+                        let tap = if turned { TAPS - 1 - tap } else { tap };
+                        taps[tap * LINE + row] = weight;
+                    }
+                }
+                let stride = channels * rows.len();
+                let len = (POINTS - 1) * stride + rows.len();
+                let to = filters.pointer(start + channel * rows.len(), len);
+                // SAFETY: an instruction set is only handed out where the processor has it; tasks
+                // have strips or channels of their own.
+                unsafe {
+                    (self.isa.winograd.filter)(&taps, &places, &mut lines);
+                    (self.isa.winograd.scatter)(&lines, first(rows.len()), to, stride);
+                }
+            }
+        });
+    }
+
+    /// The input of some blocks at its points, for each block `[point][strip][channel][tile]`.
+    fn transform_input(&self, block: usize, panels: &mut [f32], locals: &mut [f32]) {
+        let Plan { layer, grid, blocks, panel_len, local_len, .. } = self.plan;
+        let count = panels.len() / panel_len;
+        let tasks = layer.channels.div_ceil(CHANNELS_AT_ONCE);
+        let dealt = blocks.dealt(grid);
+        let places = dealt.places();
+        let (panels, locals) = (Parts::new(panels), Parts::new(locals));
+        self.threads.run(count * tasks, |task, worker| {
+            // SAFETY: a worker runs one task at a time.
+            let local = unsafe { locals.part(worker * local_len, dealt.len()) };
+            let (index, first_channel) = (task / tasks, task % tasks * CHANNELS_AT_ONCE);
+            let panel = Panel {
+                start: panels.pointer(index * panel_len, *panel_len),
+                channels: layer.channels,
+                tiles: blocks.tiles(grid, block + index),
+                strip: self.isa.columns,
+            };
+            let rows = blocks.of(block + index);
+            let mut lines = [0.0; LINES];
+            for channel in first_channel..(first_channel + CHANNELS_AT_ONCE).min(layer.channels) {
+                let data = (self.x, layer.channels, channel);
+                dealt.deal(self.isa, grid, rows.clone(), data, local);
+                let mut line = None;
+                for run in dealt.runs(grid, rows.clone(), self.isa.columns) {
+                    let local = &local[run.line..];
+                    // SAFETY: an instruction set is only handed out where the processor has it;
+                    // tasks have channels of their own.
+                    unsafe {
+                        if line.replace(run.line) != Some(run.line) {
+                            (self.isa.winograd.input)(local, &places, &mut lines);
+                        }
+                        panel.put(self.isa, &lines, run, channel);
+                    }
+                }
+                // SAFETY: as above.
+                unsafe { panel.fill_up(self.isa, channel) };
+            }
+        });
+    }
+
+    /// Products at the points of some blocks, and the results they give.
+    fn multiply(
+        &self,
+        block: usize,
+        (filters, panels): (&[f32], &[f32]),
+        locals: &mut [f32],
+        out: &Parts<'_, f32>,
+        epilogue: Option<&dyn Epilogue>,
+    ) {
+        let Plan { layer, grid, blocks, panel_len, local_len, .. } = self.plan;
+        let (count, strips) = (panels.len() / panel_len, self.plan.strips());
+        let locals = Parts::new(locals);
+        self.threads.run(count * strips, |task, worker| {
+            // SAFETY: a worker runs one task at a time.
+            let sums = unsafe { locals.part(worker * local_len, *local_len) };
+            let (index, features) = (task / strips, self.plan.rows(task % strips));
+            let tiles = blocks.tiles(grid, block + index).next_multiple_of(LINE);
+            let (rows, channels) = (features.len(), layer.channels);
+            let filters = &filters[features.start * POINTS * channels..];
+            for point in 0..POINTS {
+                let filter = &filters[point * channels * rows..][..channels * rows];
+                let panel = &panels[index * panel_len + point * point_len(channels, tiles)..];
+                let sums = &mut sums[point * rows * tiles..];
+                multiply_strip(self.isa, (filter, rows), (panel, tiles), sums, tiles, Write::Set);
+            }
+            let results = Results { sums, rows, tiles };
+            for (row, feature) in features.enumerate() {
+                // SAFETY: tasks have features or tiles of their own.
+                unsafe { self.store(block + index, &results, (row, feature), out) };
+                if let Some(epilogue) = epilogue {
+                    self.finish(block + index, feature, worker, out, epilogue);
+                }
+            }
+        });
+    }
+
+    /// Transforms one feature of a block and stores it.
+    ///
+    /// # Safety
+    /// No other thread stores the same elements.
+    unsafe fn store(
+        &self,
+        block: usize,
+        results: &Results<'_>,
+        (row, feature): (usize, usize),
+        out: &Parts<'_, f32>,
+    ) {
+        let Plan { layer, results: grid, blocks, .. } = self.plan;
+        let [height, width] = layer.output;
+        let places = Places::every(POINTS, results.rows * results.tiles);
+        let (mut lines, mut woven) = ([0.0; LINES], [0.0; STEP * STEP * LINE]);
+        let mut line = None;
+        for run in blocks.dealt(grid).runs(grid, blocks.of(block), usize::MAX) {
+            if line.replace(run.line) != Some(run.line) {
+                let sums = &results.sums[row * results.tiles + run.line..];
+                // SAFETY: an instruction set is only handed out where the processor has it.
+                unsafe {
+                    (self.isa.winograd.output)(sums, &places, &mut lines);
+                    (self.isa.winograd.weave)(&lines, &mut woven);
+                }
+            }
+            let plane = (run.image * layer.features + feature) * height * width;
+            let [top, left] = run.at.map(|tile| tile * STEP);
+            let count = (run.count * STEP).min(width - left);
+            let rows = STEP.min(height - top);
+            let from = (&woven[run.lane * STEP..], STEP * LINE);
+            // SAFETY: the caller's contract: blocks have whole rows of tiles. An instruction set is
+            // only handed out where the processor has it.
+            unsafe {
+                let to = out.part(plane + top * width + left, (rows - 1) * width + count);
+                (self.isa.copy_rows)(from, (to, width), [rows, count]);
+            }
+        }
+    }
+
+    /// Passes one feature of a block through the epilogue.
+    fn finish(
+        &self,
+        block: usize,
+        feature: usize,
+        worker: usize,
+        out: &Parts<'_, f32>,
+        epilogue: &dyn Epilogue,
+    ) {
+        let Plan { layer, results: grid, blocks, .. } = self.plan;
+        let [height, width] = layer.output;
+        for rows in grid.rows(blocks.of(block)) {
+            let plane = (rows.image * layer.features + feature) * height * width;
+            let [top, end] = [rows.first, rows.first + rows.count].map(|y| (y * STEP).min(height));
+            let (start, len) = (plane + top * width, (end - top) * width);
+            // SAFETY: the task that stored these elements has them for itself.
+            let run = unsafe { out.part(start, len) };
+            epilogue.apply(start, run, worker);
+        }
+    }
+}
+
+/// Products of a block at their points, `[point][row][tile]`.
+struct Results<'a> {
+    sums: &'a [f32],
+    rows: usize,
+    tiles: usize,
+}
+
+/// The transformed input of a block: `[point][strip of tiles][channel][tile]`.
+struct Panel {
+    start: *mut f32,
+    channels: usize,
+    /// Tiles of the block, without those that fill up its last line.
+    tiles: usize,
+    /// Most tiles of a strip.
+    strip: usize,
+}
+
+impl Panel {
+    /// Writes a run of one channel.
+    ///
+    /// # Safety
+    /// The processor has the instruction set, and no other thread writes the channel.
+    unsafe fn put(&self, isa: &Isa, lines: &[f32; LINES], run: Run, channel: usize) {
+        let to = self.place(channel, run.tile).wrapping_sub(run.lane);
+        // SAFETY: the elements in the mask are the run's; the rest is the caller's contract.
+        unsafe { (isa.winograd.scatter)(lines, run.mask(), to, self.stride()) };
+    }
+
+    /// Writes zeros where a channel's last line has no tiles.
+    ///
+    /// # Safety
+    /// As for [`Panel::put`].
+    unsafe fn fill_up(&self, isa: &Isa, channel: usize) {
+        let missing = self.padded() - self.tiles;
+        if missing > 0 {
+            let to = self.place(channel, self.tiles);
+            // SAFETY: these elements are in the panel; the rest is the caller's contract.
+            unsafe { (isa.winograd.scatter)(&[0.0; LINES], first(missing), to, self.stride()) };
+        }
+    }
+
+    fn padded(&self) -> usize {
+        self.tiles.next_multiple_of(LINE)
+    }
+
+    /// From one point to the next.
+    fn stride(&self) -> usize {
+        point_len(self.channels, self.padded())
+    }
+
+    /// Where a tile's first point is.
+    fn place(&self, channel: usize, tile: usize) -> *mut f32 {
+        let (first, lane) = (tile / self.strip * self.strip, tile % self.strip);
+        let width = self.strip.min(self.padded() - first);
+        self.start.wrapping_add(first * self.channels + channel * width + lane)
+    }
+}
