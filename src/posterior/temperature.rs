@@ -10,8 +10,8 @@
 //!
 //! over held-out examples, or each label of each of them. The last term is a standard normal prior
 //! on ln T, worth less than a few examples; where every label is the likeliest class, as it often
-//! is among few examples, the likelihood alone would have T fall to 0. The minimum is sought on a grid
-//! of ln T, so that one pass over the draws is enough and memory is that of the grid for each
+//! is among few examples, the likelihood alone would have T fall to 0. The minimum is sought on a
+//! grid of ln T, so that one pass over the draws is enough and memory is that of the grid for each
 //! likelihood, however many draws and classes there are.
 
 use ndarray::{Array2, ArrayView1};

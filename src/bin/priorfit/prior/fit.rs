@@ -38,8 +38,8 @@ const EXPLAINED: f64 = 0.9;
 /// --objective simclr no labels are needed: two changed views of each image are to be told from
 /// those of the others in its batch (NT-Xent), through a projector that is thrown away. Ctrl-C
 /// keeps the prior of the snapshots taken so far, if they are two or more. After each epoch a
-/// checkpoint is left beside the output; a fit that was stopped goes on from there with --resume, to
-/// the same bits.
+/// checkpoint is left beside the output; a fit that was stopped goes on from there with --resume,
+/// to the same bits.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
