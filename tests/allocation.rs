@@ -53,7 +53,7 @@ fn loaded(model: &Model, shape: &[usize]) -> (Cpu, priorfit::backend::PlanId) {
     let head = [HEAD_WEIGHT, HEAD_BIAS].map(|name| (name, Group::Head, isotropic));
     let trainable = backbone
         .chain(head)
-        .map(|(name, group, prior)| Trainable { name: name.to_string(), group, prior })
+        .map(|(name, group, prior)| Trainable { name: name.to_string(), group, block: 0, prior })
         .collect();
     let optimizer = Optimizer::default();
     let recipe = Recipe { trainable, method: optimizer.method(), clip: true };

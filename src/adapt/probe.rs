@@ -269,6 +269,7 @@ fn graph(task: &Task, shape: &[usize], size: [usize; 2]) -> Result<Graph> {
     let trainable = [HEAD_WEIGHT, HEAD_BIAS].map(|name| Trainable {
         name: name.to_string(),
         group: Group::Head,
+        block: 0,
         prior,
     });
     let method = Optimizer::Sgd { momentum: MOMENTUM }.method();

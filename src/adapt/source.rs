@@ -25,7 +25,7 @@ use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
 use crate::posterior::Network;
-use crate::prior::{Header, Learned, Moments, Prior, Weights, check_share};
+use crate::prior::{Grouping, Header, Learned, Moments, Prior, Weights, check_share};
 use crate::task::{FEATURES, Task, new_projector};
 use crate::update::{Optimizer, Schedule};
 
@@ -87,6 +87,8 @@ pub struct SourceSettings {
     pub batch_size: usize,
     /// How images vary.
     pub augment: Augment,
+    /// Which weights vary together under the prior; see [`Prior::block_diagonal`].
+    pub blocks: Grouping,
     /// Keeps, of at most `rank` deviations, the directions that explain this share of their
     /// variance; see [`Prior::compress`]. None keeps them all.
     pub explained: Option<f64>,
@@ -113,6 +115,7 @@ impl Default for SourceSettings {
             clip: Some(2.0),
             batch_size: 64,
             augment: Augment::default(),
+            blocks: Grouping::Whole,
             explained: None,
             memory_cap: None,
             seed: 0,
@@ -250,7 +253,7 @@ pub fn fit_prior_with(
             false => error,
         });
     }
-    let prior = moments.finish(header(model, data, settings))?;
+    let prior = moments.finish(header(model, data, settings))?.block_diagonal(settings.blocks)?;
     match settings.explained {
         Some(share) => prior.compress(share),
         None => Ok(prior),

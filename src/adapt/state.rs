@@ -1,5 +1,7 @@
 //! The prior of a run, and its tensors on the backend.
 
+use std::collections::BTreeMap;
+
 use super::settings::{DECAY_VARIANCE, PriorKind, Settings, TYPICAL_VARIANCE};
 use crate::backend::Backend;
 use crate::error::{Context, Error, Result};
@@ -7,7 +9,7 @@ use crate::graph::{Leaf, LeafKind, Method, PriorTerm};
 use crate::onnx::Model;
 use crate::posterior::own_weights;
 use crate::prior::{Prior, Weights};
-use crate::step::{CAPACITANCE_INVERSE, Group, PriorState, Trainable, moment_state, prior_state};
+use crate::step::{Group, PriorState, Trainable, capacitance_state, moment_state, prior_state};
 use crate::tensor::{Tensor, contiguous};
 
 /// Typical variances of the priors on a path, from strong to weak.
@@ -19,7 +21,8 @@ const DECAY_PATH: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 pub(super) struct ActivePrior {
     /// Its tensors; none where the mean is zero and nothing is stored.
     prior: Option<Prior>,
-    /// What each backbone parameter's update does with it.
+    /// What each backbone parameter's update does with it; of a low-rank prior, with its largest
+    /// block.
     term: PriorTerm,
     /// Geometric mean of the variances of the covariance that the update knows.
     typical: f64,
@@ -68,6 +71,17 @@ impl ActivePrior {
     /// λ at this scale.
     pub(super) fn strength(&self, scale: f64) -> f64 {
         scale / self.unit
+    }
+
+    /// What the update of a parameter does with it, and the number of the parameter's block.
+    fn term(&self, name: &str) -> Result<(PriorTerm, usize)> {
+        match self.term {
+            PriorTerm::LowRank { .. } => {
+                let prior = self.stored()?;
+                Ok((PriorTerm::LowRank { rank: prior.rank_of(name)? }, prior.block(name)?))
+            }
+            term => Ok((term, 0)),
+        }
     }
 }
 
@@ -122,16 +136,23 @@ pub(super) fn trainable(
     head: &[&str],
     active: Option<&ActivePrior>,
     is_frozen: impl Fn(&str) -> bool,
-) -> Vec<Trainable> {
-    let term = active.map_or(PriorTerm::None, |active| active.term);
-    let backbone = model.weights().map(|(name, _)| name).filter(|name| !is_frozen(name));
-    let backbone = backbone.map(|name| (name, Group::Backbone, term));
-    let head =
-        head.iter().map(|&name| (name, Group::Head, PriorTerm::Isotropic { centred: false }));
-    backbone
-        .chain(head)
-        .map(|(name, group, prior)| Trainable { name: name.to_string(), group, prior })
-        .collect()
+) -> Result<Vec<Trainable>> {
+    let mut all = Vec::new();
+    for name in model.weights().map(|(name, _)| name).filter(|name| !is_frozen(name)) {
+        let (prior, block) = match active {
+            Some(active) => active.term(name)?,
+            None => (PriorTerm::None, 0),
+        };
+        all.push(Trainable { name: name.to_string(), group: Group::Backbone, block, prior });
+    }
+    let prior = PriorTerm::Isotropic { centred: false };
+    all.extend(head.iter().map(|name| Trainable {
+        name: name.to_string(),
+        group: Group::Head,
+        block: 0,
+        prior,
+    }));
+    Ok(all)
 }
 
 /// The leaves that steps change: weights, moments, and the prior's sums.
@@ -197,8 +218,13 @@ pub(super) fn install(
         Some(prior) if !names.is_empty() => Some(prior.restrict(names)?),
         _ => None,
     };
-    if let (Some(prior), true) = (&prior, trainable.iter().any(is_low_rank)) {
-        set(CAPACITANCE_INVERSE.to_string(), &rounded(&prior.capacitance_inverse()?))?;
+    let blocks: BTreeMap<usize, &Trainable> =
+        trainable.iter().filter(|t| is_low_rank(t)).map(|t| (t.block, t)).collect();
+    for (&block, member) in &blocks {
+        let prior = prior.as_ref().ok_or_else(|| Error::internal("a term has its prior"))?;
+        // Where parameters are frozen, blocks have other numbers in what is left of the prior.
+        let inverse = prior.capacitance_inverse(prior.block(&member.name)?)?;
+        set(capacitance_state(block), &rounded(&inverse))?;
     }
     for t in trainable {
         let name = |what| prior_state(what, &t.name);

@@ -142,7 +142,8 @@ impl Trainer {
             return Err(Error::invalid(format!("the pattern '{unused}' freezes no parameter"))
                 .hint("`priorfit inspect` lists the parameters' names"));
         }
-        let trainable = state::trainable(network.model(), objective.head(), prior.as_ref(), frozen);
+        let trainable =
+            state::trainable(network.model(), objective.head(), prior.as_ref(), frozen)?;
         let optimizer = settings.posterior.optimizer(settings.optimizer);
         let mean_variance = match optimizer.preconditions() {
             true => state::mean_variance(prior.as_ref(), &trainable)?,

@@ -2,6 +2,7 @@
 
 use ndarray::Array2;
 
+use super::blocks::Block;
 use super::density::rows;
 use super::derive::add_note;
 use super::eigen;
@@ -23,9 +24,10 @@ pub fn check_share(share: f64) -> Result<()> {
 
 impl Prior {
     /// The prior with the fewest deviations, but two, that explain at least this share of the
-    /// low-rank variance tr(W Wᵀ): the leading principal directions of the deviations, which are
-    /// orthogonal. Every weight keeps its variance: what the dropped directions gave it goes to v,
-    /// so that `share` → 0 tends to [`Prior::diagonal`] and 1 changes the deviations' basis only.
+    /// low-rank variance tr(W Wᵀ), in each block of its own: the leading principal directions of
+    /// the deviations, which are orthogonal. Every weight keeps its variance: what the dropped
+    /// directions gave it goes to v, so that `share` → 0 tends to [`Prior::diagonal`] and 1 changes
+    /// the deviations' basis only.
     ///
     /// The principal directions are Uᵀ Q for the eigenvectors U of Q Qᵀ, a K×K matrix.
     ///
@@ -33,42 +35,55 @@ impl Prior {
     /// When the share is not above 0 and at most 1, or a number does not fit `f32`.
     pub fn compress(&self, share: f64) -> Result<Self> {
         check_share(share)?;
-        let directions = self.directions()?;
-        let wanted = share * directions.explained(self.rank());
-        // Rounding may leave the sum of all below the total.
-        let enough = |&kept: &usize| directions.explained(kept) >= wanted;
-        let kept = (2..self.rank()).find(enough).unwrap_or(self.rank());
-        self.along(&directions, kept)
+        self.along(|directions| {
+            let all = directions.variances.len();
+            let wanted = share * directions.explained(all);
+            // Rounding may leave the sum of all below the total.
+            let enough = |&kept: &usize| directions.explained(kept) >= wanted;
+            (2..all).find(enough).unwrap_or(all)
+        })
     }
 
     /// The same with the `rank` leading directions of its deviations, or two, or all there are.
     pub(super) fn truncate(&self, rank: usize) -> Result<Self> {
-        self.along(&self.directions()?, rank.max(2).min(self.rank()))
+        self.along(|directions| rank.max(2).min(directions.variances.len()))
     }
 
-    fn directions(&self) -> Result<Directions> {
-        let (rank, failed) = (self.rank(), || Error::internal("K finite deviations have products"));
-        let gram = Array2::from_shape_vec((rank, rank), self.gram(|_| 1.0));
+    fn directions(&self, block: &Block) -> Result<Directions> {
+        let (rank, failed) = (block.rank, || Error::internal("K finite deviations have products"));
+        let gram = Array2::from_shape_vec((rank, rank), self.gram(block, |_| 1.0));
         let gram = gram.map_err(|_| failed())?;
         let (variances, vectors) = eigen::largest_first(gram).ok_or_else(failed)?;
         Ok(Directions { variances, vectors })
     }
 
-    /// The prior with deviations along the first `kept` directions.
-    fn along(&self, directions: &Directions, kept: usize) -> Result<Self> {
-        let rank = self.rank();
-        if rank == 0 {
+    /// The prior with deviations along so many of the leading directions of each block.
+    fn along(&self, choose: impl Fn(&Directions) -> usize) -> Result<Self> {
+        if self.rank() == 0 {
             return Ok(self.clone());
         }
-        let mut header = Header { rank: kept, ..self.header.clone() };
-        let total = directions.explained(rank);
-        let part = if total > 0.0 { 100.0 * directions.explained(kept) / total } else { 100.0 };
+        let (mut parameters, mut counts) = (Vec::with_capacity(self.parameters.len()), Vec::new());
+        let (mut explained, mut total) = (0.0, 0.0);
+        for block in &self.blocks {
+            let directions = self.directions(block)?;
+            let kept = choose(&directions);
+            explained += directions.explained(kept);
+            total += directions.explained(block.rank);
+            // The divisor K - 1 of the covariance is that of the number of rows.
+            let scale = ((kept as f64 - 1.0) / (block.rank as f64 - 1.0)).sqrt();
+            for parameter in self.members(block) {
+                parameters.push(rotated(parameter, &directions.vectors, kept, scale)?);
+            }
+            counts.push(kept);
+        }
+        let (fewest, most) = counts.iter().fold((usize::MAX, 0), |(a, b), &k| (a.min(k), b.max(k)));
+        let mut header = Header { rank: most, ..self.header.clone() };
+        let kept = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
+        let part = if total > 0.0 { 100.0 * explained / total } else { 100.0 };
+        let rank = self.rank();
         let note = format!("{kept} of {rank} principal directions, {part:.1} % of their variance");
         add_note(&mut header, &note);
-        // The divisor K - 1 of the covariance is that of the number of rows.
-        let scale = ((kept as f64 - 1.0) / (rank as f64 - 1.0)).sqrt();
-        let one = |parameter: &Parameter| rotated(parameter, &directions.vectors, kept, scale);
-        Prior::new(header, self.parameters.iter().map(one).collect::<Result<_>>()?)
+        Prior::new(header, parameters)
     }
 }
 
@@ -153,7 +168,7 @@ mod tests {
             let [a, b] = [&rotated, &prior].map(|p| p.quadratic(&theta, 1.0).expect("ok"));
             close(a, b, 1e-4);
         }
-        let gram = rotated.gram(|_| 1.0);
+        let gram = rotated.gram(&rotated.blocks[0], |_| 1.0);
         for row in 0..rotated.rank() {
             for column in 0..row {
                 let off = gram[row * rotated.rank() + column].abs();

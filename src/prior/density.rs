@@ -9,10 +9,13 @@
 //! ln|S|    = Σ ln d + ln|C|
 //! ```
 //!
+//! In a prior of blocks each of these is a sum over the blocks, each with its own u, C and s.
+//!
 //! Everything is computed in `f64` from the stored `f32` tensors. A log density of millions of
 //! weights is a large number whose constant says nothing about θ, so the functions that a training
 //! run reports leave the constant -½(D ln 2π + ln|S|) out.
 
+use super::blocks::Block;
 use super::cholesky::Cholesky;
 use super::{Parameter, Prior, Weights, elements, variance};
 use crate::error::{Context, Error, Result};
@@ -20,20 +23,24 @@ use crate::rng::Key;
 use crate::tensor::{Shape, Tensor, contiguous, tensor};
 
 /// Elements of each deviation that are multiplied at a time; 20 rows of them stay in cache.
-const BLOCK: usize = 1024;
+const RUN: usize = 1024;
 
 impl Prior {
-    /// C⁻¹, `[K, K]` row-major; empty for a diagonal prior.
+    /// C⁻¹ of a block, `[K, K]` row-major; empty for a diagonal prior.
     ///
     /// # Errors
-    /// When C is not positive definite in `f64`, which takes deviations very many orders of
-    /// magnitude above the variances.
-    pub fn capacitance_inverse(&self) -> Result<Vec<f64>> {
-        Ok(self.capacitance()?.inverse())
+    /// When there is no such block, or C is not positive definite in `f64`, which takes deviations
+    /// very many orders of magnitude above the variances.
+    pub fn capacitance_inverse(&self, block: usize) -> Result<Vec<f64>> {
+        let found = self.blocks.get(block);
+        let found = found.ok_or_else(|| {
+            Error::invalid(format!("the prior has {} blocks, none of them {block}", self.blocks()))
+        })?;
+        Ok(self.capacitance(found)?.inverse())
     }
 
-    /// `theta`'s part in u, and in xᵀd⁻¹x: `[K + 1]`. The sums over all parameters are u and the
-    /// diagonal quadratic form.
+    /// `theta`'s part in u, and in xᵀd⁻¹x: `[K + 1]`. The sums over a block's parameters are its u
+    /// and its diagonal quadratic form.
     ///
     /// # Errors
     /// When the prior has no parameter `name`, or it has another shape.
@@ -41,7 +48,7 @@ impl Prior {
         let parameter = self.parameter(name)?;
         let x = deviation(parameter, theta)?;
         let y = self.divide(parameter, &x);
-        let scale = self.factor_scale();
+        let scale = parameter.factor_scale();
         let rows = rows(parameter).map(|row| scale * dot(&y, row));
         let quadratic = x.iter().zip(&y).map(|(x, y)| x * y).sum();
         Ok(rows.chain([quadratic]).collect())
@@ -53,9 +60,13 @@ impl Prior {
     /// When `thetas` lacks a parameter or holds it in another shape, or λ is not above 0.
     pub fn quadratic(&self, thetas: &Weights, lambda: f64) -> Result<f64> {
         check_strength(lambda)?;
-        let (u, diagonal) = self.project(thetas)?;
-        let s = self.capacitance()?.solve(&u);
-        Ok((diagonal - u.iter().zip(&s).map(|(u, s)| u * s).sum::<f64>()) / lambda)
+        let mut form = 0.0;
+        for block in &self.blocks {
+            let (u, diagonal) = self.project(block, thetas)?;
+            let s = self.capacitance(block)?.solve(&u);
+            form += diagonal - u.iter().zip(&s).map(|(u, s)| u * s).sum::<f64>();
+        }
+        Ok(form / lambda)
     }
 
     /// The gradient of -log p at `thetas`: d⁻¹(x - W s)/λ for each parameter.
@@ -64,18 +75,24 @@ impl Prior {
     /// As [`Prior::quadratic`].
     pub fn gradient(&self, thetas: &Weights, lambda: f64) -> Result<Weights> {
         check_strength(lambda)?;
-        let s = self.capacitance()?.solve(&self.project(thetas)?.0);
-        let scale = self.factor_scale();
-        let one = |parameter: &Parameter| {
+        let one = |parameter: &Parameter, s: &[f64]| {
+            let scale = parameter.factor_scale();
             let mut x = deviation(parameter, theta_of(thetas, parameter)?)?;
-            for (row, s) in rows(parameter).zip(&s) {
+            for (row, s) in rows(parameter).zip(s) {
                 x.iter_mut().zip(row).for_each(|(x, &q)| *x -= scale * s * f64::from(q));
             }
             let gradient = self.divide(parameter, &x);
             let gradient = gradient.into_iter().map(|g| (g / lambda) as f32).collect();
             Ok((parameter.name.clone(), tensor(parameter.mean.shape(), gradient)?))
         };
-        self.parameters.iter().map(one).collect()
+        let mut gradient = Weights::new();
+        for block in &self.blocks {
+            let s = self.capacitance(block)?.solve(&self.project(block, thetas)?.0);
+            for parameter in self.members(block) {
+                gradient.extend([one(parameter, &s)?]);
+            }
+        }
+        Ok(gradient)
     }
 
     /// ln|λS|
@@ -86,7 +103,10 @@ impl Prior {
         check_strength(lambda)?;
         let diagonal: f64 =
             self.parameters.iter().map(|parameter| self.diagonal_logdet(parameter)).sum();
-        let low_rank = self.capacitance()?.logdet();
+        let mut low_rank = 0.0;
+        for block in &self.blocks {
+            low_rank += self.capacitance(block)?.logdet();
+        }
         Ok(diagonal + low_rank + self.dimension() as f64 * lambda.ln())
     }
 
@@ -117,62 +137,71 @@ impl Prior {
     pub fn sample(&self, key: &Key, draw: u64, lambda: f64) -> Result<Weights> {
         check_strength(lambda)?;
         let mut normals = key.at(draw);
-        let z2: Vec<f64> = (0..self.rank()).map(|_| f64::from(normals.normal())).collect();
-        let (strength, scale) = (lambda.sqrt(), self.factor_scale());
-        let mut one = |parameter: &Parameter| {
+        let mut z2: Vec<&[f64]> = vec![&[]; self.parameters.len()];
+        let mut of_block = |block: &Block| -> Vec<f64> {
+            (0..block.rank).map(|_| f64::from(normals.normal())).collect()
+        };
+        let of_blocks: Vec<Vec<f64>> = self.blocks.iter().map(&mut of_block).collect();
+        for (block, z) in self.blocks.iter().zip(&of_blocks) {
+            block.members.iter().for_each(|&at| z2[at] = z);
+        }
+        let strength = lambda.sqrt();
+        let mut one = |(parameter, z2): (&Parameter, &&[f64])| {
+            let scale = parameter.factor_scale();
             let noise =
                 |&v: &f32| variance(v, self.header.eps).sqrt() * f64::from(normals.normal());
             let mut x: Vec<f64> = elements(&parameter.var).iter().map(noise).collect();
-            for (row, z) in rows(parameter).zip(&z2) {
+            for (row, z) in rows(parameter).zip(*z2) {
                 x.iter_mut().zip(row).for_each(|(x, &q)| *x += scale * z * f64::from(q));
             }
             let mean = elements(&parameter.mean).iter();
             let theta = mean.zip(x).map(|(&m, x)| (f64::from(m) + strength * x) as f32).collect();
             Ok((parameter.name.clone(), tensor(parameter.mean.shape(), theta)?))
         };
-        self.parameters.iter().map(&mut one).collect()
+        self.parameters.iter().zip(&z2).map(&mut one).collect()
     }
 
-    /// The factor of C = I + Wᵀd⁻¹W, found once.
-    fn capacitance(&self) -> Result<&Cholesky> {
-        if let Some(known) = self.capacitance.get() {
+    /// The factor of a block's C = I + Wᵀd⁻¹W, found once.
+    fn capacitance<'a>(&self, block: &'a Block) -> Result<&'a Cholesky> {
+        if let Some(known) = block.capacitance.get() {
             return Ok(known);
         }
-        let mut c = self.gram(|v| 1.0 / variance(v, self.header.eps));
-        (0..self.rank()).for_each(|row| c[row * self.rank() + row] += 1.0);
-        let factor = Cholesky::new(c, self.rank()).ok_or_else(|| {
+        let mut c = self.gram(block, |v| 1.0 / variance(v, self.header.eps));
+        (0..block.rank).for_each(|row| c[row * block.rank + row] += 1.0);
+        let factor = Cholesky::new(c, block.rank).ok_or_else(|| {
             let message = "the prior's capacitance matrix I + W^T d^-1 W is not positive definite";
             Error::malformed(message).hint("raise eps, or drop the low rank")
         })?;
-        Ok(self.capacitance.get_or_init(|| factor))
+        Ok(block.capacitance.get_or_init(|| factor))
     }
 
-    /// Wᵀ diag(weight(v)) W, `[K, K]` row-major.
-    pub(super) fn gram(&self, weight: impl Fn(f32) -> f64) -> Vec<f64> {
-        let rank = self.rank();
+    /// Wᵀ diag(weight(v)) W of a block, `[K, K]` row-major.
+    pub(super) fn gram(&self, block: &Block, weight: impl Fn(f32) -> f64) -> Vec<f64> {
+        let rank = block.rank;
         let mut gram = vec![0.0; rank * rank];
-        let mut block = vec![0.0; rank * BLOCK];
-        for parameter in &self.parameters {
+        let mut run = vec![0.0; rank * RUN];
+        let mut scale = 0.0;
+        for parameter in self.members(block) {
+            scale = parameter.factor_scale().powi(2);
             let var = elements(&parameter.var);
-            for start in (0..var.len()).step_by(BLOCK) {
-                let span = start..var.len().min(start + BLOCK);
+            for start in (0..var.len()).step_by(RUN) {
+                let span = start..var.len().min(start + RUN);
                 let roots: Vec<f64> = var[span.clone()].iter().map(|&v| weight(v).sqrt()).collect();
-                for (out, row) in block.chunks_exact_mut(BLOCK).zip(rows(parameter)) {
+                for (out, row) in run.chunks_exact_mut(RUN).zip(rows(parameter)) {
                     let row = &row[span.clone()];
                     let scaled = roots.iter().zip(row).map(|(root, &q)| root * f64::from(q));
                     out.iter_mut().zip(scaled).for_each(|(out, value)| *out = value);
                 }
-                add_products(&mut gram, &block, roots.len());
+                add_products(&mut gram, &run, roots.len());
             }
         }
-        let scale = self.factor_scale().powi(2);
         symmetric(gram.into_iter().map(|sum| scale * sum).collect(), rank)
     }
 
-    /// u and xᵀd⁻¹x over all parameters.
-    fn project(&self, thetas: &Weights) -> Result<(Vec<f64>, f64)> {
-        let mut sums = vec![0.0; self.rank() + 1];
-        for parameter in &self.parameters {
+    /// u and xᵀd⁻¹x over the parameters of a block.
+    fn project(&self, block: &Block, thetas: &Weights) -> Result<(Vec<f64>, f64)> {
+        let mut sums = vec![0.0; block.rank + 1];
+        for parameter in self.members(block) {
             let theta = theta_of(thetas, parameter)?;
             let part = self.projections(&parameter.name, theta)?;
             sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
@@ -235,11 +264,11 @@ fn dot<B: Copy + Into<f64>>(a: &[f64], b: &[B]) -> f64 {
 }
 
 /// Adds the products of the first `len` elements of each pair of rows to the lower triangle.
-fn add_products(gram: &mut [f64], block: &[f64], len: usize) {
-    let rank = block.len() / BLOCK;
+fn add_products(gram: &mut [f64], run: &[f64], len: usize) {
+    let rank = run.len() / RUN;
     for row in 0..rank {
         for column in 0..=row {
-            let (a, b) = (&block[row * BLOCK..][..len], &block[column * BLOCK..][..len]);
+            let (a, b) = (&run[row * RUN..][..len], &run[column * RUN..][..len]);
             gram[row * rank + column] += dot(a, b);
         }
     }

@@ -29,7 +29,7 @@ impl Prior {
     /// When the variance is not above 0.
     pub fn isotropic(&self, variance: f64) -> Result<Self> {
         let eps = floor(variance)?;
-        let mut header = Header { eps, rank: 0, ..self.header.clone() };
+        let mut header = Header { eps, ..self.header.diagonal() };
         add_note(&mut header, "isotropic around the learned mean");
         let parameters = self.parameters.iter();
         Prior::new(header, parameters.map(|p| flat(&p.name, &p.mean)).collect())
@@ -58,12 +58,12 @@ impl Prior {
     /// # Errors
     /// When a variance is too large for `f32`.
     pub fn diagonal(&self) -> Result<Self> {
-        let mut header = Header { rank: 0, ..self.header.clone() };
+        let mut header = self.header.diagonal();
         if self.rank() > 0 {
             add_note(&mut header, "marginal variances of a low-rank prior");
         }
-        let scale = 2.0 * self.factor_scale().powi(2);
         let one = |parameter: &Parameter| {
+            let scale = 2.0 * parameter.factor_scale().powi(2);
             let mut var: Vec<f64> =
                 elements(&parameter.var).iter().map(|&v| f64::from(v)).collect();
             for row in rows(parameter) {
@@ -86,8 +86,15 @@ impl Prior {
         if names.is_empty() {
             return Err(Error::invalid("a prior cannot be restricted to no parameters"));
         }
+        let mut header = self.header.clone();
+        header.blocks.retain(|_, members| {
+            members.retain(|name| names.contains(name.as_str()));
+            !members.is_empty()
+        });
         let parameters = names.into_iter().map(|name| self.parameter(name).cloned());
-        Prior::new(self.header.clone(), parameters.collect::<Result<_>>()?)
+        let parameters: Vec<Parameter> = parameters.collect::<Result<_>>()?;
+        header.rank = parameters.iter().map(Parameter::rank).max().unwrap_or(0);
+        Prior::new(header, parameters)
     }
 }
 

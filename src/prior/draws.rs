@@ -16,7 +16,9 @@
 //! S is meant at strength 1: a run that leaves the strength open rescales it.
 
 use super::derive::add_note;
-use super::{Header, MAX_RANK, Parameter, Prior, Weights, deviations_shape, elements, map};
+use super::{
+    Grouping, Header, MAX_RANK, Parameter, Prior, Weights, deviations_shape, elements, map,
+};
 use crate::error::{Context, Error, Kind, Result};
 use crate::tensor::{Shape, Tensor, contiguous, tensor};
 
@@ -27,11 +29,13 @@ pub struct DrawsFit {
     pub rank: usize,
     /// γ, in [0, 1].
     pub shrinkage: f64,
+    /// Which weights vary together.
+    pub blocks: Grouping,
 }
 
 impl Default for DrawsFit {
     fn default() -> Self {
-        DrawsFit { rank: MAX_RANK, shrinkage: 0.5 }
+        DrawsFit { rank: MAX_RANK, shrinkage: 0.5, blocks: Grouping::Whole }
     }
 }
 
@@ -76,6 +80,9 @@ impl Prior {
         if let Some(odd) = draws.iter().position(|draw| !draw.keys().eq(draws[0].keys())) {
             return Err(Error::mismatch(format!("draw {odd} has other parameters than draw 0")));
         }
+        let lens: Vec<(&str, usize)> =
+            draws[0].iter().map(|(name, weight)| (name.as_str(), weight.len())).collect();
+        fit.blocks.apply(&mut header, &lens);
         let prior = Prior::new(header, draws[0].keys().map(one).collect::<Result<_>>()?)?;
         // The deviations from a mean add up to nothing: one of them is not needed.
         match is_diagonal {

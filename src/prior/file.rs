@@ -4,13 +4,16 @@
 //!
 //! 1. The metadata MUST have one key, `priorfit`, and its value MUST be the JSON of a [`Header`]
 //!    with its fields in the order of their names and no others.
-//! 2. `version` MUST be [`VERSION`](super::VERSION); a reader MUST refuse any other before reading
-//!    further.
+//! 2. `version` MUST be [`VERSION`](super::VERSION), without `blocks` in the header, or
+//!    [`VERSION_BLOCKS`](super::VERSION_BLOCKS), with; a reader MUST refuse any other before
+//!    reading further.
 //! 3. For each parameter called `name` there MUST be `mean/name` and `var/name` of one shape, and,
-//!    when K > 0, `dev/name` of the shape `[K, ...]`. `name` MUST NOT be empty and MAY hold `/`. No
-//!    other tensor MUST be present.
+//!    when K > 0, `dev/name` of the shape `[K, ...]`, K being its block's rank. `name` MUST NOT
+//!    be empty and MAY hold `/`. No other tensor MUST be present.
 //! 4. K MUST NOT be 1 (its divisor K - 1 is 0) nor above [`MAX_RANK`](super::MAX_RANK). P MUST be
 //!    at least 1 and every parameter MUST have at least one element.
+//!    `blocks` MUST name every parameter once, K MUST be one number in a block, and `rank` MUST be
+//!    the largest.
 //! 5. Every number MUST be finite, every `var` at least 0, and `var/2 + eps` MUST be at least the
 //!    smallest normal `f32`, so that its inverse is a finite `f32`.
 //! 6. A writer MUST store little-endian F32, tensors sorted by their full names without gaps. One

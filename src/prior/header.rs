@@ -1,11 +1,16 @@
 //! What a prior says about itself.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The version of the file format that this crate reads and writes.
+/// The version of the file format of priors whose weights all vary together.
 pub const VERSION: u32 = 1;
+
+/// The version of the file format of priors in blocks.
+pub const VERSION_BLOCKS: u32 = 2;
 
 /// The covariance that the tensors of a file stand for, up to the strength λ.
 pub const CONVENTION: &str = "var/2 + dev^T dev / (2 (rank - 1)) + eps";
@@ -21,6 +26,10 @@ pub const MAX_RANK: usize = 1024;
 pub struct Header {
     /// SHA-256 of the weights of the backbone it was learned around, as 64 lower-case hex digits.
     pub backbone: String,
+    /// The blocks by what they are called, each with the names of its parameters: weights of
+    /// different blocks do not vary together. Empty, and absent from the file, without blocks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocks: BTreeMap<String, Vec<String>>,
     /// [`CONVENTION`]
     pub convention: String,
     /// ε, the variance that every weight has at least.
@@ -31,9 +40,9 @@ pub struct Header {
     pub notes: String,
     /// Number of examples of the source task.
     pub num_data: u64,
-    /// K, the number of stored deviations; 0 for a diagonal prior.
+    /// K, the number of stored deviations, of blocks the largest; 0 for a diagonal prior.
     pub rank: usize,
-    /// [`VERSION`]
+    /// [`VERSION`] or, with blocks, [`VERSION_BLOCKS`]
     pub version: u32,
 }
 
@@ -58,6 +67,7 @@ impl Header {
     pub fn new(backbone: impl Into<String>, eps: f32) -> Self {
         Header {
             backbone: backbone.into(),
+            blocks: BTreeMap::new(),
             convention: CONVENTION.to_string(),
             eps,
             learned: Learned::default(),
@@ -66,6 +76,19 @@ impl Header {
             rank: 0,
             version: VERSION,
         }
+    }
+
+    /// Puts the blocks, or takes them away, and the version with them.
+    pub(super) fn set_blocks(&mut self, blocks: BTreeMap<String, Vec<String>>) {
+        self.version = if blocks.is_empty() { VERSION } else { VERSION_BLOCKS };
+        self.blocks = blocks;
+    }
+
+    /// The header of the same prior with no low rank.
+    pub(super) fn diagonal(&self) -> Self {
+        let mut header = Header { rank: 0, ..self.clone() };
+        header.set_blocks(BTreeMap::new());
+        header
     }
 
     /// The canonical JSON of the header.
@@ -91,7 +114,15 @@ impl Header {
 
     pub(super) fn check(&self) -> Result<()> {
         check_version(self.version)?;
-        let Header { backbone, convention, eps, rank, learned, .. } = self;
+        let Header { backbone, blocks, convention, eps, rank, learned, version, .. } = self;
+        if blocks.is_empty() != (*version == VERSION) || (*rank == 0 && !blocks.is_empty()) {
+            let message = format!("a prior of version {version} has {} blocks", blocks.len());
+            let hint = format!(
+                "expected none in version {VERSION}, and some in version {VERSION_BLOCKS}, whose \
+                 rank is above 0"
+            );
+            return Err(Error::malformed(message).hint(hint));
+        }
         if convention != CONVENTION {
             let message = format!("the prior follows the convention '{convention}'");
             let expected = format!("expected '{CONVENTION}'; import it as a foreign prior");
@@ -119,10 +150,11 @@ impl Header {
 }
 
 fn check_version(version: u32) -> Result<()> {
-    if version == VERSION {
+    if matches!(version, VERSION | VERSION_BLOCKS) {
         return Ok(());
     }
-    let message = format!("the prior file has version {version}; expected version {VERSION}");
+    let expected = format!("expected version {VERSION} or {VERSION_BLOCKS}");
+    let message = format!("the prior file has version {version}; {expected}");
     Err(Error::unsupported(message).hint("write it again with a matching priorfit"))
 }
 

@@ -11,8 +11,11 @@
 //! diag(d) + W Wᵀ for W = Qᵀ/√(2(K-1)), which is all that the formulas in `density` use. No D×D
 //! matrix is ever formed.
 //!
+//! A prior may be in blocks ([`Grouping`]): then each has a low-rank part of its own.
+//!
 //! A head has a prior of its own, N(0, τI), which does not live here.
 
+mod blocks;
 mod cholesky;
 mod compress;
 mod density;
@@ -27,20 +30,23 @@ mod matching;
 mod stats;
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
 use crate::error::{Context, Error, Result};
 use crate::tensor::{Shape, Tensor};
 
+use blocks::Block;
+
 pub(crate) use cholesky::Cholesky;
 
+pub use blocks::{Grouping, MAX_BLOCKS};
 pub use compress::check_share;
 pub use draws::DrawsFit;
 pub use file::HEADER_BYTES_MAX;
 pub use fit::Moments;
 pub(crate) use fit::Running;
-pub use foreign::{Deviations, Foreign, ForeignReport, ForeignSettings, Layout, Scaling};
-pub use header::{CONVENTION, Header, Learned, MAX_RANK, VERSION};
+pub use foreign::{Convention, Deviations, Foreign, ForeignReport, ForeignSettings};
+pub use foreign::{ForeignStrength, Layout, Scaling};
+pub use header::{CONVENTION, Header, Learned, MAX_RANK, VERSION, VERSION_BLOCKS};
 pub use stats::{ParameterStats, Spread, Stats};
 
 /// Weights by the names of their parameters.
@@ -53,8 +59,8 @@ pub struct Prior {
     header: Header,
     /// In the order of their names.
     parameters: Vec<Parameter>,
-    /// The factor of C, found when first asked for.
-    capacitance: OnceLock<Cholesky>,
+    /// At least one; they share the parameters out.
+    blocks: Vec<Block>,
 }
 
 /// The part of a prior that belongs to one parameter.
@@ -98,6 +104,19 @@ impl Parameter {
         self.dev.as_ref()
     }
 
+    /// K, the rows of Q; 0 in a diagonal prior.
+    fn rank(&self) -> usize {
+        self.dev.as_ref().map_or(0, |dev| dev.shape().first().copied().unwrap_or(0))
+    }
+
+    /// W = `factor_scale` · Qᵀ
+    fn factor_scale(&self) -> f64 {
+        match self.rank() {
+            0 => 0.0,
+            rank => (2.0 * (rank as f64 - 1.0)).sqrt().recip(),
+        }
+    }
+
     fn check(&self, rank: usize, eps: f32) -> Result<()> {
         let shape = self.shape();
         if self.name.is_empty() || shape.is_empty() {
@@ -134,23 +153,24 @@ impl Prior {
     /// not finite. The error names the parameter and the element.
     pub fn new(header: Header, mut parameters: Vec<Parameter>) -> Result<Self> {
         parameters.sort_by(|a, b| a.name.cmp(&b.name));
-        let prior = Prior { header, parameters, capacitance: OnceLock::new() };
-        prior.check()?;
-        Ok(prior)
-    }
-
-    fn check(&self) -> Result<()> {
-        self.header.check()?;
-        if self.parameters.is_empty() {
+        header.check()?;
+        if parameters.is_empty() {
             return Err(Error::malformed("the prior covers no parameter"));
         }
-        if let Some(pair) = self.parameters.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        if let Some(pair) = parameters.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(Error::malformed(format!("parameter '{}' appears twice", pair[0].name)));
         }
-        self.parameters.iter().try_for_each(|parameter| {
-            let checked = parameter.check(self.header.rank, self.header.eps);
+        parameters.iter().try_for_each(|parameter| {
+            // A block may have fewer rows than the prior's largest.
+            let rank = match header.blocks.is_empty() {
+                true => header.rank,
+                false => parameter.rank().clamp(2, header.rank.max(2)),
+            };
+            let checked = parameter.check(rank, header.eps);
             checked.context(|| format!("parameter '{}'", parameter.name))
-        })
+        })?;
+        let blocks = blocks::of_header(&header, &parameters)?;
+        Ok(Prior { header, parameters, blocks })
     }
 
     /// What the prior says about itself.
@@ -163,7 +183,7 @@ impl Prior {
         &self.parameters
     }
 
-    /// K; 0 for a diagonal prior.
+    /// K, of priors in blocks the largest of theirs; 0 for a diagonal prior.
     pub fn rank(&self) -> usize {
         self.header.rank
     }
@@ -175,8 +195,13 @@ impl Prior {
 
     /// The part of `name`, or an error that names it.
     pub fn parameter(&self, name: &str) -> Result<&Parameter> {
+        Ok(&self.parameters[self.place(name)?])
+    }
+
+    /// The place of `name` in the list of parameters.
+    fn place(&self, name: &str) -> Result<usize> {
         let found = self.parameters.binary_search_by(|parameter| parameter.name.as_str().cmp(name));
-        found.map(|index| &self.parameters[index]).map_err(|_| {
+        found.map_err(|_| {
             let message = format!("the prior has no parameter '{name}'");
             Error::mismatch(message).hint("compare names with `priorfit prior show`")
         })
@@ -195,17 +220,9 @@ impl Prior {
 
     /// Wᵀ of `name`, `[K, ...]`; none in a diagonal prior.
     pub fn factor(&self, name: &str) -> Result<Option<Tensor>> {
-        let scale = self.factor_scale();
-        let dev = self.parameter(name)?.dev.as_ref();
-        Ok(dev.map(|dev| map(dev, |q| scale * f64::from(q))))
-    }
-
-    /// W = `factor_scale` · Qᵀ
-    fn factor_scale(&self) -> f64 {
-        match self.header.rank {
-            0 => 0.0,
-            rank => (2.0 * (rank as f64 - 1.0)).sqrt().recip(),
-        }
+        let parameter = self.parameter(name)?;
+        let scale = parameter.factor_scale();
+        Ok(parameter.dev.as_ref().map(|dev| map(dev, |q| scale * f64::from(q))))
     }
 }
 

@@ -69,8 +69,8 @@ impl Prior {
         let count = vars.len();
         let total: f64 = vars.iter().map(|&v| f64::from(v)).sum();
         let squares = |row: &[f32]| row.iter().map(|&q| f64::from(q).powi(2)).sum::<f64>();
-        let low_rank: f64 = parameters.iter().flat_map(rows).map(squares).sum::<f64>()
-            * self.factor_scale().powi(2);
+        let low_rank = |p: &Parameter| rows(p).map(squares).sum::<f64>() * p.factor_scale().powi(2);
+        let low_rank: f64 = parameters.iter().map(low_rank).sum();
         let floor = count as f64 * f64::from(self.header.eps);
         let diagonal = 0.5 * total + floor + low_rank;
         let (min, max) =
@@ -89,9 +89,12 @@ impl Prior {
 
     /// Σ e = tr(WᵀW) and Σ e² = ‖WᵀW‖² need no eigenvalues.
     fn effective_rank(&self) -> f64 {
-        let (rank, gram) = (self.rank(), self.gram(|_| 1.0));
-        let trace: f64 = (0..rank).map(|row| gram[row * rank + row]).sum();
-        let squares: f64 = gram.iter().map(|x| x * x).sum();
+        let (mut trace, mut squares) = (0.0, 0.0);
+        for block in &self.blocks {
+            let (rank, gram) = (block.rank, self.gram(block, |_| 1.0));
+            trace += (0..rank).map(|row| gram[row * rank + row]).sum::<f64>();
+            squares += gram.iter().map(|x| x * x).sum::<f64>();
+        }
         if squares == 0.0 { 0.0 } else { trace * trace / squares }
     }
 }

@@ -106,7 +106,11 @@ fn impossible_headers_are_refused_with_the_reason() {
         (header(1025, 0.1), "rank is 1025; expected 1024 at most"),
         (header(0, -0.1), "eps is -0.1; expected a number of at least 0"),
         (header(0, f32::NAN), "eps is NaN; expected a number of at least 0"),
-        (Header { version: 2, ..good.clone() }, "the prior file has version 2; expected version 1"),
+        (
+            Header { version: 3, ..good.clone() },
+            "the prior file has version 3; expected version 1 or",
+        ),
+        (Header { version: 2, ..good.clone() }, "a prior of version 2 has 0 blocks; expected none"),
         (Header { convention: "A".into(), ..good.clone() }, "the prior follows the convention 'A'"),
         (Header { backbone: "AB".into(), ..good.clone() }, "backbone 'AB' is not a fingerprint"),
     ];
@@ -204,8 +208,8 @@ fn a_restricted_prior_is_the_marginal() {
     assert_eq!((names, part.dimension()), (vec!["a", "layer/1.weight"], 11));
     assert_eq!(part.precision("a").expect("known"), prior.precision("a").expect("known"));
     assert_ne!(
-        part.capacitance_inverse().expect("definite"),
-        prior.capacitance_inverse().expect("definite")
+        part.capacitance_inverse(0).expect("definite"),
+        prior.capacitance_inverse(0).expect("definite")
     );
     let error = prior.restrict(["a", "c"]).expect_err("unknown name");
     assert!(error.to_string().starts_with("the prior has no parameter 'c'"), "{error}");

@@ -12,6 +12,8 @@
 //! Sums differ by rounding only. An addition into a resident is an [`Update`]: that of SGLD without
 //! noise, at rate -1 and with bᵢ/B as the gradient's scale, works in place in one pass.
 
+use std::collections::BTreeMap;
+
 use super::{Recipe, Step, parameters};
 use crate::autodiff::vjp;
 use crate::error::{Error, Result};
@@ -84,7 +86,7 @@ pub fn apply_step(gradients: &Graph, recipe: &Recipe) -> Result<Graph> {
         let known = gradients.leaf(LeafKind::State, &name);
         sums.push(known.map(|_| graph.state(&name, shape)).transpose()?);
     }
-    let mut step = Step { graph, recipe, capacitance_solution: None };
+    let mut step = Step { graph, recipe, capacitance_solutions: BTreeMap::new() };
     step.penalty()?;
     step.finish(&params, &sums)?;
     let mut graph = step.graph;

@@ -11,10 +11,13 @@
 //!
 //! Clipping rescales the gradient of the loss alone: a strong prior cannot drown the data. The
 //! penalty's gradient is never formed; each parameter's [`Update`] applies it as a proximal step.
-//! The low-rank part couples all parameters through K numbers u = Wᵀd⁻¹(θ-μ); every update leaves
-//! its share of them for the next step, so the prior costs one pass over memory.
+//! The low-rank part couples the parameters of a block, by default all, through K numbers
+//! u = Wᵀd⁻¹(θ-μ); every update leaves its share of them for the next step, so the prior costs one
+//! pass over memory.
 
 mod accumulate;
+
+use std::collections::BTreeMap;
 
 pub use self::accumulate::{LOSS_SUM, SHARE, apply_step, gradient_state, gradient_step};
 use crate::autodiff::vjp;
@@ -31,8 +34,10 @@ pub const PENALTY: &str = "penalty";
 pub const GRADIENT_NORM: &str = "gradient_norm";
 /// Name of the input that holds the largest gradient norm `[1]`; only with clipping.
 pub const CLIP: &str = "priorfit.clip";
-/// Name of the state that holds C⁻¹ `[K, K]`.
-pub const CAPACITANCE_INVERSE: &str = "prior.capacitance_inverse";
+/// Name of the state that holds C⁻¹ `[K, K]` of a block of the prior.
+pub fn capacitance_state(block: usize) -> String {
+    format!("prior.capacitance_inverse/{block}")
+}
 
 /// Parameters that share a vector of [`Hyper`] numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +65,9 @@ pub struct Trainable {
     pub name: String,
     /// Whose numbers it follows.
     pub group: Group,
+    /// The number of its block: under a low-rank prior the members of a block are coupled, and have
+    /// one rank.
+    pub block: usize,
     /// The prior's operands that come as state; see [`prior_state`].
     pub prior: PriorTerm,
 }
@@ -114,7 +122,7 @@ pub fn train_step(mut graph: Graph, recipe: &Recipe) -> Result<Graph> {
     let params = parameters(&graph, recipe)?;
     graph.set_stage(Stage::Update);
     graph.set_origin("update");
-    let mut step = Step { graph, recipe, capacitance_solution: None };
+    let mut step = Step { graph, recipe, capacitance_solutions: BTreeMap::new() };
     // Before the backward pass, so that an update waits for nothing but its own gradient.
     step.penalty()?;
     step.graph.set_stage(Stage::Backward);
@@ -138,8 +146,8 @@ fn parameters(graph: &Graph, recipe: &Recipe) -> Result<Vec<ValueId>> {
 struct Step<'a> {
     graph: Graph,
     recipe: &'a Recipe,
-    /// s = C⁻¹u of the present weights.
-    capacitance_solution: Option<ValueId>,
+    /// s = C⁻¹u of the present weights, by block.
+    capacitance_solutions: BTreeMap<usize, ValueId>,
 }
 
 impl Step<'_> {
@@ -178,7 +186,8 @@ impl Step<'_> {
             operands.push(state);
             leaves.push(state);
         }
-        operands.extend(prior_operands(g, trainable, &shape, self.capacitance_solution)?);
+        let solution = self.capacitance_solutions.get(&trainable.block).copied();
+        operands.extend(prior_operands(g, trainable, &shape, solution)?);
         if trainable.prior != PriorTerm::None {
             leaves.push(sums_state(g, trainable)?);
         }
@@ -216,14 +225,13 @@ impl Step<'_> {
     fn penalty(&mut self) -> Result<()> {
         let mut terms = Vec::new();
         for group in [Group::Backbone, Group::Head] {
-            let members: Vec<&Trainable> = self
-                .recipe
-                .trainable
-                .iter()
-                .filter(|t| t.group == group && t.prior != PriorTerm::None)
-                .collect();
-            if !members.is_empty() {
-                terms.push(self.group_penalty(group, &members)?);
+            let mut blocks: BTreeMap<usize, Vec<&Trainable>> = BTreeMap::new();
+            let all = self.recipe.trainable.iter();
+            for t in all.filter(|t| t.group == group && t.prior != PriorTerm::None) {
+                blocks.entry(t.block).or_default().push(t);
+            }
+            for (block, members) in blocks {
+                terms.push(self.block_penalty(group, block, &members)?);
             }
         }
         let g = &mut self.graph;
@@ -235,8 +243,13 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// w/2 · (Σ xᵀd⁻¹x - u·s) of one group.
-    fn group_penalty(&mut self, group: Group, members: &[&Trainable]) -> Result<ValueId> {
+    /// w/2 · (Σ xᵀd⁻¹x - u·s) of one block of a group.
+    fn block_penalty(
+        &mut self,
+        group: Group,
+        block: usize,
+        members: &[&Trainable],
+    ) -> Result<ValueId> {
         let g = &mut self.graph;
         let sums: Vec<ValueId> = members.iter().map(|t| sums_state(g, t)).collect::<Result<_>>()?;
         let total = add_all(g, &sums)?;
@@ -247,11 +260,11 @@ impl Step<'_> {
         if count > 1 {
             let rank = count - 1;
             let u = g.slice(total, Slice { axis: 0, start: 0, end: rank, step: 1 })?;
-            let inverse = g.state(CAPACITANCE_INVERSE, &[rank, rank].into())?;
+            let inverse = g.state(&capacitance_state(block), &[rank, rank].into())?;
             let column = g.reshape(u, &[rank, 1].into())?;
             let s = g.matmul(inverse, column, MatMul::default())?;
             let s = g.reshape(s, &[rank].into())?;
-            self.capacitance_solution = Some(s);
+            self.capacitance_solutions.insert(block, s);
             let product = g.mul(u, s)?;
             let explained = g.sum_all(product)?;
             form = g.sub(form, explained)?;

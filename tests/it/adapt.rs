@@ -11,7 +11,9 @@ use priorfit::data::{Dataset, Preprocess, Statistics};
 use priorfit::error::Kind;
 use priorfit::onnx::Model;
 use priorfit::posterior::Posterior;
-use priorfit::prior::{Prior, Weights};
+use priorfit::prior::{DrawsFit, Grouping, Header, Prior, Weights};
+use priorfit::rng::{Key, Stream};
+use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT};
 use priorfit::tensor::contiguous;
 use priorfit::threads::Threads;
 use priorfit::update::Optimizer;
@@ -440,4 +442,66 @@ fn a_memory_cap_is_kept_or_refused_with_what_is_needed() {
     assert!(text.contains(&format!("takes {bytes}")), "{text}: the least is {bytes}");
     assert!(ways.iter().any(|&(micro, _)| micro < 16), "{ways:?}");
     assert!(run(Some(bytes as u64)).is_ok(), "the number in the message is enough");
+}
+
+/// A learned prior of the backbone's weights and of what a little noise makes of them.
+fn noisy(fixture: &Fixture, blocks: Grouping) -> Prior {
+    let mut normals = Key::new(6, Stream::Probe).at(0);
+    let mut draw = || -> Weights {
+        let mut shift = |w: &f32| w + 0.02 * normals.normal();
+        fixture.weights().into_iter().map(|(n, w)| (n, w.map(&mut shift).into_shared())).collect()
+    };
+    let draws: Vec<Weights> = (0..5).map(|_| draw()).collect();
+    let fit = DrawsFit { blocks, ..DrawsFit::default() };
+    let header = Header::new(fixture.model.fingerprint(), 1e-6);
+    Prior::from_draws(&draws, header, fit).expect("a prior")
+}
+
+/// Blocks change where a run ends, and freezing some does not mix the others' up: the penalty that
+/// the run reports is that of the prior's own formulas.
+#[test]
+fn a_prior_of_blocks_is_trained_under_with_parts_frozen_or_none() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(4);
+    let whole = noisy(&fixture, Grouping::Whole);
+    let blocks = noisy(&fixture, Grouping::Tensor);
+    assert!(blocks.blocks() > 2, "{}", blocks.blocks());
+    let first = blocks.parameters()[0].name().to_string();
+    for freeze in [vec![], vec![first]] {
+        let settings = Settings {
+            prior: PriorKind::Learned,
+            steps: 12,
+            freeze: freeze.clone(),
+            ..Settings::fixed()
+        };
+        let run = |prior: &Prior| {
+            let adapter = fixture
+                .adapter(isotropic(1))
+                .with_prior(prior.clone())
+                .and_then(|adapter| adapter.with_settings(settings.clone()))
+                .expect("the same backbone");
+            let mut last = None;
+            let adapted = adapter
+                .fit(&train, None, &mut |p| {
+                    last = p.penalty.map(f64::from).or(last);
+                    Control::Continue
+                })
+                .expect("a run");
+            (adapted.posterior.draws()[0].clone(), last.expect("a penalty"))
+        };
+        let ((of_whole, _), (of_blocks, penalty)) = (run(&whole), run(&blocks));
+        // Rates are near 0 at the end of a cosine, so the last step hardly moves the weights.
+        let names = fixture.model.weights().map(|(name, _)| name);
+        let moving = blocks.restrict(names.filter(|name| !freeze.iter().any(|f| f == name)));
+        let form = moving.expect("known names").quadratic(&of_blocks, 1.0).expect("finite");
+        let head: f64 = [HEAD_WEIGHT, HEAD_BIAS]
+            .iter()
+            .flat_map(|name| of_blocks[*name].iter())
+            .map(|&x| f64::from(x).powi(2))
+            .sum();
+        let expected = (form + head) / (2.0 * train.len() as f64);
+        assert!((penalty / expected - 1.0).abs() < 0.02, "{penalty} is not {expected}");
+        let differs = of_whole.iter().any(|(name, weight)| *weight != of_blocks[name]);
+        assert!(differs, "blocks are another prior");
+    }
 }

@@ -15,7 +15,10 @@ use priorfit::data::{Dataset, Preprocess};
 use priorfit::error::Kind;
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
-use priorfit::prior::{Foreign, ForeignReport, ForeignSettings, Layout, Prior, Scaling, Weights};
+use priorfit::prior::{
+    Convention, Foreign, ForeignReport, ForeignSettings, ForeignStrength, Layout, Prior, Scaling,
+    VERSION_BLOCKS, Weights,
+};
 use priorfit::tensor::{Tensor, contiguous};
 use priorfit::threads::Threads;
 
@@ -49,6 +52,57 @@ fn import(files: &[&str], backbone: &str) -> priorfit::Result<(Prior, ForeignRep
 fn attach(foreign: Foreign, model: &Model) -> priorfit::Result<(Prior, ForeignReport)> {
     let weights: Weights = model.weights().map(|(n, w)| (n.to_string(), w.clone())).collect();
     foreign.attach(&weights, &model.fingerprint(), &ForeignSettings::default())
+}
+
+/// The largest of the errors of `found`, relative to the largest that is expected.
+fn worst(found: &[f64], expected: &[f64]) -> f64 {
+    let largest = expected.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+    let errors = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    errors.fold(0.0, f64::max) / largest
+}
+
+/// Five rows, the first of them zero: each program's K is 5, and its Gaussian is what its own terms
+/// make of the file's numbers, which are those of the plain import.
+#[test]
+fn each_convention_is_its_program_s_gaussian_of_the_files() {
+    const LAMBDA: f64 = 3.0;
+    const EPSILON: f32 = 0.1;
+    // Rounded to `f32` a few times.
+    const ROUNDING: f64 = 1e-5;
+    let model = Model::load(&repository("models/foreign/backbone.onnx")).expect("a model");
+    let weights: Weights = model.weights().map(|(n, w)| (n.to_string(), w.clone())).collect();
+    let (plain, _) = import(&REFERENCE, "backbone.onnx").expect("a prior");
+    // Factors of v, of ε and of FFᵀ; the plain import knows FFᵀ/(K-1), for F is raw here.
+    let cases = [
+        (Convention::A, LAMBDA, 1.0, LAMBDA * LAMBDA),
+        (Convention::B, LAMBDA / 2.0, 1.0, LAMBDA / 8.0),
+        (Convention::C, LAMBDA / 2.0, LAMBDA, LAMBDA / 8.0),
+        (Convention::D, LAMBDA, 1.0, LAMBDA / 4.0),
+    ];
+    for (convention, of_var, of_eps, of_rows) in cases {
+        let strength = Some(ForeignStrength { convention, lambda: LAMBDA });
+        let settings = ForeignSettings { strength, epsilon: EPSILON, ..Default::default() };
+        let foreign = open(&REFERENCE).expect("sound");
+        let (prior, _) =
+            foreign.attach(&weights, &model.fingerprint(), &settings).expect("a prior");
+        for part in plain.parameters() {
+            let precision = prior.precision(part.name()).expect("known");
+            let diagonal: Vec<f64> = precision.iter().map(|&p| f64::from(p).recip()).collect();
+            let eps = of_eps * f64::from(EPSILON);
+            let expected: Vec<f64> =
+                part.var().iter().map(|&v| of_var * f64::from(v) + eps).collect();
+            let error = worst(&diagonal, &expected);
+            assert!(error < ROUNDING, "{convention:?} {}: d {error:e}", part.name());
+            let factor = prior.factor(part.name()).expect("known").expect("low rank");
+            let rows = factor.shape()[0] as f64;
+            let found: Vec<f64> =
+                covariance(&factor).into_iter().map(|c| c * (rows - 1.0)).collect();
+            let products = covariance(part.dev().expect("rows")).into_iter();
+            let expected: Vec<f64> = products.map(|c| of_rows * 4.0 * c).collect();
+            let error = worst(&found, &expected);
+            assert!(error < ROUNDING, "{convention:?} {}: W {error:e}", part.name());
+        }
+    }
 }
 
 /// The covariance that rows stand for, of the first weights of a parameter.
@@ -186,6 +240,11 @@ fn the_command_imports_and_loses_nothing_when_it_fails() {
     let before = std::fs::read(&out).expect("the prior");
     let harmful = folder.path().join("x_model.pt");
     std::fs::write(&harmful, b"\x80\x02cos\nsystem\nX\x04\0\0\0echo\x85R.").expect("written");
+    let unclear = run("backbone.onnx", &prefix, &["--convention", "a"]);
+    assert_eq!(unclear.status.code(), Some(2), "a convention needs its strength");
+    let wrong = run("backbone.onnx", &prefix, &["--convention", "a", "--lambda", "0"]);
+    let errors = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(errors.contains("the foreign strength is 0"), "{errors}");
     let other = run("other.onnx", &prefix, &[]);
     let harmful = run("backbone.onnx", &harmful, &[]);
     for (output, says) in [(other, "are not those the prior is of"), (harmful, "x_model.pt")] {
@@ -194,6 +253,14 @@ fn the_command_imports_and_loses_nothing_when_it_fails() {
         assert!(errors.contains(says) && !errors.contains("panicked"), "{errors}");
     }
     assert_eq!(std::fs::read(&out).expect("the prior"), before);
+    let scaled = ["--convention", "b", "--lambda", "1e5", "--blocks", "tensor"];
+    let done = run("backbone.onnx", &prefix, &scaled);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let prior = Prior::load(&out).expect("the prior");
+    let notes = &prior.header().notes;
+    assert!(notes.contains("convention B at 100000: use strength 1"), "{notes}");
+    // Fewer weights than a block of its own has: one block of them all.
+    assert_eq!((prior.header().version, prior.blocks()), (VERSION_BLOCKS, 1));
 }
 
 /// What the exporter made of a training run is a backbone and a prior as they are.

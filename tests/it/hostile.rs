@@ -221,7 +221,7 @@ fn a_damaged_prior_is_refused_or_sound() {
         let weights: Weights =
             prior.parameters().iter().map(|p| (p.name().to_string(), p.mean().clone())).collect();
         let at_mean = prior.quadratic(&weights, 1.0);
-        at_mean.is_ok_and(|form| form == 0.0) || prior.capacitance_inverse().is_err()
+        at_mean.is_ok_and(|form| form == 0.0) || prior.capacitance_inverse(0).is_err()
     });
     assert!(load(&bytes), "the whole file is sound");
     survive("prior", PRIOR_BYTES_MAX, |round| damaged(&bytes, round), &load);

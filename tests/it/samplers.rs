@@ -17,7 +17,7 @@ use priorfit::backend::cpu::Cpu;
 use priorfit::backend::{Backend, PlanId};
 use priorfit::graph::{Graph, LeafKind, MatMul, PriorTerm, ValueId};
 use priorfit::plan::Plan;
-use priorfit::step::{CAPACITANCE_INVERSE, Group, Recipe, Trainable, train_step};
+use priorfit::step::{Group, Recipe, Trainable, capacitance_state, train_step};
 use priorfit::task::LOSS;
 use priorfit::tensor::tensor;
 use priorfit::threads::Threads;
@@ -99,7 +99,8 @@ impl Sampler {
         let theta = graph.param("theta", &shape.into()).expect("a leaf");
         let loss = loss(&mut graph, theta).expect("a loss");
         graph.set_output(LOSS, loss);
-        let trainable = Trainable { name: "theta".to_string(), group: Group::Backbone, prior };
+        let trainable =
+            Trainable { name: "theta".to_string(), group: Group::Backbone, block: 0, prior };
         let method = optimizer.method();
         let recipe = Recipe { trainable: vec![trainable], method, clip: false };
         let step = train_step(graph, &recipe).expect("a step");
@@ -148,7 +149,7 @@ impl Sampler {
         sampler.set("prior.precision/theta", &case.variance.map(|d| 1.0 / d).repeat(chains));
         if rank > 0 {
             sampler.set("prior.factor/theta", &case.factor);
-            sampler.set(CAPACITANCE_INVERSE, &[1.0 / case.capacitance()]);
+            sampler.set(&capacitance_state(0), &[1.0 / case.capacitance()]);
             // The sums at θ = 0, where x = -μ.
             let projection = |i: usize| -case.factor[i] / case.variance[i] * case.mean[i];
             sampler.set("prior.sums/theta", &[projection(0) + projection(1), 0.0]);
@@ -555,6 +556,7 @@ fn noise_repeats_for_a_seed_and_differs_between_seeds_steps_and_parameters() {
         let trainable = ["a", "b"].map(|name| Trainable {
             name: name.to_string(),
             group: Group::Head,
+            block: 0,
             prior: PriorTerm::Isotropic { centred: false },
         });
         let method = optimizer.method();

@@ -9,7 +9,9 @@ use priorfit::graph::{Graph, Hyper, Leaf, LeafKind, Method, PriorTerm};
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
 use priorfit::rng::{Key, Stream};
-use priorfit::step::{CAPACITANCE_INVERSE, CLIP, Group, LOSS_SUM, Recipe, Trainable, train_step};
+use priorfit::step::{
+    CLIP, Group, LOSS_SUM, PENALTY, Recipe, Trainable, capacitance_state, train_step,
+};
 use priorfit::task::{
     HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, flat_features, linear_head,
 };
@@ -49,17 +51,39 @@ pub fn classifier(name: &str, batch: usize, prior: PriorTerm) -> (Graph, Model, 
     graph.set_output(LOSS, loss);
     let mut trainable: Vec<Trainable> = model
         .weights()
-        .map(|(name, _)| Trainable { name: name.to_string(), group: Group::Backbone, prior })
+        .map(|(name, _)| Trainable {
+            name: name.to_string(),
+            group: Group::Backbone,
+            block: 0,
+            prior,
+        })
         .collect();
     for name in [HEAD_WEIGHT, HEAD_BIAS] {
         let prior = PriorTerm::Isotropic { centred: false };
-        trainable.push(Trainable { name: name.to_string(), group: Group::Head, prior });
+        trainable.push(Trainable { name: name.to_string(), group: Group::Head, block: 0, prior });
     }
     (graph, model, trainable)
 }
 
 fn step_graph(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> (Graph, Model) {
-    let (graph, model, trainable) = classifier(name, BATCH, prior);
+    step_in_blocks(name, optimizer, prior, clip, 1)
+}
+
+/// The backbone's parameters are dealt out to so many blocks, of ranks that differ.
+fn step_in_blocks(
+    name: &str,
+    optimizer: Optimizer,
+    prior: PriorTerm,
+    clip: bool,
+    blocks: usize,
+) -> (Graph, Model) {
+    let (graph, model, mut trainable) = classifier(name, BATCH, prior);
+    for (number, t) in trainable.iter_mut().enumerate() {
+        if let PriorTerm::LowRank { rank } = t.prior {
+            t.block = number % blocks;
+            t.prior = PriorTerm::LowRank { rank: rank + t.block };
+        }
+    }
     let recipe = Recipe { trainable, method: optimizer.method(), clip };
     (train_step(graph, &recipe).expect("a step"), model)
 }
@@ -86,7 +110,7 @@ pub fn initial(
             (0..s.len()).map(|i| f32::from(i % CLASSES == i / CLASSES)).collect()
         }
         (LeafKind::Input, CLIP) => vec![0.5],
-        (LeafKind::State, CAPACITANCE_INVERSE) => {
+        (LeafKind::State, n) if n.starts_with("prior.capacitance_inverse/") => {
             let rank = s[0];
             (0..s.len()).map(|i| if i / rank == i % rank { 0.5 } else { 0.05 }).collect()
         }
@@ -115,7 +139,17 @@ struct Case {
 
 impl Case {
     fn new(name: &str, optimizer: Optimizer, prior: PriorTerm, clip: bool) -> Self {
-        let (graph, model) = step_graph(name, optimizer, prior, clip);
+        Self::in_blocks(name, optimizer, prior, clip, 1)
+    }
+
+    fn in_blocks(
+        name: &str,
+        optimizer: Optimizer,
+        prior: PriorTerm,
+        clip: bool,
+        blocks: usize,
+    ) -> Self {
+        let (graph, model) = step_in_blocks(name, optimizer, prior, clip, blocks);
         let scene = format!("{name} {optimizer:?} {prior:?}");
         let mut env = Env::new();
         let (mut inputs, mut residents) = (Vec::new(), Vec::new());
@@ -240,6 +274,22 @@ fn steps_of_every_method_follow_the_interpreter_under_every_prior() {
 }
 
 #[test]
+fn steps_under_a_prior_of_blocks_follow_the_interpreter() {
+    let sghmc = Optimizer::Sghmc { temperature: 1.0, friction: 0.1, preconditioned: true };
+    let sgd = Optimizer::Sgd { momentum: 0.9 };
+    let low_rank = PriorTerm::LowRank { rank: 2 };
+    for (name, optimizer, clip) in
+        [("resnet_basic_folded", sgd, true), ("resnet_basic_folded", sghmc, false)]
+    {
+        let case = || Case::in_blocks(name, optimizer, low_rank, clip, 3);
+        case().check(&mut Cpu::new(Arc::new(Threads::new(2))), DRIFT);
+        if let Some(mut gpu) = gpu() {
+            case().check(&mut *gpu, GPU_DRIFT);
+        }
+    }
+}
+
+#[test]
 fn steps_of_other_families_follow_the_interpreter() {
     let low_rank = PriorTerm::LowRank { rank: 2 };
     for (name, prior) in [
@@ -320,17 +370,82 @@ fn equal_graphs_give_equal_plans() {
 
 /// A step of `theta: [n]` on the loss |θ - b|²/2.
 fn quadratic_step(n: usize, method: Method, prior: PriorTerm) -> Graph {
+    quadratic_blocks(&[("theta", 0)], n, method, prior)
+}
+
+/// A step of parameters `[n]`, each with the number of its block, on the sum of such losses.
+fn quadratic_blocks(parts: &[(&str, usize)], n: usize, method: Method, prior: PriorTerm) -> Graph {
     let mut graph = Graph::new();
-    let theta = graph.param("theta", &[n].into()).expect("a leaf");
-    let b = graph.input("b", &[n].into()).expect("a leaf");
-    let difference = graph.sub(theta, b).expect("a node");
-    let square = graph.mul(difference, difference).expect("a node");
-    let sum = graph.sum_all(square).expect("a node");
-    let loss = graph.scale(sum, 0.5).expect("a node");
-    graph.set_output(LOSS, loss);
-    let trainable = Trainable { name: "theta".to_string(), group: Group::Backbone, prior };
-    let recipe = Recipe { trainable: vec![trainable], method, clip: false };
-    train_step(graph, &recipe).expect("a step")
+    let (mut total, mut trainable) = (None, Vec::new());
+    for &(name, block) in parts {
+        let theta = graph.param(name, &[n].into()).expect("a leaf");
+        let b = graph.input(&format!("b/{name}"), &[n].into()).expect("a leaf");
+        let difference = graph.sub(theta, b).expect("a node");
+        let square = graph.mul(difference, difference).expect("a node");
+        let sum = graph.sum_all(square).expect("a node");
+        let loss = graph.scale(sum, 0.5).expect("a node");
+        total = Some(match total {
+            Some(total) => graph.add(total, loss).expect("a node"),
+            None => loss,
+        });
+        trainable.push(Trainable { name: name.to_string(), group: Group::Backbone, block, prior });
+    }
+    graph.set_output(LOSS, total.expect("a parameter"));
+    train_step(graph, &Recipe { trainable, method, clip: false }).expect("a step")
+}
+
+/// The weights and the penalty after some steps from the mean; what a parameter's leaves hold
+/// depends on its name, and a block's matrix on its number.
+fn after_steps(parts: &[(&str, usize)], method: Method) -> (Vec<Vec<f64>>, f64) {
+    const N: usize = 6;
+    let graph = quadratic_blocks(parts, N, method, PriorTerm::LowRank { rank: 2 });
+    let mut env = Env::new();
+    for (leaf, shape) in leaves(&graph) {
+        let (what, of) = leaf.name.rsplit_once('/').unwrap_or(("prior.mean", &leaf.name));
+        let mut random = Key::new(of.bytes().map(u64::from).sum(), Stream::Probe).at(0);
+        let mut normals = || -> Vec<f32> { (0..shape.len()).map(|_| random.normal()).collect() };
+        let values = match what {
+            "prior.mean" | "prior.factor" => normals(),
+            "b" => normals().iter().map(|x| 3.0 * x).collect(),
+            "prior.precision" => normals().iter().map(|x| 1.0 + x.abs()).collect(),
+            "prior.capacitance_inverse" => {
+                let own = 0.3 + 0.1 * of.parse::<f32>().expect("a number");
+                vec![own, 0.05, 0.05, own]
+            }
+            _ => vec![0.0; shape.len()],
+        };
+        env.set(leaf.kind, &leaf.name, array(&shape, &values));
+    }
+    let optimizer = match method {
+        Method::AdamW => Optimizer::adamw(),
+        _ => Optimizer::Sgd { momentum: 0.9 },
+    };
+    let mut penalty = 0.0;
+    for step in 0..20 {
+        let hyper = array(&[Hyper::COUNT].into(), &optimizer.hyper(step, 0.05, 0.5, NOISE));
+        env.set(LeafKind::Input, Group::Backbone.hyper(), hyper);
+        penalty = eval::step(&graph, &mut env).expect("a step")[PENALTY][0];
+    }
+    let weights = parts.iter().map(|(name, _)| {
+        let theta = env.get(LeafKind::Param, name).expect("a parameter");
+        (0..N).map(|i| theta[i]).collect()
+    });
+    (weights.collect(), penalty)
+}
+
+/// Two blocks step as each does alone, to the last bit, and their penalties add up; within one
+/// block parameters pull at each other.
+#[test]
+fn blocks_do_not_feel_each_other() {
+    for method in [Method::Sgd { nesterov: true }, Method::AdamW] {
+        let (both, penalty) = after_steps(&[("x", 0), ("y", 1)], method);
+        let (x, of_x) = after_steps(&[("x", 0)], method);
+        let (y, of_y) = after_steps(&[("y", 1)], method);
+        assert_eq!(both, [x, y].concat(), "{method:?}");
+        assert!(penalty > 0.0 && (penalty - of_x - of_y).abs() < 1e-12 * penalty, "{penalty}");
+        let (coupled, _) = after_steps(&[("x", 0), ("y", 0)], method);
+        assert!((coupled[0][0] - both[0][0]).abs() > 1e-4, "{method:?}: {coupled:?} {both:?}");
+    }
 }
 
 /// On one parameter and a quadratic loss the step must find the closed-form MAP:
@@ -349,7 +464,7 @@ fn the_fixed_point_is_the_map_however_stiff_the_prior() {
             for (leaf, shape) in leaves(&graph) {
                 env.set(leaf.kind, &leaf.name, array(&shape, &vec![0.0; shape.len()]));
             }
-            env.set(LeafKind::Input, "b", array(&shape, &b));
+            env.set(LeafKind::Input, "b/theta", array(&shape, &b));
             env.set(LeafKind::State, "prior.mean/theta", array(&shape, &mean));
             let precision = array(&shape, &vec![stiffness; n]);
             env.set(LeafKind::State, "prior.precision/theta", precision);
@@ -417,12 +532,12 @@ fn check_low_rank(method: Method, stiffness: f64) {
     let start = mean.map(|m| -m);
     let [u0, u1] = project(&start);
     let form = (0..N).map(|i| precision[i] * start[i] * start[i]).sum();
-    set(&mut env, LeafKind::Input, "b", [N].into(), &b);
+    set(&mut env, LeafKind::Input, "b/theta", [N].into(), &b);
     set(&mut env, LeafKind::State, "prior.mean/theta", [N].into(), &mean);
     set(&mut env, LeafKind::State, "prior.precision/theta", [N].into(), &precision);
     set(&mut env, LeafKind::State, "prior.factor/theta", [2, N].into(), &factor.concat());
     set(&mut env, LeafKind::State, "prior.sums/theta", [3].into(), &[u0, u1, form]);
-    set(&mut env, LeafKind::State, CAPACITANCE_INVERSE, [2, 2].into(), &inverse);
+    set(&mut env, LeafKind::State, &capacitance_state(0), [2, 2].into(), &inverse);
     let optimizer = match method {
         Method::AdamW => Optimizer::adamw(),
         _ => Optimizer::Sgd { momentum: 0.9 },

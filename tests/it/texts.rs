@@ -21,7 +21,8 @@ fn step() -> Graph {
     let logits = linear_head(&mut g, y, 3).expect("a head");
     let loss = cross_entropy(&mut g, logits).expect("a loss");
     g.set_output(LOSS, loss);
-    let trainable = |name: &str, group, prior| Trainable { name: name.to_string(), group, prior };
+    let trainable =
+        |name: &str, group, prior| Trainable { name: name.to_string(), group, block: 0, prior };
     let isotropic = PriorTerm::Isotropic { centred: false };
     let trainable = vec![
         trainable("dense.weight", Group::Backbone, PriorTerm::LowRank { rank: 2 }),

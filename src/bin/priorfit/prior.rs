@@ -1,5 +1,6 @@
 //! `prior`: its commands, and `prior show`.
 
+mod blocks;
 mod fit;
 mod from_posterior;
 mod import;
@@ -70,12 +71,18 @@ impl Show {
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Header { backbone, convention, eps, learned, notes, num_data, rank, version } =
+        let Header { backbone, blocks, convention, eps, learned, notes, num_data, rank, version } =
             &self.header;
         writeln!(f, "version     {version}")?;
         writeln!(f, "backbone    {backbone}")?;
         writeln!(f, "covariance  {convention}")?;
         writeln!(f, "rank        {rank}, {:.1} of them effective", self.stats.effective_rank)?;
+        if !blocks.is_empty() {
+            writeln!(f, "blocks      {} that do not vary together:", blocks.len())?;
+            for (called, names) in blocks {
+                writeln!(f, "            {called} ({})", parameters_text(names.len()))?;
+            }
+        }
         writeln!(f, "epsilon     {eps:e}")?;
         let schedule = match learned.schedule.as_str() {
             "" => String::new(),
@@ -112,4 +119,8 @@ impl fmt::Display for Shown {
         let overall = &self.stats.overall;
         row("all", format!("{} weights", overall.count), overall)
     }
+}
+
+fn parameters_text(count: usize) -> String {
+    format!("{count} parameter{}", if count == 1 { "" } else { "s" })
 }

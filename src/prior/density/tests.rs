@@ -66,7 +66,7 @@ fn t3() -> Prior {
 /// T3: rank 2, rank 0, and the mean.
 #[test]
 fn two_directions_in_four_dimensions() {
-    let inverse = t3().capacitance_inverse().expect("definite");
+    let inverse = t3().capacitance_inverse(0).expect("definite");
     // C = [[4.5, 1], [1, 1.9375]]
     let determinant = 4.5 * 1.9375 - 1.0;
     for (found, c) in inverse.iter().zip([1.9375, -1.0, -1.0, 4.5]) {
@@ -170,7 +170,7 @@ fn density_and_gradient_agree() {
     }
     let quadratic = prior.quadratic(&theta, lambda).expect("finite");
     close(product, quadratic, F32 * 12.0);
-    let diagonal = prior.project(&theta).expect("fits").1 / lambda;
+    let diagonal = prior.project(&prior.blocks[0], &theta).expect("fits").1 / lambda;
     assert!((0.0..=diagonal).contains(&quadratic), "{quadratic} of {diagonal}");
     let diagonal: f64 = prior.parameters().iter().map(|p| prior.diagonal_logdet(p)).sum();
     assert!(prior.logdet(1.0).expect("finite") >= diagonal);
@@ -271,7 +271,7 @@ fn single_precision_is_enough_for_the_gradient() {
     let columns: Vec<&[f32]> = elements(&factor).chunks(LEN).collect();
     let sum = |row: &&[f32]| row.iter().zip(&y).map(|(w, y)| f64::from(w * y)).sum::<f64>();
     let u: Vec<f64> = columns.iter().map(sum).collect();
-    let inverse = prior.capacitance_inverse().expect("definite");
+    let inverse = prior.capacitance_inverse(0).expect("definite");
     let s: Vec<f32> = inverse.chunks(RANK).map(|row| dot(row, &u) as f32).collect();
     let (mut error, mut norm) = (0.0, 0.0);
     for i in 0..LEN {

@@ -138,8 +138,8 @@ fn files_that_break_a_rule_are_refused_by_tensor() {
         (container(&[(KEY, &json)], &[]), "the prior covers no parameter"),
         (container(&[(KEY, "{}")], &[]), "metadata 'priorfit' is not a prior's header: missing"),
         (
-            container(&[(KEY, "{\"version\":2,\"new\":0}")], &[]),
-            "the prior file has version 2; expected version 1; write it again",
+            container(&[(KEY, "{\"version\":3,\"new\":0}")], &[]),
+            "the prior file has version 3; expected version 1 or 2; write it again",
         ),
         (
             container(&[(KEY, &json.replace("notes", "note"))], &[]),
@@ -221,7 +221,8 @@ fn damaged_files_never_panic() {
             };
         }
         if let Ok(prior) = Prior::from_bytes(&bytes) {
-            prior.check().expect("what is accepted is valid");
+            let again = Prior::new(prior.header.clone(), prior.parameters.clone());
+            again.expect("what is accepted is valid");
             survivors += 1;
         }
     }

@@ -8,6 +8,7 @@
 //! The files are pickles, which are programs. They are run by a machine that can build tensors,
 //! dicts and numbers and nothing else (`pickle`); no code of theirs is executed.
 
+mod convention;
 mod deviations;
 mod names;
 mod part;
@@ -35,6 +36,7 @@ use part::{Distance, Part};
 use state::Content;
 use torch::{Source, TorchFile};
 
+pub use convention::{Convention, ForeignStrength};
 pub use deviations::{Deviations, Scaling};
 
 /// Which program wrote the files.
@@ -81,6 +83,9 @@ pub struct ForeignSettings {
     pub epsilon: f32,
     /// How deviations are scaled; inferred without it.
     pub scaling: Option<Scaling>,
+    /// A strength in the terms of the program that the files are for, built into the prior, which
+    /// then has strength 1. It says how deviations are scaled, too, unless `scaling` does.
+    pub strength: Option<ForeignStrength>,
     /// Number of examples of the source task, 0 where it is not known.
     pub num_data: u64,
     /// The largest relative distance between the weights of the files' model, of the backbone and
@@ -90,7 +95,13 @@ pub struct ForeignSettings {
 
 impl Default for ForeignSettings {
     fn default() -> Self {
-        ForeignSettings { epsilon: 1e-6, scaling: None, num_data: 0, distance_max: 0.5 }
+        ForeignSettings {
+            epsilon: 1e-6,
+            scaling: None,
+            strength: None,
+            num_data: 0,
+            distance_max: 0.5,
+        }
     }
 }
 
@@ -175,6 +186,9 @@ impl Foreign {
         fingerprint: &str,
         settings: &ForeignSettings,
     ) -> Result<(Prior, ForeignReport)> {
+        if let Some(strength) = &settings.strength {
+            strength.check()?;
+        }
         let Foreign { layout, moments } = self;
         let Moments { mut parts, stored, mut snapshots, cancelled, mut notes } = moments;
         if parts.is_empty() {
@@ -183,9 +197,10 @@ impl Foreign {
         let model_distance = model_distance(&parts, settings)?;
         let pairs = names::pair(&parts, weights)?;
         let backbone_distance = backbone_distance(&parts, &pairs, weights, settings)?;
+        let known = settings.scaling.or(settings.strength.map(|strength| strength.scaling()));
         let scaling = match layout {
-            Layout::Reference => settings.scaling,
-            Layout::SwaGaussian => Some(settings.scaling.unwrap_or(Scaling::Raw)),
+            Layout::Reference => known,
+            Layout::SwaGaussian => Some(known.unwrap_or(Scaling::Raw)),
         };
         let (rank, deviations) = match stored {
             0 => (0, None),
@@ -223,7 +238,12 @@ impl Foreign {
         let header = header(&report, snapshots, fingerprint, settings);
         let parameters = pairs.iter().map(|pair| parameter(&mut parts[pair.part], pair, rank));
         let parameters = parameters.collect::<Result<_>>()?;
-        Ok((Prior::new(header, parameters)?, report))
+        let prior = Prior::new(header, parameters)?;
+        let prior = match &settings.strength {
+            Some(strength) => strength.apply(&prior)?,
+            None => prior,
+        };
+        Ok((prior, report))
     }
 }
 

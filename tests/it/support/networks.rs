@@ -11,7 +11,7 @@ const CLASSES: usize = 3;
 pub fn trainable(graph: &Graph, prior: PriorTerm) -> Vec<Trainable> {
     let params = graph.leaves().filter(|(leaf, _)| leaf.kind == LeafKind::Param);
     let trainable =
-        |name: &str| Trainable { name: name.to_string(), group: Group::Backbone, prior };
+        |name: &str| Trainable { name: name.to_string(), group: Group::Backbone, block: 0, prior };
     params.map(|(leaf, _)| trainable(&leaf.name)).collect()
 }
 

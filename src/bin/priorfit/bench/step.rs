@@ -6,7 +6,7 @@ use priorfit::graph::{Graph, Leaf, LeafKind, PriorTerm};
 use priorfit::onnx::Model;
 use priorfit::plan::{Place, Plan};
 use priorfit::rng::{Key, Stream};
-use priorfit::step::{CAPACITANCE_INVERSE, CLIP, Group, Recipe, Trainable, train_step};
+use priorfit::step::{CLIP, Group, Recipe, Trainable, train_step};
 use priorfit::task::{
     HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, flat_features, linear_head,
 };
@@ -135,7 +135,7 @@ fn recipe(args: &Bench, model: &Model) -> Recipe {
     let head = [HEAD_WEIGHT, HEAD_BIAS].map(|name| (name, Group::Head, centred));
     let trainable = backbone
         .chain(head)
-        .map(|(name, group, prior)| Trainable { name: name.to_string(), group, prior })
+        .map(|(name, group, prior)| Trainable { name: name.to_string(), group, block: 0, prior })
         .collect();
     Recipe { trainable, method: Optimizer::default().method(), clip: args.clip }
 }
@@ -195,11 +195,11 @@ fn resident(leaf: &Leaf, len: usize, model: &Model, noise: &[f32]) -> Option<Vec
     if leaf.kind == LeafKind::Param {
         return model.weight(name).map(|weight| contiguous(weight).into_owned());
     }
-    if name == CAPACITANCE_INVERSE {
-        let rank = (1..=len).find(|rank| rank * rank >= len).unwrap_or(1);
-        return Some((0..len).map(|i| f32::from(u8::from(i / rank == i % rank))).collect());
-    }
     match name.split_once('/') {
+        Some(("prior.capacitance_inverse", _)) => {
+            let rank = (1..=len).find(|rank| rank * rank >= len).unwrap_or(1);
+            Some((0..len).map(|i| f32::from(u8::from(i / rank == i % rank))).collect())
+        }
         Some(("prior.mean", param)) => model.weight(param).map(|w| contiguous(w).into_owned()),
         Some(("prior.precision", _)) => Some(vec![1.0 / (DEVIATION * DEVIATION); len]),
         Some(("prior.factor", _)) => {

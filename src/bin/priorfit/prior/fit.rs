@@ -16,6 +16,7 @@ use priorfit::task::Task;
 use priorfit::update::Schedule;
 use serde::Serialize;
 
+use super::blocks::BlocksArgs;
 use super::rank::Rank;
 use crate::adapt::Clip;
 use crate::backbone;
@@ -47,6 +48,7 @@ Examples:
   priorfit prior fit --backbone b.onnx --data source.npz --out p.safetensors \\
       --rank 5 --epochs 10 --cycles 2 --normalise imagenet
   priorfit prior fit --backbone b.onnx --data source/ --out p.safetensors --rank auto --resume
+  priorfit prior fit --backbone b.onnx --data source/ --out p.safetensors --blocks stage
 
   priorfit prior fit --backbone b.onnx --data photos/ --out p.safetensors \\
       --objective simclr --batch 128 --epochs 20 --flip
@@ -76,6 +78,8 @@ pub struct Fit {
     /// variance [default: all of it; 0.9 with --rank auto]
     #[arg(long, value_name = "SHARE")]
     explained: Option<f64>,
+    #[command(flatten)]
+    blocks: BlocksArgs,
     /// Snapshots in all
     #[arg(long, default_value_t = SourceSettings::default().snapshots)]
     snapshots: usize,
@@ -260,6 +264,7 @@ impl Fit {
                 Rank::Number(rank) => rank,
                 Rank::Auto => self.snapshots.min(MAX_RANK),
             },
+            blocks: self.blocks.grouping(),
             explained: self.explained.or((self.rank == Rank::Auto).then_some(EXPLAINED)),
             memory_cap: self.memory_cap.map(|size| size.0),
             epsilon: self.epsilon,

@@ -11,6 +11,7 @@ use priorfit::posterior::Posterior;
 use priorfit::prior::{DrawsFit, Header, MAX_RANK, Prior, Spread};
 use serde::Serialize;
 
+use super::blocks::BlocksArgs;
 use super::rank::Rank;
 use crate::globals::Globals;
 use crate::options::{Destination, check_destination, percent};
@@ -39,7 +40,8 @@ pub struct FromPosterior {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// The prior whose covariance is kept
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["rank", "shrinkage", "epsilon"])]
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["rank", "shrinkage", "epsilon", "blocks"])]
     prior: Option<PathBuf>,
     /// What multiplies that covariance
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, requires = "prior")]
@@ -51,6 +53,8 @@ pub struct FromPosterior {
     /// covariance alone, for draws that outnumber what varies; 1 a diagonal prior
     #[arg(long, value_name = "SHARE", default_value_t = DrawsFit::default().shrinkage)]
     shrinkage: f64,
+    #[command(flatten)]
+    blocks: BlocksArgs,
     /// Least variance of a weight
     #[arg(long, default_value_t = SourceSettings::default().epsilon)]
     epsilon: f32,
@@ -81,7 +85,8 @@ impl FromPosterior {
                     Rank::Number(rank) => rank,
                     Rank::Auto => MAX_RANK,
                 };
-                let fit = DrawsFit { rank, shrinkage: self.shrinkage };
+                let fit =
+                    DrawsFit { rank, shrinkage: self.shrinkage, blocks: self.blocks.grouping() };
                 posterior.to_prior(fit, self.epsilon)?
             }
         };

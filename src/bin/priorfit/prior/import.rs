@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use priorfit::error::Result;
 use priorfit::prior::{
-    Deviations, Foreign, ForeignReport, ForeignSettings, Header, Layout, Scaling, Spread, Weights,
+    Convention, Deviations, Foreign, ForeignReport, ForeignSettings, ForeignStrength, Header,
+    Layout, Scaling, Spread, Weights,
 };
 use serde::Serialize;
 
+use super::blocks::BlocksArgs;
 use crate::backbone;
 use crate::globals::Globals;
 use crate::options::{Destination, check_destination, percent};
@@ -30,6 +32,8 @@ Examples:
   priorfit prior import --backbone resnet50.onnx --out prior.safetensors \\
       resnet50_ssl_prior/resnet50_ssl_prior
   priorfit prior import --backbone b.onnx --out prior.safetensors swag-300.pt
+  priorfit prior import --backbone resnet50.onnx --out prior.safetensors --epsilon 0.1 \\
+      --convention b --lambda 1e5 resnet50_ssl_prior/resnet50_ssl_prior
 
 The first names the common beginning of the four files; they can also be listed one by one. To
 export such a backbone from PyTorch:
@@ -49,9 +53,17 @@ pub struct Import {
     /// How the deviations are scaled, if that is known
     #[arg(long, value_enum)]
     deviations: Option<DeviationsArg>,
+    /// Whose terms --lambda is in; the prior made is that program's Gaussian, for --strength 1
+    #[arg(long, value_enum, requires = "lambda")]
+    convention: Option<ConventionArg>,
+    /// The strength in those terms
+    #[arg(long, value_name = "STRENGTH", requires = "convention")]
+    lambda: Option<f64>,
     /// Least variance of a weight; the reference uses 0.1 beside its strength
     #[arg(long, default_value_t = ForeignSettings::default().epsilon)]
     epsilon: f32,
+    #[command(flatten)]
+    blocks: BlocksArgs,
     /// Number of examples of the source task, for the record
     #[arg(long, value_name = "N", default_value_t = 0)]
     num_data: u64,
@@ -69,6 +81,29 @@ enum DeviationsArg {
     Raw,
     /// Divided by √(K-1)
     Normalised,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ConventionArg {
+    /// The reference implementation: λv + ε, λ² FᵀF
+    A,
+    /// Harvey et al. 2024: λv/2 + ε, λ FᵀF/(2(K-1))
+    B,
+    /// Harvey et al. 2025, as here: λ(v/2 + ε), λ FᵀF/(2(K-1))
+    C,
+    /// SWAG: λv + ε, λ FᵀF/(K-1)
+    D,
+}
+
+impl ConventionArg {
+    fn convention(self) -> Convention {
+        match self {
+            ConventionArg::A => Convention::A,
+            ConventionArg::B => Convention::B,
+            ConventionArg::C => Convention::C,
+            ConventionArg::D => Convention::D,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -93,11 +128,15 @@ impl Import {
                 DeviationsArg::Raw => Scaling::Raw,
                 DeviationsArg::Normalised => Scaling::Normalised,
             }),
+            strength: self.convention.zip(self.lambda).map(|(convention, lambda)| {
+                ForeignStrength { convention: convention.convention(), lambda }
+            }),
             num_data: self.num_data,
             distance_max: self.distance_max,
         };
         let foreign = Foreign::open(&self.files)?;
         let (prior, report) = foreign.attach(&weights, &model.fingerprint(), &settings)?;
+        let prior = prior.block_diagonal(self.blocks.grouping())?;
         report.notes.iter().for_each(|note| globals.note(note));
         prior.save(&self.out)?;
         globals.print(&Imported {
