@@ -147,11 +147,11 @@ fn fit_source(
     settings: &SourceSettings,
     threads: Arc<Threads>,
 ) -> Result<Prior> {
-    let mut next = 0;
+    let mut told = None;
     fit_prior(&images.model, data, &preprocess, settings, threads, &mut |progress| {
-        if progress.step >= next {
+        let tenth = (progress.phase, progress.step * 10 / progress.steps.max(1));
+        if told.replace(tenth) != Some(tenth) {
             eprintln!("prior: {:?} {}/{}", progress.phase, progress.step, progress.steps);
-            next = progress.step + progress.steps / 10;
         }
         Control::Continue
     })

@@ -129,6 +129,7 @@ impl Found {
             head_variance: self.head_variance,
             candidates: self.candidates.iter().map(candidate).collect(),
             kept: self.kept,
+            left_out: None,
         }
     }
 }

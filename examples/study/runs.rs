@@ -7,7 +7,7 @@ use ndarray::{Array2, Axis, concatenate};
 use priorfit::adapt::{Adapted, Adapter, Control, Ending, Phase, Settings, score};
 use priorfit::data::{Dataset, Preprocess};
 use priorfit::error::{Error, Kind, Result};
-use priorfit::posterior::{Posterior, best_temperature, tempered};
+use priorfit::posterior::{Posterior, Truth, best_temperature, tempered};
 use priorfit::prior::Prior;
 use priorfit::threads::Threads;
 
@@ -283,7 +283,7 @@ impl Cell<'_> {
         let p = concatenate(Axis(0), &views)
             .map_err(|e| Error::internal("all folds have the same classes").caused_by(e))?;
         let labels = self.train.labels(&folds.concat())?;
-        let temperature = best_temperature(&logits(&p), &labels);
+        let temperature = best_temperature(&logits(&p), Truth::Classes(labels.clone()), 1.0);
         Ok((score(&at(&p, temperature), &labels)?.summary().nll, temperature))
     }
 }

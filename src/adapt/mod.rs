@@ -36,20 +36,18 @@ use self::objective::Objective;
 use self::path::Path;
 pub use self::posterior::{COLD, PosteriorKind, PosteriorSettings};
 use self::posterior::{Drawn, Sampling};
-use self::select::Selection;
 pub use self::select::{Candidate, Choice};
+use self::select::{Rows, Selection};
 pub use self::settings::{DECAY_VARIANCE, PriorKind, Settings, TYPICAL_VARIANCE};
 pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
 use self::trainer::Trainer;
 use crate::backend::Engine;
-use crate::data::{Dataset, Preprocess, TargetKind};
+use crate::data::{Dataset, Preprocess};
 use crate::error::{Kind, Result};
 use crate::onnx::Model;
 pub use crate::posterior::metrics::Summary;
 use crate::posterior::metrics::{Report, Scored};
-use crate::posterior::{
-    Description, Network, Posterior, Progress as Pass, VERSION, check_prior, own_weights,
-};
+use crate::posterior::{Description, Network, Posterior, VERSION, check_prior, own_weights};
 use crate::prior::{Prior, Weights};
 use crate::task::Task;
 use crate::tensor::tensor;
@@ -154,8 +152,8 @@ struct Run<'a> {
     folds: &'a [Vec<usize>],
     /// What is learned.
     task: &'a Task,
-    /// Features `[N, F]` of the backbone before training; none of masks, which take too much.
-    features: Option<&'a Array2<f32>>,
+    /// Features of the backbone before training; none of masks where nothing is chosen.
+    rows: Option<&'a Rows>,
     /// The prior's means, where there is a stored one.
     means: Weights,
     path: Path,
@@ -242,9 +240,15 @@ impl Adapter {
         let settings = self.settings.clone();
         let mut trainer =
             Trainer::new(network, settings, Objective::Task, prior, path.clone(), &extent)?;
-        let features = self.features(trainer.network_mut(), &means, train, observe)?;
-        let (task, features) = (&task, features.as_ref());
-        let run = Run { train, validation, folds: &folds, task, features, means, path };
+        let rows = match task.is_dense() && folds.is_empty() {
+            true => None,
+            false => {
+                let network = trainer.network_mut();
+                Some(Rows::new(network, &means, train, self.settings.seed, observe)?)
+            }
+        };
+        let (task, rows) = (&task, rows.as_ref());
+        let run = Run { train, validation, folds: &folds, task, rows, means, path };
         self.fit_along(&mut trainer, run, observe)
     }
 
@@ -270,8 +274,12 @@ impl Adapter {
         // What was asked to stop ends with the probe, which takes no time.
         let mut patient = |_| Control::Continue;
         let observe: Observer<'_> = if is_stopped { &mut patient } else { observe };
+        // Cross-validation has trained the network that maps are computed with.
+        trainer.network_mut().set_weights(&start)?;
         let network = (trainer.network_mut(), &run.means);
-        start.extend(self.head(network, run.features, train, variance, observe)?);
+        // Of what was stopped, the sample of pixels is good enough.
+        let rows = run.rows.filter(|rows| is_stopped || rows.are_examples());
+        start.extend(self.head(network, rows, train, variance, observe)?);
         let path = match &choice {
             _ if is_stopped => path.until(0),
             Some(choice) if self.cross_validates_runs() => path.until(choice.kept),
@@ -316,14 +324,14 @@ impl Adapter {
         base: &Weights,
         observe: Observer<'_>,
     ) -> Result<Option<Choice>> {
-        let (false, Some(features)) = (run.folds.is_empty(), run.features) else {
+        let (false, Some(rows)) = (run.folds.is_empty(), run.rows) else {
             return Ok(self.choice.clone());
         };
         let selection = Selection {
             settings: &self.settings,
             task: run.task,
             train: run.train,
-            features,
+            rows,
             folds: run.folds,
             path: Some(&run.path).filter(|path| self.cross_validates_runs() && path.steps() > 0),
         };
@@ -342,10 +350,9 @@ impl Adapter {
         has_choice || self.settings.gate
     }
 
-    /// The examples to hold out in turn, if anything is to be chosen. Of masks nothing is: the
-    /// logits of all their pixels, for each candidate, would not fit in memory.
+    /// The examples to hold out in turn, if anything is to be chosen.
     fn folds(&self, train: &Dataset) -> Result<Vec<Vec<usize>>> {
-        if self.choice.is_some() || train.target_kind() == Some(TargetKind::Mask) {
+        if self.choice.is_some() {
             return Ok(Vec::new());
         }
         match self.cross_validates_runs() || self.settings.head_variance.is_none() {
@@ -389,41 +396,17 @@ impl Adapter {
         Extent { runs, passes }
     }
 
-    /// Features of the backbone before training, at the weights `means`, but for masks.
-    fn features(
-        &self,
-        network: &mut Network,
-        means: &Weights,
-        data: &Dataset,
-        observe: Observer<'_>,
-    ) -> Result<Option<Array2<f32>>> {
-        if network.task().is_some_and(Task::is_dense) {
-            return Ok(None);
-        }
-        let mut shown = |p: Pass| {
-            let phase = Phase::Features;
-            let step = Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
-            observe(step) == Control::Continue
-        };
-        loop {
-            match network.features(data, &mut shown) {
-                Err(error) if error.kind() == Kind::Device => network.fall_back(error, means)?,
-                other => return other.map(Some),
-            }
-        }
-    }
-
     /// The head, trained on features that do not change: those of the network at the weights
     /// `means`.
     fn head(
         &self,
         (network, means): (&mut Network, &Weights),
-        features: Option<&Array2<f32>>,
+        rows: Option<&Rows>,
         train: &Dataset,
         head_variance: f64,
         observe: Observer<'_>,
     ) -> Result<Weights> {
-        let Some(features) = features else {
+        let Some(rows) = rows else {
             return loop {
                 match probe::fit_dense(network, train, &self.settings, head_variance, observe) {
                     Err(error) if error.kind() == Kind::Device => {
@@ -434,10 +417,9 @@ impl Adapter {
             };
         };
         let task = network.known_task()?;
-        let targets = probe::targets(task, train)?;
-        let steps = self.settings.probe_steps;
-        let settings = probe::ProbeSettings { task, head_variance, steps };
-        probe::fit(features, &targets, settings, None, self.engine.threads(), observe)
+        let (all, steps) = ((0..train.len()).collect::<Vec<_>>(), self.settings.probe_steps);
+        let settings = probe::ProbeSettings { task, examples: all.len(), head_variance, steps };
+        rows.head(train, &all, settings, None, self.engine.threads(), observe)
     }
 
     fn posterior(

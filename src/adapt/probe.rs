@@ -40,14 +40,16 @@ const RATE_BYTES: usize = 1 << 26;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProbeSettings<'a> {
     pub(super) task: &'a Task,
+    /// What the prior is weighed against: the rows, or the images that they are pixels of.
+    pub(super) examples: usize,
     /// τ
     pub(super) head_variance: f64,
     /// Most steps.
     pub(super) steps: usize,
 }
 
-/// The head that minimises the objective on `features: [N, F]` with these `targets`, sought from
-/// `start` if given.
+/// The head that minimises the objective on rows of `features: [R, F]` with these `targets`, sought
+/// from `start` if given.
 pub(super) fn fit(
     features: &Array2<f32>,
     targets: &[f32],
@@ -66,7 +68,7 @@ pub(super) fn fit(
     }
     let x: Vec<f32> = features.iter().copied().collect();
     let rate = 1.0 / (task.curvature() * second_moment(n, f, |row| x[row * f..].iter().copied()));
-    let hyper = hyper(settings.head_variance, n, rate);
+    let hyper = hyper(settings.head_variance, settings.examples, rate);
     let mut before = f32::INFINITY;
     for step in 0..settings.steps {
         backend.write(plan, FEATURES, &x)?;
@@ -202,7 +204,8 @@ pub(super) fn targets(task: &Task, train: &Dataset) -> Result<Vec<f32>> {
     Ok(targets)
 }
 
-fn map_shape(network: &Network) -> Result<[usize; 3]> {
+/// `[C, h, w]` of the network's feature maps.
+pub(super) fn map_shape(network: &Network) -> Result<[usize; 3]> {
     let graph = network.graph(1)?;
     let features = graph.output(FEATURES).map(|features| graph.shape(features).to_vec());
     match features.as_deref() {

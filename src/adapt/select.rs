@@ -7,27 +7,34 @@
 //! is the linear probe's, there is no such run. Likelihoods are compared at the temperature that
 //! suits each (Guo et al. 2017), so that a better classifier is not passed over for being too sure
 //! of itself; the final one predicts at the temperature found here.
+//!
+//! Of masks an example is an image, and its likelihood the mean over its pixels, of which a sample
+//! is looked at.
+
+mod rows;
 
 use ndarray::{Array2, Axis, Ix1, Ix2, concatenate};
 use serde::Serialize;
 
+pub(super) use self::rows::Rows;
 use super::path::Path;
-use super::probe::{self, ProbeSettings};
+use super::probe::ProbeSettings;
 use super::settings::Settings;
 use super::trainer::{Leg, Trainer};
 use super::{Control, Ending, Observer, Progress, Summary};
-use crate::data::Dataset;
+use crate::data::{Dataset, TargetKind};
 use crate::error::{Error, Kind, Result};
-use crate::posterior::{Network, best_temperature, evaluate_outputs, noise_of};
+use crate::posterior::{Network, best_temperature, noise_of};
 use crate::prior::Weights;
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT, Task};
 
 /// Parts that the examples are dealt into.
 const PARTS: usize = 4;
-/// Parts are held out in turn until this many examples have been.
-const HELD_OUT: usize = 100;
-/// The fewest held-out examples that decide anything.
-const HELD_OUT_MIN: usize = 10;
+/// The fewest held-out examples that decide anything, and how many are enough: parts are held out
+/// in turn until these have been.
+const HELD_OUT: [usize; 2] = [10, 100];
+/// The same of masks: an image has many pixels to be wrong in.
+const HELD_OUT_MASKS: [usize; 2] = [4, 25];
 /// The head's variances that are tried, from strong to weak.
 const HEAD_VARIANCES: [f64; 7] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 
@@ -44,6 +51,9 @@ pub struct Choice {
     pub candidates: Vec<Candidate>,
     /// The one that was kept: that with the best likelihood, unless there is no gate.
     pub kept: usize,
+    /// Why the path has fewer stages than it might, if a run diverged in one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
 }
 
 /// Where a run could end, and how it would fare.
@@ -53,7 +63,7 @@ pub struct Candidate {
     pub steps: usize,
     /// λ of its last stage, if it has a prior.
     pub strength: Option<f64>,
-    /// The temperature of the best likelihood; 1 but of classes.
+    /// The temperature of the best likelihood; 1 of numbers.
     pub temperature: f64,
     /// Variance of the held-out numbers around their predictions; empty of other tasks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -71,15 +81,19 @@ impl Choice {
 
 /// The sets to hold out in turn; none when the examples are too few to choose by.
 pub(super) fn folds(seed: u64, train: &Dataset) -> Result<Vec<Vec<usize>>> {
+    let [least, most] = match train.target_kind() {
+        Some(TargetKind::Mask) => HELD_OUT_MASKS,
+        _ => HELD_OUT,
+    };
     let mut folds = train.folds(seed, PARTS)?;
     let mut held_out = 0;
     let enough = folds.iter().position(|fold| {
         held_out += fold.len();
-        held_out >= HELD_OUT
+        held_out >= most
     });
     folds.truncate(enough.map_or(PARTS, |last| last + 1));
     folds.retain(|fold| !fold.is_empty());
-    if folds.iter().map(Vec::len).sum::<usize>() < HELD_OUT_MIN {
+    if folds.iter().map(Vec::len).sum::<usize>() < least {
         folds.clear();
     }
     Ok(folds)
@@ -88,11 +102,9 @@ pub(super) fn folds(seed: u64, train: &Dataset) -> Result<Vec<Vec<usize>>> {
 /// Cross-validation of one run.
 pub(super) struct Selection<'a> {
     pub(super) settings: &'a Settings,
-    /// Not segmentation.
     pub(super) task: &'a Task,
     pub(super) train: &'a Dataset,
-    /// Features `[N, F]` of the frozen backbone.
-    pub(super) features: &'a Array2<f32>,
+    pub(super) rows: &'a Rows,
     pub(super) folds: &'a [Vec<usize>],
     /// What each fold's run follows; none where only the head is to be chosen.
     pub(super) path: Option<&'a Path>,
@@ -125,23 +137,18 @@ impl Selection<'_> {
         let Heads { variance, heads, logits, .. } = self.best_heads(trainer, observe)?;
         trainer.set_head_variance(variance);
         let mut candidates = vec![self.candidate(0, None, &logits)?];
+        let mut left_out = None;
         if let Some(path) = self.path {
-            let mut ends = vec![Logits::new(); path.stages()];
-            for (number, head) in heads.iter().enumerate() {
-                let mut start = base.clone();
-                start.extend(head.iter().map(|(name, w)| (name.clone(), w.clone())));
-                let before = number * path.steps();
-                let leg = Leg {
-                    number: 0,
-                    seed: self.settings.seed,
-                    path: path.clone(),
-                    is_noisy: false,
-                    before,
-                    steps,
-                };
-                trainer.begin(&start, leg)?;
-                let predicted = self.follow(trainer, number, path, &start, observe)?;
-                ends.iter_mut().zip(predicted).for_each(|(end, logits)| end.push(logits));
+            let (ends, diverged) = self.ends(trainer, path, (base, &heads), steps, observe)?;
+            match diverged {
+                Some(error) if ends.is_empty() && !self.settings.gate => return Err(error),
+                Some(error) => {
+                    let all = path.stages();
+                    let message = format!("{error}; of {all} stages {} remain", ends.len());
+                    log::warn!("a run of the cross-validation diverged: {message}");
+                    left_out = Some(message);
+                }
+                None => {}
             }
             for (stage, logits) in ends.iter().enumerate() {
                 let strength = trainer.strength(path.scale_of(stage));
@@ -152,10 +159,41 @@ impl Selection<'_> {
         let held_out = self.folds.iter().map(Vec::len).sum();
         let kept = best(&candidates, self.settings.gate);
         let folds = self.folds.len();
-        Ok(Choice { folds, held_out, head_variance: variance, candidates, kept })
+        Ok(Choice { folds, held_out, head_variance: variance, candidates, kept, left_out })
     }
 
-    /// Trains on all but one fold and predicts that fold at the end of each stage.
+    /// Trains on all but each fold in turn; what is predicted of it at the end of each stage that
+    /// all folds came to, and why the last stages are missing, if they are.
+    fn ends(
+        &self,
+        trainer: &mut Trainer,
+        path: &Path,
+        (base, heads): (&Weights, &[Weights]),
+        steps: usize,
+        observe: Observer<'_>,
+    ) -> Result<(Vec<Logits>, Option<Error>)> {
+        let mut ends = vec![Logits::new(); path.stages()];
+        let mut diverged = None;
+        for (number, head) in heads.iter().enumerate() {
+            if ends.is_empty() {
+                break;
+            }
+            let mut start = base.clone();
+            start.extend(head.iter().map(|(name, w)| (name.clone(), w.clone())));
+            let (path, before) = (path.until(ends.len()), number * path.steps());
+            let seed = self.settings.seed;
+            let leg = Leg { number: 0, seed, path: path.clone(), is_noisy: false, before, steps };
+            trainer.begin(&start, leg)?;
+            let (predicted, error) = self.follow(trainer, number, &path, &start, observe)?;
+            ends.truncate(predicted.len());
+            ends.iter_mut().zip(predicted).for_each(|(end, logits)| end.push(logits));
+            diverged = error.or(diverged);
+        }
+        Ok((ends, diverged))
+    }
+
+    /// Trains on all but one fold and predicts that fold at the end of each stage, until the run
+    /// diverges, if it does.
     fn follow(
         &self,
         trainer: &mut Trainer,
@@ -163,25 +201,25 @@ impl Selection<'_> {
         path: &Path,
         start: &Weights,
         observe: Observer<'_>,
-    ) -> Result<Logits> {
-        let held_out = self.train.subset(&self.folds[fold])?;
+    ) -> Result<(Logits, Option<Error>)> {
         let rest = self.train.subset(&self.rest(fold))?;
         let mut ends = vec![None; path.stages()];
         let mut predict = |step: usize, network: &mut Network| {
             if let Some(stage) = path.ended(step) {
-                let logits = network.logits(&held_out, &mut |_| true)?;
+                let logits = self.rows.outputs(network, self.train, &self.folds[fold])?;
                 check_finite(&logits, step)?;
                 ends[stage] = Some(logits);
             }
             Ok(())
         };
-        let (ending, _) =
-            trainer.run(&rest, None, start, &mut Vec::new(), observe, &mut predict)?;
-        if ending == Ending::Stopped {
-            return Err(stopped());
+        let ending = trainer.run(&rest, None, start, &mut Vec::new(), observe, &mut predict);
+        let predicted = ends.into_iter().map_while(|end| end).collect();
+        match ending {
+            Ok((Ending::Stopped, _)) => Err(stopped()),
+            Ok(_) => Ok((predicted, None)),
+            Err(error) if error.kind() == Kind::Diverged => Ok((predicted, Some(error))),
+            Err(error) => Err(error),
         }
-        let missing = || Error::internal("a run that was not stopped ends every stage");
-        ends.into_iter().map(|end| end.ok_or_else(missing)).collect()
     }
 
     /// The examples that are not in `fold`.
@@ -221,20 +259,19 @@ impl Selection<'_> {
             is_stopped |= control == Control::Stop;
             control
         };
-        let settings = ProbeSettings {
-            task: self.task,
-            head_variance: variance,
-            steps: self.settings.probe_steps,
-        };
         let threads = trainer.network_mut().threads().clone();
         let (mut heads, mut logits) = (Vec::new(), Vec::new());
         for (fold, held_out) in self.folds.iter().enumerate() {
             let rest = self.rest(fold);
-            let x = self.features.select(Axis(0), &rest);
-            let y = probe::targets(self.task, &self.train.subset(&rest)?)?;
-            let start = start[fold].as_ref();
-            let head = probe::fit(&x, &y, settings, start, &threads, &mut observe)?;
-            logits.push(apply(&head, &self.features.select(Axis(0), held_out))?);
+            let settings = ProbeSettings {
+                task: self.task,
+                examples: rest.len(),
+                head_variance: variance,
+                steps: self.settings.probe_steps,
+            };
+            let (rows, start) = (self.rows, start[fold].as_ref());
+            let head = rows.head(self.train, &rest, settings, start, &threads, &mut observe)?;
+            logits.push(apply(&head, &self.rows.features(held_out))?);
             heads.push(head);
         }
         if is_stopped {
@@ -247,22 +284,21 @@ impl Selection<'_> {
     /// Metrics of held-out outputs at a temperature, fold after fold.
     fn summary(&self, logits: &Logits, temperature: f64) -> Result<Summary> {
         let outputs = outputs(logits, temperature)?;
-        Ok(evaluate_outputs(self.task, outputs, &self.held_out()?)?.summary())
+        self.rows.measure(self.task, outputs, self.train, &self.held_out())
     }
 
     /// The held-out examples, fold after fold.
-    fn held_out(&self) -> Result<Dataset> {
-        self.train.subset(&self.folds.concat())
+    fn held_out(&self) -> Vec<usize> {
+        self.folds.concat()
     }
 
     fn candidate(&self, steps: usize, strength: Option<f64>, logits: &Logits) -> Result<Candidate> {
-        let temperature = match self.task {
-            Task::Classification { .. } => {
-                best_temperature(&stacked(logits)?, &self.train.labels(&self.folds.concat())?)
-            }
-            _ => 1.0,
+        let examples = self.held_out();
+        let temperature = match self.rows.truth(self.task, self.train, &examples)? {
+            Some((truth, weight)) => best_temperature(&stacked(logits)?, truth, weight),
+            None => 1.0,
         };
-        let noise = noise_of(self.task, outputs(logits, 1.0)?, &self.held_out()?)?;
+        let noise = noise_of(self.task, outputs(logits, 1.0)?, &self.train.subset(&examples)?)?;
         let held_out = self.summary(logits, temperature)?;
         Ok(Candidate { steps, strength, temperature, noise, held_out })
     }

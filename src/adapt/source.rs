@@ -16,6 +16,7 @@ use self::checkpoint::{Keeper, Resumed};
 use super::memory::Extent;
 use super::objective::{ContrastSettings, Objective};
 use super::path::Path;
+use super::select::Rows;
 use super::settings::{PriorKind, Settings};
 use super::trainer::{Collect, Shadow, Trainer};
 use super::{Adapter, HEAD_VARIANCE, Observer};
@@ -32,7 +33,7 @@ use crate::update::{Optimizer, Schedule};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceObjective {
-    /// To tell its classes apart.
+    /// The task that its targets make: to tell its classes apart, say.
     #[default]
     Supervised,
     /// To tell its examples apart, without labels (SimCLR).
@@ -174,8 +175,8 @@ impl SourceSettings {
     }
 }
 
-/// Learns the prior of `model` (which ends in features) on source data, labelled unless the
-/// objective needs no labels.
+/// Learns the prior of `model` (which ends in features, or for masks in feature maps) on source
+/// data, with targets of any kind unless the objective needs none.
 ///
 /// A device that fails costs the steps since the last copy of the weights, as in an adaptation;
 /// snapshots that were taken stay.
@@ -227,10 +228,11 @@ pub fn fit_prior_with(
     };
     let network = Network::new(Arc::clone(model), preprocess.clone(), task, &engine)?;
     let (training, objective) = (training(settings, steps), settings.objective.objective());
+    let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
+    let adapter = adapter.with_settings(training.clone())?;
     let path = Path::new(vec![1.0], steps, settings.schedule);
     let extent = Extent { runs: vec![[data.len(), steps]], passes: vec![data.len()] };
     let mut trainer = Trainer::new(network, training, objective, None, path, &extent)?;
-    let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
     let start = match collector.resume(&trainer)? {
         Some(resumed) => {
             trainer.network_mut().set_weights(&resumed.weights)?;
@@ -268,9 +270,12 @@ fn begin(
 ) -> Result<Weights> {
     let SourceObjective::Contrast(contrast) = settings.objective else {
         let none = Weights::new();
-        let features = adapter.features(trainer.network_mut(), &none, data, observe)?;
-        let network = (trainer.network_mut(), &none);
-        let head = adapter.head(network, features.as_ref(), data, HEAD_VARIANCE, observe)?;
+        let network = trainer.network_mut();
+        let rows = match network.known_task()?.is_dense() {
+            true => None,
+            false => Some(Rows::new(network, &none, data, settings.seed, observe)?),
+        };
+        let head = adapter.head((network, &none), rows.as_ref(), data, HEAD_VARIANCE, observe)?;
         trainer.network_mut().set_weights(&head)?;
         return Ok(head);
     };

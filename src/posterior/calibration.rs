@@ -1,21 +1,26 @@
 //! What held-out examples teach about predictions: temperature, prediction sets, when to abstain,
-//! and when an example looks like none of them.
+//! and when an example looks like none of them. Of labels and masks: temperature and familiarity;
+//! of numbers: noise, intervals and familiarity.
 //!
 //! Held-out examples are divided at random: one half sets the temperature, the other the
 //! thresholds. Thresholds found on examples that had shaped the probabilities would promise too
 //! much.
 
+mod tasks;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::tasks::Intervals;
 use super::conformal::{PredictionSets, check_share, quantile};
 use super::predictive::{Predictions, likeliest};
 use super::selective::{Abstention, Target};
-use super::temperature::Search;
-use super::{EarlyExit, Posterior, Progress};
+use super::temperature::{Search, Truth, best};
+use super::{EarlyExit, Posterior, Progress, Uncertainty};
 use crate::backend::Engine;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::rng::{Key, Stream};
+use crate::task::Task;
 
 /// The fewest held-out examples: ten for the temperature, and ten for thresholds, of which the
 /// largest can just promise a coverage of 0.9.
@@ -47,14 +52,18 @@ impl Default for CalibrationSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// What logits are divided by.
+    /// What logits are divided by; 1 of numbers.
     pub temperature: f64,
-    /// How many examples it was fitted to.
+    /// How many examples it, or the noise of numbers, was fitted to.
     pub temperature_examples: usize,
     /// How many other examples the thresholds rest on.
     pub threshold_examples: usize,
-    /// Which classes a prediction set has.
-    pub sets: PredictionSets,
+    /// Which classes a prediction set has; only of classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sets: Option<PredictionSets>,
+    /// How far numbers lie from their predictions; only of numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intervals: Option<Intervals>,
     /// When to abstain.
     pub abstention: Option<Abstention>,
     /// When an example is unfamiliar.
@@ -137,17 +146,18 @@ impl Calibration {
             temperature,
             temperature_examples,
             threshold_examples: labels.len(),
-            sets: PredictionSets::fit(&of_labels, settings.coverage)?,
+            sets: Some(PredictionSets::fit(&of_labels, settings.coverage)?),
+            intervals: None,
             abstention,
             familiarity: Familiarity { score, false_alarms, highest },
         })
     }
 
-    /// Checks what a file says.
+    /// Checks what a file says of the predictions of `task`.
     ///
     /// # Errors
-    /// Names the number that is out of its range.
-    pub fn check(&self) -> Result<()> {
+    /// Names the number that is out of its range, or missing.
+    pub fn check(&self, task: &Task) -> Result<()> {
         let within =
             |what: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
                 true => Ok(()),
@@ -155,15 +165,51 @@ impl Calibration {
                     .hint(format!("expected a number from {low} to {high}"))),
             };
         within("temperature", self.temperature, f64::MIN_POSITIVE, f64::MAX)?;
-        within("coverage", self.sets.coverage, 0.0, 1.0)?;
-        within("threshold of prediction sets", self.sets.probability_min, 0.0, 1.0)?;
+        if let Some(sets) = &self.sets {
+            within("coverage", sets.coverage, 0.0, 1.0)?;
+            within("threshold of prediction sets", sets.probability_min, 0.0, 1.0)?;
+        }
+        if let Some(intervals) = &self.intervals {
+            within("coverage", intervals.coverage, 0.0, 1.0)?;
+            for &noise in &intervals.noise {
+                within("noise", noise, f64::MIN_POSITIVE, f64::MAX)?;
+            }
+            for &half in intervals.half_widths.iter().flatten() {
+                within("half width of intervals", half, 0.0, f64::MAX)?;
+            }
+        }
         let answer = self.abstention.map_or(0.0, |abstention| abstention.confidence_min);
         within("threshold of answers", answer, 0.0, 1.0)?;
         let highest = self.familiarity.highest.unwrap_or(0.0);
-        within("threshold of familiar examples", highest, 0.0, f64::MAX)
+        within("threshold of familiar examples", highest, f64::MIN, f64::MAX)?;
+        self.check_parts(task)
     }
 
-    /// What it makes of the prediction of `example`.
+    /// It has what the task's predictions need, and nothing else.
+    fn check_parts(&self, task: &Task) -> Result<()> {
+        let is_classes = matches!(task, Task::Classification { .. });
+        let numbers = if let Task::Regression { .. } = task { Some(task.outputs()) } else { None };
+        let noises = self.intervals.as_ref().map(|intervals| intervals.noise.len());
+        let half_widths = self
+            .intervals
+            .as_ref()
+            .and_then(|intervals| Some(intervals.half_widths.as_ref()?.len()));
+        let fits = self.sets.is_some() == is_classes
+            && noises == numbers
+            && half_widths.is_none_or(|count| Some(count) == numbers);
+        match fits {
+            true => Ok(()),
+            false => Err(Error::malformed("the calibration is that of another task")),
+        }
+    }
+
+    /// Whether a prediction is less sure than almost all of those held out.
+    pub fn is_unfamiliar(&self, uncertainty: &Uncertainty) -> bool {
+        let Familiarity { score, highest, .. } = self.familiarity;
+        highest.is_some_and(|highest| score.of_one(uncertainty) > highest)
+    }
+
+    /// What it makes of the predicted classes of `example`.
     ///
     /// # Panics
     /// When there is no such example.
@@ -172,7 +218,7 @@ impl Calibration {
         let confidence = likeliest(row).1;
         let Familiarity { score, highest, .. } = self.familiarity;
         Verdict {
-            set: self.sets.set(row),
+            set: self.sets.map_or_else(Vec::new, |sets| sets.set(row)),
             abstains: self.abstention.is_some_and(|abstention| !abstention.answers(confidence)),
             unfamiliar: highest.is_some_and(|highest| score.of(predictions)[example] > highest),
         }
@@ -184,9 +230,9 @@ impl Posterior {
     /// posterior already has plays no part.
     ///
     /// # Errors
-    /// When a setting is out of its range, there are fewer than [`EXAMPLES_MIN`] examples or they
-    /// have no labels, no threshold promises the wanted risk, and those of
-    /// [`Posterior::predictions`].
+    /// When a setting is out of its range or has no meaning for the task, there are fewer than
+    /// [`EXAMPLES_MIN`] examples or their targets are not the task's, no threshold promises the
+    /// wanted risk, and those of [`Posterior::predictions`].
     pub fn calibrate(
         &self,
         held_out: &Dataset,
@@ -196,6 +242,8 @@ impl Posterior {
     ) -> Result<Calibration> {
         settings.check()?;
         held_out.check_labelled()?;
+        let task = &self.description().task;
+        let held_out = &task.align(held_out)?;
         if held_out.len() < EXAMPLES_MIN {
             let message = format!("{} held-out examples calibrate nothing", held_out.len());
             return Err(Error::invalid(message).hint(format!("expected {EXAMPLES_MIN} or more")));
@@ -204,15 +252,18 @@ impl Posterior {
         let mut order: Vec<usize> = (0..held_out.len()).collect();
         Key::new(settings.seed, Stream::Split).at(HALVES).shuffle(&mut order);
         let (first, second) = order.split_at(order.len() / 2);
-        let mut search = Search::new(held_out.labels(first)?);
-        let first = held_out.subset(first)?;
+        let (first, second) = (held_out.subset(first)?, held_out.subset(second)?);
+        if !matches!(task, Task::Classification { .. }) {
+            return self.calibrate_task([&first, &second], &engine, settings, observe);
+        }
+        let labels = |data: &Dataset| data.labels(&(0..data.len()).collect::<Vec<_>>());
+        let mut search = Search::new(Truth::Classes(labels(&first)?));
         self.visit_draws(&first, &engine, observe, &mut |examples, logits| {
             search.add(logits);
             examples.to_vec()
         })?;
-        let temperature = search.best(self.draws().len());
-        let labels = held_out.labels(second)?;
-        let second = held_out.subset(second)?;
+        let temperature = best(&search.nll(self.draws().len()));
+        let labels = labels(&second)?;
         let exit = EarlyExit::Never;
         let predictions = self.predictions_at(temperature, &second, &engine, exit, observe)?;
         Calibration::fit((temperature, first.len()), &predictions, &labels, settings)

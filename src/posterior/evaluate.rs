@@ -68,8 +68,22 @@ impl Posterior {
         engine: impl Into<Engine>,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Evaluation> {
+        self.evaluate_parts(data, engine, observe, &mut |_| Ok(()))
+    }
+
+    /// The same, showing `visit` the predictions part by part.
+    ///
+    /// # Errors
+    /// Those of [`Posterior::evaluate`] and of `visit`.
+    pub fn evaluate_parts(
+        &self,
+        data: &Dataset,
+        engine: impl Into<Engine>,
+        observe: &mut dyn FnMut(Progress) -> bool,
+        visit: &mut dyn FnMut(&Part) -> Result<()>,
+    ) -> Result<Evaluation> {
         let data = self.description.task.align(data)?;
-        measure(&mut self.network(engine)?, self.weights(), &data, observe)
+        measure(&mut self.network(engine)?, self.weights(), &data, observe, visit)
     }
 
     /// The same with the noise of its numbers, the variance that is left around the predictions of
@@ -90,7 +104,7 @@ impl Posterior {
         }
         let data = self.description.task.align(data)?;
         let mut network = self.network(engine)?;
-        let rows = Rows::predict(&mut network, self.weights(), &data, observe)?;
+        let rows = Rows::predict(&mut network, self.weights(), &data, observe, &mut |_| Ok(()))?;
         let noise = rows.noises(&self.description.task);
         self.set_noise(&noise);
         Ok(self)
@@ -116,7 +130,7 @@ pub(crate) fn evaluate(
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Evaluation> {
-    measure(network, (None, 1.0), data, observe)
+    measure(network, (None, 1.0), data, observe, &mut |_| Ok(()))
 }
 
 /// Measures raw `outputs` `[N, outputs]` for `data`, whose targets are the task's; not of masks.
@@ -149,26 +163,28 @@ fn measure(
     weights: WeightsAt<'_>,
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
+    visit: &mut dyn FnMut(&Part) -> Result<()>,
 ) -> Result<Evaluation> {
     let task = network.known_task()?.clone();
     if task.is_dense() {
-        return masks(network, weights, data, task.names(), observe).map(Evaluation::Masks);
+        return masks(network, weights, data, observe, visit).map(Evaluation::Masks);
     }
-    Rows::predict(network, weights, data, observe)?.evaluate(&task, data)
+    Rows::predict(network, weights, data, observe, visit)?.evaluate(&task, data)
 }
 
 fn masks(
     network: &mut Network,
     weights: WeightsAt<'_>,
     data: &Dataset,
-    names: &[String],
     observe: &mut dyn FnMut(Progress) -> bool,
+    visit: &mut dyn FnMut(&Part) -> Result<()>,
 ) -> Result<MaskReport> {
     let (preprocess, threads) = (network.preprocess().clone(), Arc::clone(network.threads()));
     let pixels = preprocess.height * preprocess.width;
-    let mut scores = MaskScores::new(names);
+    let mut scores = MaskScores::new(network.known_task()?.names());
     let mut truth = Vec::new();
     each_part(network, weights, data, observe, &mut |part| {
+        visit(&part)?;
         truth.resize(part.examples.len() * pixels, 0.0);
         let indices: Vec<usize> = part.examples.collect();
         data.fill_masks(&indices, &preprocess, None, &mut truth, &threads)?;
@@ -178,7 +194,7 @@ fn masks(
 }
 
 /// Predictions and truth of all examples, `[N, outputs]`.
-struct Rows {
+pub(super) struct Rows {
     mean: Vec<f64>,
     variance: Vec<f64>,
     /// Labels or numbers; empty for classes.
@@ -197,14 +213,16 @@ impl Rows {
         Ok(Rows { mean, variance, truth, outputs })
     }
 
-    fn predict(
+    pub(super) fn predict(
         network: &mut Network,
         weights: WeightsAt<'_>,
         data: &Dataset,
         observe: &mut dyn FnMut(Progress) -> bool,
+        visit: &mut dyn FnMut(&Part) -> Result<()>,
     ) -> Result<Self> {
         let (mut mean, mut variance) = (Vec::new(), Vec::new());
         each_part(network, weights, data, observe, &mut |part: Part| {
+            visit(&part)?;
             mean.extend(part.mean);
             variance.extend(part.variance);
             Ok(())
@@ -238,7 +256,7 @@ impl Rows {
     }
 
     /// The noise of each number; none of other tasks.
-    fn noises(&self, task: &Task) -> Vec<f64> {
+    pub(super) fn noises(&self, task: &Task) -> Vec<f64> {
         let Task::Regression { standard, .. } = task else { return Vec::new() };
         standard.iter().enumerate().map(|(column, s)| self.noise(column, s.std)).collect()
     }

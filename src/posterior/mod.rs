@@ -15,17 +15,19 @@ mod network;
 mod next;
 mod ood;
 mod parts;
+mod pixels;
 mod predictive;
 mod selective;
 mod settle;
 mod temperature;
+mod uncertainty;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::calibration::{
-    Calibration, CalibrationSettings, EXAMPLES_MIN, Familiarity, Score, Verdict,
+    Calibration, CalibrationSettings, EXAMPLES_MIN, Familiarity, Intervals, Score, Verdict,
 };
 pub use self::conformal::{PredictionSets, quantile};
 pub use self::draws::Visitor;
@@ -38,10 +40,12 @@ pub use self::network::{FORWARD_BATCH, Network, Progress};
 pub(crate) use self::next::check_prior;
 pub use self::ood::Separation;
 pub use self::parts::Part;
+pub(crate) use self::pixels::{PIXELS_MAX, Pixels, truth};
 pub use self::predictive::{Predictions, entropy, softmax, tempered};
 pub use self::selective::{Abstention, CERTAINTY, RiskCoverage, Target};
 pub use self::settle::EarlyExit;
-pub use self::temperature::best_temperature;
+pub use self::temperature::{Truth, best_temperature};
+pub use self::uncertainty::Uncertainty;
 use crate::data::Preprocess;
 use crate::error::{Error, Kind, Result};
 use crate::onnx::Model;
@@ -97,7 +101,8 @@ impl Posterior {
             let message = format!("the temperature is {temperature}; expected a number above 0");
             return Err(Error::malformed(message));
         }
-        description.calibration.as_ref().map_or(Ok(()), Calibration::check)?;
+        let task = &description.task;
+        description.calibration.as_ref().map_or(Ok(()), |c| c.check(task))?;
         draws.iter().try_for_each(check_finite)?;
         Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH })
     }
@@ -113,6 +118,18 @@ impl Posterior {
         &self.description
     }
 
+    /// What it predicts; numbers with the noise that a calibration found.
+    pub fn task(&self) -> Task {
+        let mut task = self.description.task.clone();
+        let calibration = self.description.calibration.as_ref();
+        let intervals = calibration.and_then(|calibration| calibration.intervals.as_ref());
+        if let (Task::Regression { standard, .. }, Some(intervals)) = (&mut task, intervals) {
+            let known = standard.iter_mut().zip(&intervals.noise);
+            known.for_each(|(standard, &noise)| standard.noise = Some(noise));
+        }
+        task
+    }
+
     /// The draws.
     pub fn draws(&self) -> &[Weights] {
         &self.draws
@@ -123,7 +140,8 @@ impl Posterior {
     /// # Errors
     /// When a number of it is out of its range.
     pub fn with_calibration(mut self, calibration: Option<Calibration>) -> Result<Self> {
-        calibration.as_ref().map_or(Ok(()), Calibration::check)?;
+        let task = &self.description.task;
+        calibration.as_ref().map_or(Ok(()), |c| c.check(task))?;
         self.description.calibration = calibration;
         Ok(self)
     }

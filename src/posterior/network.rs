@@ -128,6 +128,11 @@ impl Network {
         self.task.as_ref()
     }
 
+    /// Changes what is known of its task, but not its outputs.
+    pub(crate) fn set_task(&mut self, task: Task) {
+        self.task = Some(task);
+    }
+
     /// What it learns.
     ///
     /// # Errors

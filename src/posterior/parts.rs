@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ndarray::Array2;
 
+use super::uncertainty::{Uncertainty, entropies, uncertainties};
 use super::{Network, Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
@@ -25,6 +26,8 @@ pub struct Part {
     pub mean: Vec<f64>,
     /// Variance between the draws.
     pub variance: Vec<f64>,
+    /// How unsure each example's prediction is.
+    pub uncertainty: Vec<Uncertainty>,
 }
 
 impl Posterior {
@@ -50,7 +53,7 @@ impl Posterior {
         let mut network = Network::new(
             Arc::clone(&self.model),
             self.description.preprocess.clone(),
-            Some(self.description.task.clone()),
+            Some(self.task()),
             engine,
         )?;
         network.set_forward_batch(self.forward_batch);
@@ -68,12 +71,43 @@ pub(super) fn each_part(
     visit: &mut dyn FnMut(Part) -> Result<()>,
 ) -> Result<()> {
     let count = draws.map_or(1, <[Weights]>::len);
+    let task = network.known_task()?.clone();
+    let (mut mean, mut squares, mut entropy) = (Vec::new(), Vec::new(), Vec::new());
+    each_output(network, draws, data, observe, &mut |examples, number, raw| {
+        let mut values: Vec<f64> = raw.iter().map(|&x| f64::from(x) / temperature).collect();
+        task.link(&mut values);
+        add(number, &values, &mut mean, &mut squares);
+        let of_draw = entropies(&task, &values, examples.len());
+        match number {
+            0 => entropy = of_draw,
+            _ => entropy.iter_mut().zip(of_draw).for_each(|(sum, of_draw)| *sum += of_draw),
+        }
+        if number + 1 < count {
+            return Ok(());
+        }
+        squares.iter_mut().for_each(|square| *square /= count as f64);
+        entropy.iter_mut().for_each(|sum| *sum /= count as f64);
+        let uncertainty = uncertainties(&task, [&mean, &squares], &entropy);
+        let [mean, variance] = [&mut mean, &mut squares].map(std::mem::take);
+        visit(Part { examples, mean, variance, uncertainty })
+    })
+}
+
+/// Gives `visit` the raw outputs of consecutive examples by each of the draws in turn, with the
+/// draw's number, or by the network's present weights.
+pub(super) fn each_output(
+    network: &mut Network,
+    draws: Option<&[Weights]>,
+    data: &Dataset,
+    observe: &mut dyn FnMut(Progress) -> bool,
+    visit: &mut dyn FnMut(Range<usize>, usize, Array2<f32>) -> Result<()>,
+) -> Result<()> {
+    let count = draws.map_or(1, <[Weights]>::len);
     let size = part_size(network, count)?;
     let total = data.len() * count;
     for start in (0..data.len()).step_by(size) {
         let examples = start..data.len().min(start + size);
         let part = data.subset(&examples.clone().collect::<Vec<_>>())?;
-        let (mut mean, mut squares) = (Vec::new(), Vec::new());
         for number in 0..count {
             let draw = draws.map(|draws| &draws[number]);
             // Weights that are there already need not be set again.
@@ -83,12 +117,8 @@ pub(super) fn each_part(
             let before = start * count + number * examples.len();
             let observe = &mut |p: Progress| observe(Progress { done: before + p.done, total });
             let raw = outputs(network, draw, &part, observe)?;
-            let mut values: Vec<f64> = raw.iter().map(|&x| f64::from(x) / temperature).collect();
-            network.known_task()?.link(&mut values);
-            add(number, &values, &mut mean, &mut squares);
+            visit(examples.clone(), number, raw)?;
         }
-        squares.iter_mut().for_each(|square| *square /= count as f64);
-        visit(Part { examples, mean, variance: squares })?;
     }
     Ok(())
 }

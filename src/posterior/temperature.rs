@@ -1,17 +1,18 @@
 //! Temperature scaling (Guo et al. 2017): one number that makes probabilities as sure as they are
 //! right.
 //!
-//! Each draw's logits are divided by T before the softmax, and the draws averaged. T minimises
+//! Each draw's logits are divided by T before the softmax, or the sigmoid of labels, and the draws
+//! averaged. T minimises
 //!
 //! ```text
 //! −Σ_i ln( 1/S Σ_s p_s(y_i; T) ) + (ln T)² / 2
 //! ```
 //!
-//! over held-out examples. The last term is a standard normal prior on ln T, worth less than a
-//! few examples; where every label is the likeliest class, as it often is among few examples, the
-//! likelihood alone would have T fall to 0. The minimum is sought on a grid of ln T, so that one
-//! pass over the draws is enough and memory is that of the grid for each example, however many
-//! draws and classes there are.
+//! over held-out examples, or each label of each of them. The last term is a standard normal prior
+//! on ln T, worth less than a few examples; where every label is the likeliest class, as it often
+//! is among few examples, the likelihood alone would have T fall to 0. The minimum is sought on a
+//! grid of ln T, so that one pass over the draws is enough and memory is that of the grid for each
+//! likelihood, however many draws and classes there are.
 
 use ndarray::{Array2, ArrayView1};
 
@@ -22,53 +23,88 @@ const LIMIT: f64 = 3.0;
 /// Points of the grid; a parabola through the best three leaves an error far below its step of 0.1.
 const POINTS: usize = 61;
 
-/// Sums, over draws, of the label's probability at each temperature.
+/// What is true, for each likelihood that temperature changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Truth {
+    /// The class of each row of logits `[N, C]`.
+    Classes(Vec<usize>),
+    /// Whether each label is there, 1 or 0, `[N, C]` row by row.
+    Labels(Vec<f32>),
+}
+
+impl Truth {
+    /// Number of likelihoods.
+    fn len(&self) -> usize {
+        match self {
+            Truth::Classes(classes) => classes.len(),
+            Truth::Labels(labels) => labels.len(),
+        }
+    }
+
+    /// Gives `add` each likelihood by its number, of the logits times `factor`.
+    fn each(&self, logits: &Array2<f32>, factor: f64, mut add: impl FnMut(usize, f64)) {
+        match self {
+            Truth::Classes(classes) => {
+                let rows = logits.rows().into_iter().zip(classes).enumerate();
+                rows.for_each(|(at, (row, &class))| add(at, of_label(row, class, factor)));
+            }
+            Truth::Labels(labels) => {
+                for (at, (&x, &label)) in logits.iter().zip(labels).enumerate() {
+                    let towards = if label > 0.5 { -f64::from(x) } else { f64::from(x) };
+                    add(at, 1.0 / (1.0 + (factor * towards).exp()));
+                }
+            }
+        }
+    }
+}
+
+/// Sums, over draws, of the likelihood at each temperature.
 pub(super) struct Search {
     /// `[N, POINTS]`
-    of_labels: Array2<f64>,
-    labels: Vec<usize>,
+    likelihoods: Array2<f64>,
+    truth: Truth,
 }
 
 impl Search {
-    pub(super) fn new(labels: Vec<usize>) -> Self {
-        Search { of_labels: Array2::zeros((labels.len(), POINTS)), labels }
+    pub(super) fn new(truth: Truth) -> Self {
+        Search { likelihoods: Array2::zeros((truth.len(), POINTS)), truth }
     }
 
     /// Adds a draw's logits `[N, C]`.
     pub(super) fn add(&mut self, logits: &Array2<f32>) {
-        for ((mut sums, row), &label) in
-            self.of_labels.rows_mut().into_iter().zip(logits.rows()).zip(&self.labels)
-        {
-            for (point, sum) in sums.iter_mut().enumerate() {
-                *sum += of_label(row, label, (-log_temperature(point)).exp());
-            }
+        for point in 0..POINTS {
+            let mut sums = self.likelihoods.column_mut(point);
+            self.truth.each(logits, (-log_temperature(point)).exp(), |at, p| sums[at] += p);
         }
     }
 
-    /// The best temperature after `draws` draws.
-    pub(super) fn best(&self, draws: usize) -> f64 {
-        let cost: Vec<f64> = (0..POINTS)
-            .map(|point| {
-                let nll = |sum: &f64| -(sum / draws as f64).max(PROBABILITY_MIN).ln();
-                let prior = log_temperature(point).powi(2) / 2.0;
-                self.of_labels.column(point).iter().map(nll).sum::<f64>() + prior
-            })
-            .collect();
-        let least = (0..POINTS).min_by(|&a, &b| cost[a].total_cmp(&cost[b])).unwrap_or(POINTS / 2);
-        let inner = least.clamp(1, POINTS - 2);
-        let step = if inner == least { vertex(&cost[inner - 1..=inner + 1]) } else { 0.0 };
-        (log_temperature(least) + step * 2.0 * LIMIT / (POINTS - 1) as f64).exp()
+    /// -Σ ln of the mean over `draws` draws, at each temperature.
+    pub(super) fn nll(&self, draws: usize) -> Vec<f64> {
+        let of = |sum: &f64| -(sum / draws as f64).max(PROBABILITY_MIN).ln();
+        (0..POINTS).map(|point| self.likelihoods.column(point).iter().map(of).sum()).collect()
     }
 }
 
-/// The temperature of one draw's logits `[N, C]` for these labels.
+/// The temperature of the least cost, from the likelihoods at each; see [`Search::nll`].
+pub(super) fn best(nll: &[f64]) -> f64 {
+    let prior = |point: usize| log_temperature(point).powi(2) / 2.0;
+    let cost: Vec<f64> = (0..POINTS).map(|point| nll[point] + prior(point)).collect();
+    let least = (0..POINTS).min_by(|&a, &b| cost[a].total_cmp(&cost[b])).unwrap_or(POINTS / 2);
+    let inner = least.clamp(1, POINTS - 2);
+    let step = if inner == least { vertex(&cost[inner - 1..=inner + 1]) } else { 0.0 };
+    (log_temperature(least) + step * 2.0 * LIMIT / (POINTS - 1) as f64).exp()
+}
+
+/// The temperature of one draw's logits `[N, C]` for what is true of them. `weight` is what a row
+/// counts: 1 of examples, less of the pixels of one image, which count as one together.
 ///
 /// # Panics
-/// When a label is no column.
-pub fn best_temperature(logits: &Array2<f32>, labels: &[usize]) -> f64 {
-    let mut search = Search::new(labels.to_vec());
+/// When a class is no column.
+pub fn best_temperature(logits: &Array2<f32>, truth: Truth, weight: f64) -> f64 {
+    let mut search = Search::new(truth);
     search.add(logits);
-    search.best(1)
+    let nll: Vec<f64> = search.nll(1).iter().map(|nll| weight * nll).collect();
+    best(&nll)
 }
 
 fn log_temperature(point: usize) -> f64 {

@@ -91,14 +91,39 @@ fn interpolate(graph: &mut Graph, x: ValueId, to: usize) -> Result<ValueId> {
 fn weights(from: usize, to: usize) -> Vec<f32> {
     let mut map = vec![0.0; to * from];
     for (at, row) in map.chunks_exact_mut(from.max(1)).enumerate() {
-        let last = (from - 1) as f64;
-        let position = ((at as f64 + 0.5) * from as f64 / to as f64 - 0.5).clamp(0.0, last);
-        let low = position as usize;
-        let part = (position - low as f64) as f32;
-        row[low] += 1.0 - part;
-        row[(low + 1).min(from - 1)] += part;
+        for (neighbour, part) in neighbours(at, from, to) {
+            row[neighbour] += part;
+        }
     }
     map
+}
+
+/// The two samples that position `at` lies between, and what each counts.
+fn neighbours(at: usize, from: usize, to: usize) -> [(usize, f32); 2] {
+    let last = (from - 1) as f64;
+    let position = ((at as f64 + 0.5) * from as f64 / to as f64 - 0.5).clamp(0.0, last);
+    let low = position as usize;
+    let part = (position - low as f64) as f32;
+    [(low, 1.0 - part), ((low + 1).min(from - 1), part)]
+}
+
+/// The features of some pixels of an image: `map: [F, h, w]` interpolated at `positions` (y·W + x)
+/// of `size: [H, W]`, one row of F after the other. The head on these is the one that
+/// [`dense_head`] has there, since both maps are linear.
+pub fn pixel_features(
+    map: &[f32],
+    [h, w]: [usize; 2],
+    [height, width]: [usize; 2],
+    positions: &[usize],
+    into: &mut Vec<f32>,
+) {
+    for at in positions {
+        let (rows, columns) = (neighbours(at / width, h, height), neighbours(at % width, w, width));
+        for plane in map.chunks_exact((h * w).max(1)) {
+            let row = |y: usize| columns.map(|(x, part)| part * plane[y * w + x]);
+            into.push(rows.map(|(y, part)| part * row(y).iter().sum::<f32>()).iter().sum());
+        }
+    }
 }
 
 /// Σ over the pixels of the cross-entropy of softmax(`logits`) against the classes in [`TARGETS`]

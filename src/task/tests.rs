@@ -140,6 +140,16 @@ fn the_decoder_interpolates_between_pixel_centres() {
     for (got, expected) in got.iter().zip(expected) {
         assert!((got - expected).abs() <= CLOSE, "{got}, expected {expected}");
     }
+    // The head on the features of single pixels is the same.
+    let (positions, mut rows) = ([11, 0, 6, 2], Vec::new());
+    pixel_features(&MAPS[..8], [2, 2], [3, 4], &positions, &mut rows);
+    for (at, row) in positions.iter().zip(rows.chunks_exact(2)) {
+        for class in 0..3 {
+            let x = [0, 1].map(|f| f64::from(row[f]) * w[2 * class + f]);
+            let expected = expected[3 * at + class];
+            assert!((x[0] + x[1] + b[class] - expected).abs() <= 1e-6, "pixel {at}: {row:?}");
+        }
+    }
 }
 
 #[test]

@@ -134,13 +134,40 @@ fn stopping_a_cross_validation_keeps_the_probe() {
     }
 }
 
+/// With a gate there is the probe to keep; without one nothing is left.
 #[test]
 fn a_run_that_diverges_while_choosing_says_which_setting_to_change() {
     let fixture: Fixture = fixture();
     let (train, _) = fixture.few(3);
-    let huge = Settings { learning_rate: 1e30, clip: None, ..settings(12) };
-    let result = fixture.adapter(huge).fit(&train, None, &mut |_| Control::Continue);
+    let huge = Settings { learning_rate: f32::MAX, clip: None, ..settings(12) };
+    let adapted = fixture.fit(&train, huge.clone());
+    let found = choice(&adapted);
+    assert_eq!((found.candidates.len(), found.kept), (1, 0));
+    assert!(bits(&adapted.posterior) == bits(&adapted.probe));
+    let reason = found.left_out.as_deref().expect("a reason");
+    assert!(reason.contains("--lr") && reason.contains("0 remain"), "{reason}");
+    let free = Settings { gate: false, ..huge };
+    let result = fixture.adapter(free).fit(&train, None, &mut |_| Control::Continue);
     let error = result.map(|_| ()).expect_err("it diverges");
     assert_eq!(error.kind(), Kind::Diverged);
     assert!(error.to_string().contains("--lr"), "{error}");
+}
+
+/// A rate that only strong priors withstand leaves their stages to choose from.
+#[test]
+fn stages_in_which_a_run_diverges_are_left_out() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(6);
+    for gate in [true, false] {
+        let steep = Settings { learning_rate: 1.6, clip: None, gate, ..settings(24) };
+        let adapted = fixture.fit(&train, steep);
+        let found = choice(&adapted);
+        assert!((2..=4).contains(&found.candidates.len()), "{found:?}");
+        let reason = found.left_out.as_deref().expect("a reason");
+        let remain = format!("of 4 stages {} remain", found.candidates.len() - 1);
+        assert!(reason.contains("--lr") && reason.contains(&remain), "{reason}");
+        assert_eq!(found.kept == 0, gate, "{found:?}");
+        let steps: usize = adapted.history.len();
+        assert_eq!(steps > 0, !gate, "the run ends where the choice was made");
+    }
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::repository;
 
+mod tasks;
 mod uncertainty;
 
 /// A network of features, and one that ends in a classifier.
@@ -469,90 +470,4 @@ fn ctrl_c_saves_the_last_good_state_and_exits_with_130() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("a result");
     assert_eq!(report["ending"], "stopped");
     succeeds(&["predict", "--posterior", text(&out), text(&train)], &["predictions"]);
-}
-
-/// A folder of one-coloured images with a table of targets.
-fn table(path: &Path, rows: impl Fn(usize) -> String) {
-    fs::create_dir_all(path).expect("a folder");
-    let mut table = "file,a,b\n".to_string();
-    for number in 0..EXAMPLES {
-        let shade = (number * 20) as u8;
-        let pixels = image::RgbImage::from_pixel(36, 36, image::Rgb([shade, 255 - shade, 9]));
-        pixels.save(path.join(format!("{number}.png"))).expect("an image");
-        table += &format!("{number}.png,{}\n", rows(number));
-    }
-    let columns = table.lines().nth(1).map_or(0, |row| row.split(',').count());
-    let table = if columns == 2 { table.replacen("file,a,b", "file,labels", 1) } else { table };
-    fs::write(path.join("labels.csv"), table).expect("a table");
-}
-
-/// Adapts to `data`, held out, too, and measures.
-fn learns(data: &Path, more: &[&str], keys: &[&str]) -> PathBuf {
-    let out = data.with_extension("out");
-    let backbone = file(BACKBONE);
-    let args = ["adapt", "--backbone", &backbone, "--train", text(data), "--out", text(&out)];
-    let few = ["--val", text(data), "--epochs", "2", "--strength", "1", "--no-gate"];
-    let report = succeeds(&[&args[..], &few, more].concat(), &["task", "probe", "adapted"]);
-    assert!(report["adapted"]["nll"].as_f64().is_some_and(f64::is_finite), "{report}");
-    succeeds(&["evaluate", "--posterior", text(&out), "--data", text(data)], keys);
-    out
-}
-
-#[test]
-fn labels_and_numbers_go_through_all_commands() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (tags, sizes) = (folder.path().join("tags"), folder.path().join("sizes"));
-    table(&tags, |n| ["dark", "dark;odd", "bright", "bright;odd"][n / 6 * 2 + n % 2].to_string());
-    let out = learns(&tags, &[], &["mean_average_precision", "micro_f1", "nll", "ece", "labels"]);
-    let images = ["predict", "--posterior", text(&out), text(&tags)];
-    let report = succeeds(&images, &["labels", "predictions"]);
-    assert_eq!(report["labels"], serde_json::json!(["bright", "dark", "odd"]));
-    assert_eq!(report["predictions"][0]["probabilities"].as_array().map(Vec::len), Some(3));
-    table(&sizes, |n| format!("{},{}", n * 10, n % 3));
-    let out = learns(&sizes, &["--task", "regress"], &["r2", "nll", "coverage_90", "outputs"]);
-    let report = succeeds(&["predict", "--posterior", text(&out), text(&sizes)], &["outputs"]);
-    assert_eq!(report["outputs"], serde_json::json!(["a", "b"]));
-    assert!(report["predictions"][0]["deviations"][1].as_f64().is_some_and(|d| d > 0.0));
-    // What one posterior predicts, the data of another do not have.
-    let args = ["evaluate", "--posterior", text(&out), "--data", text(&tags)];
-    fails(&args, &["tags", "(bright, dark, odd)", "\"a\""]);
-    let args = ["predict", "--posterior", text(&out), text(&sizes), "--out", text(&tags)];
-    fails(&args, &["--out is for masks"]);
-}
-
-#[test]
-fn masks_go_through_all_commands() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let data = folder.path().join("street");
-    fs::create_dir_all(data.join("images")).expect("a folder");
-    fs::create_dir_all(data.join("masks")).expect("a folder");
-    for number in 0..4u32 {
-        let is_road = |y: u32| y >= 20 + 4 * number;
-        let pixels = image::RgbImage::from_fn(64, 48, |_, y| match is_road(y) {
-            true => image::Rgb([40, 40, 50]),
-            false => image::Rgb([120, 180, 255]),
-        });
-        let mask = image::GrayImage::from_fn(64, 48, |x, y| match x {
-            0 => image::Luma([255]),
-            _ => image::Luma([u8::from(is_road(y))]),
-        });
-        pixels.save(data.join(format!("images/{number}.png"))).expect("an image");
-        mask.save(data.join(format!("masks/{number}.png"))).expect("a mask");
-    }
-    fs::write(data.join("classes.txt"), "sky\nroad\n").expect("names");
-    let out = learns(&data, &["--flip"], &["mean_iou", "pixel_accuracy", "nll", "classes"]);
-    let images = data.join("images");
-    let masks = folder.path().join("predicted");
-    let predict = ["predict", "--posterior", text(&out), text(&images)];
-    fails(&predict, &["give --out"]);
-    let args = [&predict[..], &["--out", text(&masks), "--entropy"]].concat();
-    let report = succeeds(&args, &["out", "classes", "predictions"]);
-    assert_eq!(report["predictions"][3]["shares"].as_array().map(Vec::len), Some(2));
-    for name in ["3.png", "3.entropy.png"] {
-        let written = image::open(masks.join(name)).expect("an image");
-        assert_eq!((written.width(), written.height()), (64, 48));
-    }
-    fs::remove_file(data.join("masks/2.png")).expect("removed");
-    let args = ["evaluate", "--posterior", text(&out), "--data", text(&data)];
-    fails(&args, &["images/2.png has no mask"]);
 }

@@ -13,7 +13,7 @@ use priorfit::graph::{Graph, LeafKind};
 use priorfit::onnx::Model;
 use priorfit::plan::Plan;
 use priorfit::posterior::metrics::Measure;
-use priorfit::posterior::{Evaluation, Posterior};
+use priorfit::posterior::{CalibrationSettings, Evaluation, Posterior};
 use priorfit::task::{
     COUNTED, FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, LOSS, Standard, TARGETS, Task,
 };
@@ -254,6 +254,129 @@ fn masks_are_learned_and_parts_of_a_batch_add_up() {
         // Rounding alone, over some thirty steps.
         assert!((a - b).abs() < 1e-3 * a.abs(), "{:?} and {:?}", losses(&free), losses(&parts));
     }
+}
+
+/// Strength, head variance, temperature and gate of masks are cross-validated, image by image.
+#[test]
+fn the_choice_of_masks_is_made_on_images_held_out() {
+    let digits = digits();
+    let (rest, train) = digits.masks().split(1, 0.05).expect("a split");
+    let (held, _) = rest.split(3, 0.9).expect("a split");
+    let settings = Settings {
+        prior: PriorKind::Isotropic,
+        steps: 24,
+        probe_steps: 150,
+        batch_size: 16,
+        ..Settings::default()
+    };
+    let adapted = digits.fit(&train, &held, settings.clone());
+    let choice = adapted.choice.as_ref().expect("enough images to choose by");
+    assert_eq!(train.len(), 30);
+    assert_eq!((choice.folds, choice.held_out, choice.candidates.len()), (4, 30, 5));
+    let kept = choice.kept();
+    assert!(choice.candidates.iter().all(|c| kept.held_out.nll <= c.held_out.nll));
+    assert_eq!(kept.held_out.measure, Measure::MeanIou);
+    assert!((adapted.posterior.temperature() - kept.temperature).abs() < 1e-12);
+    // What is promised of other images is kept: the probe's likelihood, that of the kept end, and
+    // the order of the two.
+    let [probe, after] = [&adapted.probe, &adapted.posterior]
+        .map(|posterior| digits.evaluate(posterior, &held).summary());
+    for (promised, found) in [(&choice.candidates[0], probe), (kept, after)] {
+        let ratio = promised.held_out.nll / found.nll;
+        assert!((0.7..1.4).contains(&ratio), "{promised:?}, found {found:?}");
+    }
+    assert!(choice.kept > 0 && after.nll < probe.nll, "{probe:?}, {after:?}");
+    // The probe is that of the backbone as it was, whatever the folds have made of the network.
+    let head_variance = Some(choice.head_variance);
+    let given =
+        Settings { head_variance, steps: 0, gate: false, strength: Some(1.0), ..settings.clone() };
+    let alone = digits.fit(&train, &held, given);
+    assert_eq!(alone.probe.draws()[0], adapted.probe.draws()[0]);
+    // Weights that a rate has ruined are not kept.
+    let ruinous = Settings { strength: Some(1e6), learning_rate: 0.5, ..settings };
+    let gated = digits.fit(&train, &held, ruinous);
+    let choice = gated.choice.as_ref().expect("a choice");
+    assert_eq!(choice.kept, 0, "{choice:?}");
+    assert_eq!(gated.posterior.draws()[0], gated.probe.draws()[0]);
+}
+
+/// A posterior whose head is so many times as sure.
+fn sharper(posterior: &Posterior, times: f32) -> Posterior {
+    let mut draws = posterior.draws().to_vec();
+    for draw in &mut draws {
+        let head = draw.iter_mut().filter(|(name, _)| [HEAD_WEIGHT, HEAD_BIAS].contains(&&***name));
+        head.for_each(|(_, weight)| weight.mapv_inplace(|x| times * x));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    posterior.save(folder.path()).expect("saved");
+    let model = Model::load(&folder.path().join("backbone.onnx")).expect("the backbone");
+    Posterior::new(posterior.description().clone(), Arc::new(model), draws).expect("a posterior")
+}
+
+/// Held-out labels and masks find how much too sure a posterior is.
+#[test]
+fn labels_and_masks_have_a_temperature() {
+    let digits = digits();
+    for data in [digits.labels(), digits.masks()] {
+        let (rest, train) = data.split(1, 0.3).expect("a split");
+        let (held, test) = rest.split(3, 0.5).expect("a split");
+        let settings = Settings { probe_steps: 100, ..isotropic(0) };
+        let honest = digits.fit(&train, &held, settings).posterior;
+        let sure = sharper(&honest, 4.0);
+        let settings = CalibrationSettings::default();
+        let fit = |posterior: &Posterior| {
+            let fitted = posterior.calibrate(&held, &digits.threads, &settings, &mut |_| true);
+            fitted.expect("a fit")
+        };
+        let (fitted, of_honest) = (fit(&sure), fit(&honest));
+        let ratio = fitted.temperature / of_honest.temperature;
+        // Of a hundred examples, the prior on ln T holds back a little of ln 4.
+        assert!((3.4..4.1).contains(&ratio), "{fitted:?}, {of_honest:?}");
+        assert!(fitted.sets.is_none() && fitted.intervals.is_none());
+        let before = digits.evaluate(&sure, &test).summary();
+        let calibrated = sure.with_calibration(Some(fitted)).expect("sound");
+        let after = digits.evaluate(&calibrated, &test).summary();
+        assert!(after.nll < before.nll && after.ece < before.ece, "{before:?}, {after:?}");
+        survives(&digits, &calibrated, &test);
+    }
+}
+
+/// Intervals of numbers hold what they promise of other images, whatever the noise was before.
+#[test]
+fn numbers_have_intervals_that_keep_their_promise() {
+    let digits = digits();
+    let (rest, train) = digits.numbers().split(1, 0.25).expect("a split");
+    let (held, test) = rest.split(3, 0.5).expect("a split");
+    let posterior = digits.fit(&train, &train, isotropic(0)).posterior;
+    let settings = CalibrationSettings { coverage: 0.8, ..CalibrationSettings::default() };
+    let fitted = posterior.calibrate(&held, &digits.threads, &settings, &mut |_| true);
+    let fitted = fitted.expect("a fit");
+    let calibrated = posterior.with_calibration(Some(fitted.clone())).expect("sound");
+    let halves = fitted.intervals.and_then(|intervals| intervals.half_widths).expect("widths");
+    let Task::Regression { standard, .. } = calibrated.task() else { panic!("numbers") };
+    let (mut within, mut all) = (0, 0);
+    calibrated
+        .predict_parts(&test, &digits.threads, &mut |_| true, &mut |part| {
+            let mut truth = vec![0.0; part.mean.len()];
+            test.fill_rows(&part.examples.collect::<Vec<_>>(), &mut truth)?;
+            for (at, (mean, y)) in part.mean.iter().zip(truth).enumerate() {
+                let deviation = (part.variance[at] + standard[at % 2].noise.expect("known")).sqrt();
+                within += usize::from((f64::from(y) - mean).abs() <= halves[at % 2] * deviation);
+                all += 1;
+            }
+            Ok(())
+        })
+        .expect("predictions");
+    // Four standard errors of 225 images and of half as many held out.
+    let share = f64::from(within as u32) / f64::from(all);
+    assert!((share - 0.8).abs() < 4.0 * (0.16 * (1.0 / 225.0 + 1.0 / 112.0f64)).sqrt(), "{share}");
+    survives(&digits, &calibrated, &test);
+    // That of another task is refused.
+    let (_, train) = digits.labels().split(1, 0.1).expect("a split");
+    let labels = digits.fit(&train, &train, isotropic(0)).posterior;
+    let calibration = calibrated.description().calibration.clone();
+    let error = labels.with_calibration(calibration).map(|_| ()).expect_err("another task's");
+    assert!(error.to_string().contains("another task"), "{error}");
 }
 
 /// Pooling and classifier are left out, and the file's image size is not binding.

@@ -437,7 +437,7 @@ impl Adapt {
 
 /// What cross-validation found, as lines of a table.
 fn choice_text(choice: &Choice) -> String {
-    let Choice { folds, held_out, head_variance, candidates, kept } = choice;
+    let Choice { folds, held_out, head_variance, candidates, kept, left_out } = choice;
     let mut text = format!(
         "\nCross-validation of {held_out} examples in {folds} folds, head variance \
          {head_variance}\nkept  after steps    strength  temperature {:>9}      NLL     ECE\n",
@@ -455,6 +455,9 @@ fn choice_text(choice: &Choice) -> String {
              {ece:>7.4}\n",
             score_text(held_out)
         );
+    }
+    if let Some(reason) = left_out {
+        text += &format!("A run diverged: {reason}\n");
     }
     if *kept == 0 && candidates.len() > 1 {
         text += "The linear probe is kept: training all weights did not better its likelihood.\n";

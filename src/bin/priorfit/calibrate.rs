@@ -8,7 +8,7 @@ use clap::Args;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Result};
 use priorfit::posterior::{
-    Abstention, CERTAINTY, Calibration, CalibrationSettings, Posterior, Score, Target,
+    Abstention, CERTAINTY, Calibration, CalibrationSettings, Intervals, Posterior, Score, Target,
 };
 use serde::Serialize;
 
@@ -22,6 +22,9 @@ use crate::options::percent;
 /// with. The other half set thresholds: which classes a prediction set has, when to abstain, and
 /// when an image looks like none of them. All is stored in the posterior's folder, where `predict`
 /// and `evaluate` find it. The examples must not have been trained on.
+///
+/// Labels and masks have a temperature, numbers a noise and intervals that hold them as often as
+/// promised; all of them tell unfamiliar images. Sets and abstaining are of classes.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -34,10 +37,10 @@ pub struct Calibrate {
     /// The folder that `adapt` wrote
     #[arg(long, value_name = "DIR")]
     posterior: PathBuf,
-    /// Held-out labelled examples, 20 or more: a folder of class folders, or an .npz with x and y
+    /// Held-out labelled examples as `adapt` takes them, 20 or more
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
-    /// How often prediction sets are to hold the true class
+    /// How often prediction sets are to hold the true class, or intervals the true number
     #[arg(long, value_name = "SHARE", default_value_t = CalibrationSettings::default().coverage)]
     coverage: f64,
     /// Abstain so that at most this share of answers is wrong, with a certainty of 95 %
@@ -68,7 +71,7 @@ impl Calibrate {
         let posterior = Posterior::load(&self.posterior)?;
         let in_data = || self.data.display().to_string();
         let data = Dataset::open(&self.data)?;
-        let data = data.with_classes(posterior.description().task.names()).context(in_data)?;
+        let data = posterior.description().task.align(&data).context(in_data)?;
         let settings = CalibrationSettings {
             coverage: self.coverage,
             abstention: self.risk.map(Target::Risk).or(self.answer.map(Target::Coverage)),
@@ -87,19 +90,44 @@ impl Calibrate {
     }
 }
 
+fn write_intervals(f: &mut fmt::Formatter<'_>, intervals: &Intervals) -> fmt::Result {
+    let coverage = percent(intervals.coverage);
+    let Some(halves) = &intervals.half_widths else {
+        return writeln!(f, "intervals    none: too few examples to promise {coverage}");
+    };
+    let halves: Vec<String> = halves.iter().map(|half| format!("{half:.3}")).collect();
+    writeln!(f, "intervals    {coverage}: ± {} standard deviations", halves.join(", "))
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Calibration { temperature, temperature_examples, threshold_examples, .. } =
             self.calibration;
-        let Calibration { sets, abstention, familiarity, .. } = &self.calibration;
-        writeln!(f, "temperature  {temperature:.4}, from {temperature_examples} examples")?;
+        let Calibration { sets, intervals, abstention, familiarity, .. } = &self.calibration;
+        match intervals {
+            None => {
+                writeln!(f, "temperature  {temperature:.4}, from {temperature_examples} examples")?
+            }
+            Some(_) => writeln!(f, "noise        from {temperature_examples} examples")?,
+        }
         writeln!(f, "thresholds   from {threshold_examples} others")?;
-        let coverage = percent(sets.coverage);
-        match sets.probability_min {
-            0.0 => writeln!(f, "sets         all classes: too few examples to promise {coverage}")?,
-            least => writeln!(f, "sets         {coverage}: classes of probability {least:.4}")?,
+        if let Some(sets) = sets {
+            let coverage = percent(sets.coverage);
+            match sets.probability_min {
+                0.0 => {
+                    writeln!(
+                        f,
+                        "sets         all classes: too few examples to promise {coverage}"
+                    )?;
+                }
+                least => writeln!(f, "sets         {coverage}: classes of probability {least:.4}")?,
+            }
+        }
+        if let Some(intervals) = intervals {
+            write_intervals(f, intervals)?;
         }
         match abstention {
+            None if sets.is_none() => {}
             None => writeln!(f, "abstains     never")?,
             Some(Abstention { target, confidence_min }) => {
                 write!(f, "abstains     below {confidence_min:.4}, ")?;

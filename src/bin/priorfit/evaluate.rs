@@ -3,6 +3,7 @@
 mod charts;
 mod examples;
 mod learning;
+mod measured;
 mod page;
 mod svg;
 
@@ -14,7 +15,7 @@ use clap::Args;
 use priorfit::adapt::score;
 use priorfit::atomic_file;
 use priorfit::data::Dataset;
-use priorfit::error::{Context, Error, Result};
+use priorfit::error::{Context, Result};
 use priorfit::posterior::metrics;
 use priorfit::posterior::{
     Calibration, EarlyExit, Posterior, Predictions, RiskCoverage, Separation,
@@ -36,7 +37,7 @@ Examples:
   priorfit evaluate --posterior mine/ --data test/ --ood elsewhere/ --report mine.html
 
 Classes, labels and columns of numbers are matched by name between folders, by number for an .npz.
-Data for --ood need no labels.
+Data for --ood need no labels; numbers of a single draw tell no images apart.
 
 Classes: accuracy, likelihood, calibration and selective prediction. Labels: average precision, F1,
 likelihood and calibration of the marginals. Numbers: RMSE, MAE, R2, likelihood, coverage of 90 %
@@ -50,7 +51,7 @@ pub struct Evaluate {
     /// Labelled examples as `adapt` takes them
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
-    /// Images of none of the classes, to see whether they are told apart
+    /// Images of another kind, such as of none of the classes, to see whether they are told apart
     #[arg(long, value_name = "DATA")]
     ood: Option<PathBuf>,
     /// Write a page with charts and examples: one HTML file that needs nothing else
@@ -117,7 +118,7 @@ impl Evaluate {
             posterior = posterior.with_calibration(None)?;
         }
         if !matches!(posterior.description().task, Task::Classification { .. }) {
-            return self.measure(&posterior, globals);
+            return measured::evaluate(&posterior, self, globals);
         }
         let names = posterior.description().task.names().to_vec();
         let in_data = || self.data.display().to_string();
@@ -162,22 +163,6 @@ impl Evaluate {
         globals.print(&report)?;
         Ok(ExitCode::SUCCESS)
     }
-
-    /// Measures what has no classes.
-    fn measure(&self, posterior: &Posterior, globals: &Globals) -> Result<ExitCode> {
-        if self.ood.is_some() || self.report.is_some() {
-            let message =
-                "--ood and --report are of classes, which this posterior does not predict";
-            return Err(Error::unsupported(message));
-        }
-        let data = Dataset::open(&self.data)?;
-        let mut monitor = Monitor::new(globals)?;
-        let engine = globals.engine()?;
-        let evaluation = posterior.evaluate(&data, engine, &mut |p| monitor.predicting(p));
-        monitor.finish();
-        globals.print(&evaluation.context(|| self.data.display().to_string())?)?;
-        Ok(ExitCode::SUCCESS)
-    }
 }
 
 impl Report {
@@ -218,7 +203,7 @@ impl Calibrated {
         }
         Calibrated {
             temperature: calibration.temperature,
-            coverage_promised: calibration.sets.coverage,
+            coverage_promised: calibration.sets.map_or(0.0, |sets| sets.coverage),
             coverage: held as f64 / count,
             set_size: classes as f64 / count,
             answered: answered as f64 / count,

@@ -13,8 +13,10 @@ use std::str::FromStr;
 
 use clap::Args;
 use priorfit::data::Dataset;
-use priorfit::error::{Context, Result};
-use priorfit::posterior::{Description, EarlyExit, Part, Posterior, Predictions, Verdict};
+use priorfit::error::{Context, Error, Result};
+use priorfit::posterior::{
+    Description, EarlyExit, Part, Posterior, Predictions, Uncertainty, Verdict,
+};
 use priorfit::task::Task;
 use serde::Serialize;
 
@@ -72,8 +74,35 @@ impl FromStr for Settle {
     }
 }
 
-/// Takes an image's name, and the means and the variances of its outputs over the draws.
-type Add<'a> = &'a mut dyn FnMut(String, &[f64], &[f64]);
+/// Takes an image's name, the means and the variances of its outputs over the draws, and how unsure
+/// it is.
+type Add<'a> = &'a mut dyn FnMut(String, &[f64], &[f64], Doubt);
+
+/// How unsure a prediction of anything but a class is.
+#[derive(Serialize)]
+struct Doubt {
+    /// Entropy, in nats.
+    entropy: f64,
+    /// Mutual information of the target and the weights, in nats.
+    mutual_information: f64,
+    /// Whether the image is unlike those that were held out, with a calibration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unfamiliar: Option<bool>,
+}
+
+impl Doubt {
+    fn new(posterior: &Posterior, uncertainty: &Uncertainty) -> Self {
+        let calibration = posterior.description().calibration.as_ref();
+        let Uncertainty { entropy, mutual_information } = *uncertainty;
+        let unfamiliar = calibration.map(|c| c.is_unfamiliar(uncertainty));
+        Doubt { entropy, mutual_information, unfamiliar }
+    }
+
+    /// A word for those who read.
+    fn remark(&self) -> &'static str {
+        if self.unfamiliar == Some(true) { "  unfamiliar" } else { "" }
+    }
+}
 
 #[derive(Serialize)]
 struct Report {
@@ -116,6 +145,11 @@ impl Predict {
     pub fn run(&self, globals: &Globals) -> Result<ExitCode> {
         let posterior = Posterior::load(&self.posterior)?;
         self.masks.check(&posterior.description().task)?;
+        let is_classes = matches!(posterior.description().task, Task::Classification { .. });
+        if self.settle.is_some() && !is_classes {
+            let message = "--settle is for classes, which this model does not predict";
+            return Err(Error::unsupported(message).hint("leave it out; all draws are asked"));
+        }
         match posterior.description().task {
             Task::Classification { .. } => {}
             Task::MultiLabel { .. } => return labels::predict(&posterior, self, globals),
@@ -154,8 +188,10 @@ impl Predict {
         for (source, data) in self.sources()? {
             let mut rows = |part: Part| {
                 let rows = part.mean.chunks_exact(width).zip(part.variance.chunks_exact(width));
-                for (index, (means, variances)) in part.examples.zip(rows) {
-                    add(name_of(&data, index, source), means, variances);
+                let rows = rows.zip(&part.uncertainty);
+                for (index, ((means, variances), one)) in part.examples.zip(rows) {
+                    let doubt = Doubt::new(posterior, one);
+                    add(name_of(&data, index, source), means, variances, doubt);
                 }
                 Ok(())
             };

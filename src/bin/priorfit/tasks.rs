@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use priorfit::data::{Dataset, TargetKind};
-use priorfit::error::{Context, Result};
+use priorfit::error::{Context, Error, Result};
 use priorfit::task::Task;
 
 /// What the examples' targets mean.
@@ -49,6 +49,20 @@ impl TaskArgs {
             None => data,
         };
         data.context(|| path.display().to_string())
+    }
+}
+
+impl TaskArgs {
+    /// Checks that nothing is said of targets where `cause` looks at none.
+    ///
+    /// # Errors
+    /// When something is.
+    pub fn check_none(&self, cause: &str) -> Result<()> {
+        match (self.task, self.ignore) {
+            (None, None) => Ok(()),
+            _ => Err(Error::invalid(format!("--task and --ignore have no meaning with {cause}"))
+                .hint("leave them out")),
+        }
     }
 }
 

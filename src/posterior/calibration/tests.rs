@@ -22,7 +22,7 @@ fn thresholds_come_from_the_predictions_and_give_verdicts() {
     assert_eq!((fitted.temperature, fitted.temperature_examples), (1.5, 7));
     assert_eq!(fitted.threshold_examples, 3);
     // Of 0.9, 0.8 and 0.4 the second; two of three answers; the second of three entropies.
-    assert_eq!(fitted.sets.probability_min, 0.8);
+    assert_eq!(fitted.sets.map(|s| s.probability_min), Some(0.8));
     assert_eq!(fitted.abstention.map(|a| a.confidence_min), Some(0.8));
     assert_eq!(fitted.familiarity.highest, Some(predictions.entropy[1]));
     let verdicts: Vec<Verdict> = (0..3).map(|i| fitted.verdict(&predictions, i)).collect();
@@ -35,18 +35,24 @@ fn thresholds_come_from_the_predictions_and_give_verdicts() {
 fn numbers_out_of_their_range_are_named() {
     let settings = CalibrationSettings::default();
     let fitted = Calibration::fit((1.0, 1), &predictions(), &[0, 1, 0], &settings).expect("a fit");
-    assert_eq!(fitted.sets.probability_min, 0.0, "three are too few for a coverage of 0.9");
-    fitted.check().expect("sound");
+    assert_eq!(
+        fitted.sets.map(|s| s.probability_min),
+        Some(0.0),
+        "three are too few for a coverage of 0.9"
+    );
+    let task = Task::Classification { classes: vec!["0".to_string(), "1".to_string()] };
+    fitted.check(&task).expect("sound");
     let refused = |change: &dyn Fn(&mut Calibration), says: &str| {
         let mut spoilt = fitted.clone();
         change(&mut spoilt);
-        let error = spoilt.check().expect_err("refused").to_string();
+        let error = spoilt.check(&task).expect_err("refused").to_string();
         assert!(error.contains(says), "{error}");
     };
     refused(&|c| c.temperature = 0.0, "temperature is 0");
     refused(&|c| c.temperature = f64::NAN, "temperature is NaN");
-    refused(&|c| c.sets.coverage = 1.5, "coverage is 1.5");
-    refused(&|c| c.sets.probability_min = -0.1, "prediction sets is -0.1");
+    refused(&|c| c.sets.as_mut().expect("sets").coverage = 1.5, "coverage is 1.5");
+    refused(&|c| c.sets.as_mut().expect("sets").probability_min = -0.1, "sets is -0.1");
+    refused(&|c| c.sets = None, "another task");
     refused(&|c| c.familiarity.highest = Some(f64::INFINITY), "familiar examples is inf");
 }
 

@@ -44,7 +44,9 @@ pub struct Output {
     pub r2: f64,
     /// Mean negative log-likelihood, in nats.
     pub nll: f64,
-    /// Share of targets within the central intervals of 90 %.
+    /// Share of targets within the central intervals of 10 %, 20 %, .. 90 %.
+    pub coverage: [f64; 9],
+    /// The last of them.
     pub coverage_90: f64,
     /// Mean distance of coverage from its level.
     pub ece: f64,
@@ -117,10 +119,11 @@ impl Output {
         let square = average(&|[m, _, y]| (y - m).powi(2));
         let centre = average(&|[_, _, y]| *y);
         let spread = average(&|[_, _, y]| (y - centre).powi(2));
-        let coverage =
-            |half: f64| average(&|[m, v, y]| f64::from(u8::from((y - m).abs() <= half * v.sqrt())));
-        let gaps = HALF_WIDTHS.iter().enumerate();
-        let gaps = gaps.map(|(i, &half)| (coverage(half) - (i + 1) as f64 / 10.0).abs());
+        let coverage = HALF_WIDTHS.map(|half| {
+            average(&|[m, v, y]| f64::from(u8::from((y - m).abs() <= half * v.sqrt())))
+        });
+        let gaps = coverage.iter().enumerate();
+        let gaps = gaps.map(|(i, &found)| (found - (i + 1) as f64 / 10.0).abs());
         let widest = HALF_WIDTHS[HALF_WIDTHS.len() - 1];
         Output {
             name: name.to_string(),
@@ -128,7 +131,8 @@ impl Output {
             mae: average(&|[m, _, y]| (y - m).abs()),
             r2: if spread > 0.0 { 1.0 - square / spread } else { 0.0 },
             nll: average(&|[m, v, y]| 0.5 * ((2.0 * PI * v).ln() + (y - m).powi(2) / v)),
-            coverage_90: coverage(widest),
+            coverage,
+            coverage_90: coverage[coverage.len() - 1],
             ece: gaps.sum::<f64>() / HALF_WIDTHS.len() as f64,
             half_width_90: average(&|[_, v, _]| widest * v.sqrt()),
         }

@@ -21,9 +21,9 @@ fn calibrated(count: usize) -> (Array2<f32>, Vec<usize>) {
 }
 
 fn fitted(draws: &[Array2<f32>], labels: &[usize]) -> f64 {
-    let mut search = Search::new(labels.to_vec());
+    let mut search = Search::new(Truth::Classes(labels.to_vec()));
     draws.iter().for_each(|logits| search.add(logits));
-    search.best(draws.len())
+    best(&search.nll(draws.len()))
 }
 
 #[test]
@@ -65,4 +65,20 @@ fn separable_examples_keep_the_temperature_finite() {
     assert!((0.3..1.0).contains(&found), "{found}");
     let hopeless = Array2::from_elem((10, 2), 1e30f32);
     assert_eq!(fitted(&[hopeless], &labels), 1.0);
+}
+
+/// Labels drawn from sigmoids: all of them have one temperature.
+#[test]
+fn labels_have_a_temperature_too() {
+    let mut random = Key::new(9, Stream::Probe).at(0);
+    let logits = Array2::from_shape_fn((8_000, 3), |_| 2.0 * random.normal());
+    let labels = logits.map(|&x| f32::from(random.uniform() < 1.0 / (1.0 + (-x).exp())));
+    let truth = Truth::Labels(labels.into_iter().collect());
+    for scale in [0.3f32, 1.0, 4.0] {
+        let found = best_temperature(&(&logits * scale), truth.clone(), 1.0);
+        // As above, of as many likelihoods that are worth somewhat less.
+        assert!((found / f64::from(scale)).ln().abs() < 0.05, "{found} for {scale}");
+    }
+    // What counts for little leaves the temperature where the prior has it.
+    assert!(best_temperature(&(&logits * 4.0), truth, 1e-9).ln().abs() < 0.01);
 }

@@ -1,7 +1,7 @@
 //! The charts of a report.
 
 use priorfit::posterior::metrics::Bin;
-use priorfit::posterior::{Abstention, Predictions, RiskCoverage, Score};
+use priorfit::posterior::{Abstention, RiskCoverage, Score};
 
 use super::svg::{Axis, Chart, escape, open, put};
 
@@ -11,48 +11,69 @@ const POINTS_MAX: usize = 400;
 const MATRIX_MAX: usize = 40;
 /// The most pairs of classes that are listed.
 const PAIRS_MAX: usize = 10;
+/// From here on a confusion matrix shows shares instead of counts.
+const COUNTS_SHOWN: usize = 10_000;
 /// Bars of a histogram.
 const BARS: usize = 30;
+
+/// What a probability is of.
+pub struct Words {
+    sure: &'static str,
+    holds: &'static str,
+    fails: &'static str,
+    what: &'static str,
+}
+
+/// The largest probability, of being right.
+pub const CLASSES: Words =
+    Words { sure: "confidence", holds: "right", fails: "wrong", what: "predictions" };
+/// The probability of each label.
+pub const LABELS: Words =
+    Words { sure: "probability", holds: "there", fails: "absent", what: "labels" };
 
 fn share(label: &str) -> Axis<'_> {
     Axis { label, low: 0.0, high: 1.0 }
 }
 
-/// Accuracy against confidence, with the gap to the diagonal.
-pub fn reliability(bins: &[Bin], ece: f64) -> String {
+/// Frequency against probability, with the gap to the diagonal.
+pub fn reliability(bins: &[Bin], ece: f64, words: &Words) -> String {
+    let Words { sure, holds, what, .. } = words;
     let description = format!(
-        "Share of right predictions by confidence, in {} bins. The expected calibration error is \
+        "Share of {what} that are {holds} by {sure}, in {} bins. The expected calibration error is \
          {ece:.4}: the mean distance from the diagonal.",
         bins.len()
     );
-    let axes = (share("confidence"), share("share that is right"));
+    let (frequency, gap) = (format!("share that is {holds}"), format!("gap to the {sure}"));
+    let axes = (share(sure), share(&frequency));
     let mut chart = Chart::new("Reliability", description, axes.0, axes.1);
     for bin in bins.iter().filter(|bin| bin.count > 0) {
         let Bin { low, high, count, confidence, accuracy } = *bin;
-        let tip = format!("{count} predictions: confidence {confidence:.3}, right {accuracy:.3}");
+        let tip = format!("{count} {what}: {sure} {confidence:.3}, {holds} {accuracy:.3}");
         chart.bar([low, high], [0.0, accuracy], "a", &tip);
         chart.bar([low, high], [accuracy, confidence], "gap", &tip);
     }
-    chart.line(&[[0.0, 0.0], [1.0, 1.0]], "ideal", "as sure as right");
-    chart.name("a", "right");
-    chart.name("gap", "gap to the confidence");
+    chart.line(&[[0.0, 0.0], [1.0, 1.0]], "ideal", "ideal");
+    chart.name("a", holds);
+    chart.name("gap", &gap);
     chart.finish()
 }
 
-/// How many predictions have which confidence.
-pub fn confidence(bins: &[Bin]) -> String {
+/// How many predictions have which probability.
+pub fn confidence(bins: &[Bin], words: &Words) -> String {
+    let Words { sure, holds, fails, what } = words;
     let most = bins.iter().map(|bin| bin.count).max().unwrap_or(0);
-    let description = format!("Number of predictions by confidence; the fullest bin has {most}.");
-    let y = Axis { label: "predictions", low: 0.0, high: most as f64 };
-    let mut chart = Chart::new("Confidence", description, share("confidence"), y);
+    let description = format!("Number of {what} by {sure}; the fullest bin has {most}.");
+    let y = Axis { label: what, low: 0.0, high: most as f64 };
+    let title = format!("How many have which {sure}");
+    let mut chart = Chart::new(&title, description, share(sure), y);
     for bin in bins.iter().filter(|bin| bin.count > 0) {
         let right = bin.accuracy * bin.count as f64;
-        let tip = format!("{} predictions, {right:.0} of them right", bin.count);
+        let tip = format!("{} {what}, {right:.0} of them {holds}", bin.count);
         chart.bar([bin.low, bin.high], [0.0, right], "a", &tip);
         chart.bar([bin.low, bin.high], [right, bin.count as f64], "b", &tip);
     }
-    chart.name("a", "right");
-    chart.name("b", "wrong");
+    chart.name("a", holds);
+    chart.name("b", fails);
     chart.finish()
 }
 
@@ -67,10 +88,7 @@ pub fn risk_coverage(curve: &RiskCoverage, abstention: Option<(&Abstention, f64)
     );
     let y = Axis { label: "share of answers that is wrong", low: 0.0, high: highest };
     let mut chart = Chart::new("Risk and coverage", description, share("share answered"), y);
-    let every = points.len().div_ceil(POINTS_MAX).max(1);
-    let last = points.len().saturating_sub(1);
-    let drawn = points.iter().enumerate().filter(|(at, _)| at % every == 0 || *at == last);
-    let drawn: Vec<[f64; 2]> = drawn.map(|(_, point)| *point).collect();
+    let drawn = thinned(points);
     let best: Vec<[f64; 2]> = (0..=100)
         .map(|percent| f64::from(percent) / 100.0)
         .map(|coverage| [coverage, ((coverage - 1.0 + error) / coverage.max(1e-9)).max(0.0)])
@@ -83,14 +101,56 @@ pub fn risk_coverage(curve: &RiskCoverage, abstention: Option<(&Abstention, f64)
     chart.finish()
 }
 
+/// At most about [`POINTS_MAX`] of the points, the last among them.
+pub fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
+    let every = points.len().div_ceil(POINTS_MAX).max(1);
+    let last = points.len().saturating_sub(1);
+    let kept = points.iter().enumerate().filter(|(at, _)| at % every == 0 || *at == last);
+    kept.map(|(_, point)| *point).collect()
+}
+
+/// Found against promised coverage of central intervals of 10, 20, .. 90 %, a curve each.
+pub fn coverage(curves: &[&[f64]], ece: f64) -> String {
+    let description = format!(
+        "Share of numbers within the central intervals of 10 to 90 %. The mean distance from the \
+         diagonal is {ece:.4}."
+    );
+    let axes = (share("promised"), share("share within the interval"));
+    let mut chart = Chart::new("Coverage", description, axes.0, axes.1);
+    chart.line(&[[0.0, 0.0], [1.0, 1.0]], "ideal", "as promised");
+    for (at, curve) in curves.iter().enumerate() {
+        let levels = (1..=curve.len()).map(|level| level as f64 / (curve.len() + 1) as f64);
+        let points: Vec<[f64; 2]> = levels.zip(curve.iter()).map(|(x, &y)| [x, y]).collect();
+        chart.line(&points, "a", if at == 0 { "found, a line for each number" } else { "" });
+    }
+    chart.finish()
+}
+
+/// Predicted against true numbers.
+pub fn scatter(name: &str, points: &[[f64; 2]]) -> String {
+    let ends = points.iter().flatten().copied();
+    let low = ends.clone().fold(f64::INFINITY, f64::min);
+    let high = ends.fold(f64::NEG_INFINITY, f64::max);
+    let description = format!(
+        "Predicted against true {name}, from {low:.4} to {high:.4}; on the line both agree."
+    );
+    let axis = |label| Axis { label, low, high };
+    let mut chart = Chart::new(name, description, axis("true"), axis("predicted"));
+    chart.line(&[[low, low], [high, high]], "ideal", "");
+    thinned(points).into_iter().for_each(|point| chart.point(point, "a faint"));
+    chart.finish()
+}
+
 /// Scores of the data's and of foreign images, as shares.
-pub fn foreign(score: Score, predicted: [&Predictions; 2], threshold: Option<f64>) -> String {
-    let scores = predicted.map(|predicted| score.of(predicted));
-    let top = scores.iter().flat_map(|scores| scores.iter()).copied().fold(1e-3, f64::max);
+pub fn foreign(score: Score, scores: [&[f64]; 2], threshold: Option<f64>) -> String {
+    // The entropy of a density may be below 0.
+    let all = || scores.iter().flat_map(|scores| scores.iter()).copied();
+    let low = all().fold(0.0, f64::min);
+    let top = all().fold(low + 1e-3, f64::max);
     let shares = |scores: &[f64]| {
         let mut bars = vec![0.0; BARS];
         for score in scores {
-            let bar = (score / top * BARS as f64) as usize;
+            let bar = ((score - low) / (top - low) * BARS as f64) as usize;
             bars[bar.min(BARS - 1)] += 1.0 / scores.len() as f64;
         }
         bars
@@ -102,12 +162,13 @@ pub fn foreign(score: Score, predicted: [&Predictions; 2], threshold: Option<f64
         Score::MutualInformation => "mutual information, nats",
     };
     let description = format!("Distribution of {label}, for the data and for foreign images.");
-    let x = Axis { label, low: 0.0, high: top };
+    let x = Axis { label, low, high: top };
     let y = Axis { label: "share of images", low: 0.0, high: highest };
     let mut chart = Chart::new("Foreign images", description, x, y);
     for (bars, style) in [(&ours, "a faint"), (&theirs, "b faint")] {
         for (at, &share) in bars.iter().enumerate().filter(|(_, share)| **share > 0.0) {
-            let ends = [at as f64, at as f64 + 1.0].map(|end| end * top / BARS as f64);
+            let ends =
+                [at as f64, at as f64 + 1.0].map(|end| low + end * (top - low) / BARS as f64);
             let tip = format!("{:.1} % from {:.2} to {:.2}", 100.0 * share, ends[0], ends[1]);
             chart.bar(ends, [0.0, share], style, &tip);
         }
@@ -155,6 +216,8 @@ fn heat_map(matrix: &[Vec<usize>], names: &[String]) -> String {
     let side = LABEL + CELL * classes as f64 + 4.0;
     let description = "Each row is a true class, each column a predicted one; the darker a cell, \
                        the larger the share of its row.";
+    // Counts of pixels have no room.
+    let shows_shares = matrix.iter().flatten().any(|&count| count >= COUNTS_SHOWN);
     let mut svg = open("Confusion matrix", description, [side, side]);
     for (class, row) in matrix.iter().enumerate() {
         let total = row.iter().sum::<usize>().max(1) as f64;
@@ -180,20 +243,25 @@ fn heat_map(matrix: &[Vec<usize>], names: &[String]) -> String {
                     escape(&tip)
                 ),
             );
-            if count > 0 {
+            let text = match shows_shares {
+                true => format!("{:.0}", 100.0 * share),
+                false => count.to_string(),
+            };
+            if text != "0" {
                 let (x, style) = (x + CELL / 2.0, if share > 0.5 { "on" } else { "count" });
                 put(
                     &mut svg,
                     format_args!(
-                        "<text class=\"mid {style}\" x=\"{x}\" y=\"{middle}\">{count}</text>"
+                        "<text class=\"mid {style}\" x=\"{x}\" y=\"{middle}\">{text}</text>"
                     ),
                 );
             }
         }
     }
+    let unit = if shows_shares { ", in % of the row" } else { "" };
     format!(
-        "<figure class=\"wide\"><figcaption>Confusion: true class by row, predicted by column\
-             </figcaption>{svg}</svg></figure>"
+        "<figure class=\"wide\"><figcaption>Confusion: true class by row, predicted by \
+             column{unit}</figcaption>{svg}</svg></figure>"
     )
 }
 

@@ -48,8 +48,8 @@ impl Examples<'_> {
         if examples.is_empty() {
             return Ok("<p>None.</p>".to_string());
         }
-        let cards = examples.into_iter().map(|example| self.card(example));
-        Ok(format!("<div class=\"cards\">{}</div>", cards.collect::<Result<String>>()?))
+        let each = examples.into_iter().map(|example| self.card(example));
+        Ok(cards(&each.collect::<Result<String>>()?))
     }
 
     fn card(&self, example: usize) -> Result<String> {
@@ -60,26 +60,20 @@ impl Examples<'_> {
             Some(path) => path.file_name().map_or_else(String::new, |f| f.display().to_string()),
             None => format!("example {example}"),
         };
-        let mut card = String::from("<div class=\"card\">");
-        if let Some(png) = self.data.thumbnail(example, &self.about.preprocess, SIDE)? {
-            let (file, png) = (escape(&file), base64(&png));
-            put(
-                &mut card,
-                format_args!("<img alt=\"{file}\" src=\"data:image/png;base64,{png}\"/>"),
-            );
-        }
+        let picture = self.data.thumbnail(example, &self.about.preprocess, SIDE)?;
+        let mut text = String::new();
         let p = self.predicted.probabilities[[example, class]];
         let mark = if is_wrong { " class=\"wrong\"" } else { "" };
-        put(&mut card, format_args!("<div{mark}><b>{}</b> {:.1} %</div>", name(class), 100.0 * p));
+        put(&mut text, format_args!("<div{mark}><b>{}</b> {:.1} %</div>", name(class), 100.0 * p));
         if let Some(labels) = self.labels.filter(|_| is_wrong) {
             let label = labels[example];
             let p = 100.0 * self.predicted.probabilities[[example, label]];
-            put(&mut card, format_args!("<div>is {} ({p:.1} %)</div>", name(label)));
+            put(&mut text, format_args!("<div>is {} ({p:.1} %)</div>", name(label)));
         }
         let (entropy, information) =
             (self.predicted.entropy[example], self.predicted.mutual_information[example]);
         put(
-            &mut card,
+            &mut text,
             format_args!("<small>entropy {entropy:.2}, of draws {information:.2}</small>"),
         );
         if let Some(calibration) = &self.about.calibration {
@@ -88,18 +82,33 @@ impl Examples<'_> {
             if verdict.set.len() > SET_MAX {
                 set.push(format!("and {} more", verdict.set.len() - SET_MAX));
             }
-            put(&mut card, format_args!("<small>set: {}</small>", set.join(", ")));
+            put(&mut text, format_args!("<small>set: {}</small>", set.join(", ")));
             for (holds, remark) in
                 [(verdict.abstains, "abstains"), (verdict.unfamiliar, "unfamiliar")]
             {
                 if holds {
-                    put(&mut card, format_args!("<small class=\"badge\">{remark}</small>"));
+                    put(&mut text, format_args!("<small class=\"badge\">{remark}</small>"));
                 }
             }
         }
-        put(&mut card, format_args!("<small>{}</small></div>", escape(&file)));
-        Ok(card)
+        put(&mut text, format_args!("<small>{}</small>", escape(&file)));
+        Ok(card(picture.iter(), &text))
     }
+}
+
+/// Cards side by side.
+pub fn cards(cards: &str) -> String {
+    format!("<div class=\"cards\">{cards}</div>")
+}
+
+/// Pictures, PNG files' bytes, with a text that is HTML.
+pub fn card<'a>(pictures: impl Iterator<Item = &'a Vec<u8>>, text: &str) -> String {
+    let mut card = String::from("<div class=\"card\">");
+    for png in pictures {
+        let png = base64(png);
+        put(&mut card, format_args!("<img alt=\"\" src=\"data:image/png;base64,{png}\"/>"));
+    }
+    card + text + "</div>"
 }
 
 /// Bytes in the alphabet of RFC 4648.

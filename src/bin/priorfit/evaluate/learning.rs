@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use priorfit::posterior::metrics::Measure;
 use serde_json::Value;
 
 use super::svg::{Axis, Chart};
@@ -13,19 +14,28 @@ struct Curve {
     chains: Vec<Vec<[f64; 2]>>,
 }
 
-/// Losses, penalty, and accuracy where there were held-out examples; nothing without a history.
+/// What tasks are judged by; a history has one of them.
+const MEASURES: [(Measure, &str); 4] = [
+    (Measure::Accuracy, "Accuracy"),
+    (Measure::MeanAveragePrecision, "Mean average precision"),
+    (Measure::RSquared, "Coefficient of determination"),
+    (Measure::MeanIou, "Mean intersection over union"),
+];
+
+/// Losses, penalty, and the task's measure where there were held-out examples; nothing without a
+/// history.
 pub fn charts(history: &[Value]) -> String {
     let curve = |path: &[&str], style, name| Curve::new(history, path, style, name);
     let loss = curve(&["loss"], "a", "training loss");
     let nll = curve(&["validation", "nll"], "b", "held-out NLL");
     let penalty = curve(&["penalty"], "a", "penalty");
-    let accuracy = curve(&["validation", "accuracy"], "b", "held-out accuracy");
-    [
-        chart("Loss", "nats", &[loss, nll]),
-        chart("Penalty of the prior", "penalty", &[penalty]),
-        chart("Accuracy", "share", &[accuracy]),
-    ]
-    .concat()
+    let mut html = chart("Loss", "nats", &[loss, nll]);
+    html += &chart("Penalty of the prior", "penalty", &[penalty]);
+    for (measure, title) in MEASURES {
+        let key = measure.key();
+        html += &chart(title, title, &[curve(&["validation", key], "b", "held-out")]);
+    }
+    html
 }
 
 impl Curve {

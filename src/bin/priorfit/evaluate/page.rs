@@ -5,7 +5,7 @@ use std::path::Path;
 
 use priorfit::data::Dataset;
 use priorfit::error::Result;
-use priorfit::posterior::{Posterior, Predictions, Score};
+use priorfit::posterior::{Description, Posterior, Predictions, Score};
 use serde_json::Value;
 
 use super::examples::Examples;
@@ -30,20 +30,11 @@ impl Subject<'_> {
     /// # Errors
     /// When an image cannot be read.
     pub fn page(&self) -> Result<String> {
-        let mut page = String::from(
-            "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\"><head>\
-             <meta charset=\"utf-8\"/>\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
-             style-src 'unsafe-inline'; img-src data:\"/><title>Evaluation</title><style>",
-        );
-        page += include_str!("page.css");
-        page += "</style></head><body><main>\n";
-        self.write_head(&mut page);
-        self.write_charts(&mut page);
-        self.write_examples(&mut page)?;
-        page += "</main></body></html>\n";
-        Ok(page)
+        let mut body = String::new();
+        self.write_head(&mut body);
+        self.write_charts(&mut body);
+        self.write_examples(&mut body)?;
+        Ok(document(&body))
     }
 
     fn write_head(&self, page: &mut String) {
@@ -88,8 +79,8 @@ impl Subject<'_> {
         let answered = report.calibrated.as_ref().map(|calibrated| calibrated.answered);
         let abstention = calibration.and_then(|c| c.abstention.as_ref()).zip(answered);
         *page += "<h2>How honest the probabilities are</h2><div class=\"row\">\n";
-        *page += &charts::reliability(&metrics.bins, metrics.ece);
-        *page += &charts::confidence(&metrics.bins);
+        *page += &charts::reliability(&metrics.bins, metrics.ece, &charts::CLASSES);
+        *page += &charts::confidence(&metrics.bins, &charts::CLASSES);
         *page += "</div>\n<h2>What abstaining buys</h2><div class=\"row\">\n";
         *page += &charts::risk_coverage(&report.selective, abstention);
         *page += "</div>\n";
@@ -100,18 +91,14 @@ impl Subject<'_> {
                 |calibration| calibration.familiarity.score,
             );
             *page += "<h2>Foreign images</h2><div class=\"row\">\n";
-            *page += &charts::foreign(score, [self.predicted, foreign], threshold);
+            let scores = [self.predicted, foreign].map(|predicted| score.of(predicted));
+            *page += &charts::foreign(score, scores, threshold);
             *page += "</div>\n";
         }
         *page += "<h2>Which classes are taken for which</h2><div class=\"row\">\n";
         *page += &charts::confusion(&metrics.confusion, &report.names);
-        *page += "</div>\n<h2>How it was learned</h2><div class=\"row\">\n";
-        let history = self.posterior.description().provenance.get("history");
-        match learning::charts(history.and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
-            none if none.is_empty() => *page += "<p>The posterior tells no history.</p>",
-            curves => *page += &curves,
-        }
         *page += "</div>\n";
+        write_history(page, self.posterior.description());
     }
 
     fn write_examples(&self, page: &mut String) -> Result<()> {
@@ -156,7 +143,46 @@ fn write_foreign(page: &mut String, ood: &Ood, path: &Path) {
     write_table(page, &format!("Foreign images: {}", path.display()), &rows);
 }
 
-fn write_table(page: &mut String, caption: &str, rows: &[(&str, String)]) {
+/// A page with this body.
+pub fn document(body: &str) -> String {
+    let mut page = String::from(
+        "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\"><head>\
+         <meta charset=\"utf-8\"/>\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
+         style-src 'unsafe-inline'; img-src data:\"/><title>Evaluation</title><style>",
+    );
+    page += include_str!("page.css");
+    put(&mut page, format_args!("</style></head><body><main>\n{body}</main></body></html>\n"));
+    page
+}
+
+/// The learning curves of a posterior.
+pub fn write_history(page: &mut String, about: &Description) {
+    *page += "<h2>How it was learned</h2><div class=\"row\">\n";
+    let history = about.provenance.get("history");
+    match learning::charts(history.and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
+        none if none.is_empty() => *page += "<p>The posterior tells no history.</p>",
+        curves => *page += &curves,
+    }
+    *page += "</div>\n";
+}
+
+/// A table with a title for each column.
+pub fn write_rows(page: &mut String, titles: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    *page += "<table><thead><tr>";
+    titles.iter().for_each(|title| put(page, format_args!("<th>{}</th>", escape(title))));
+    *page += "</tr></thead><tbody>";
+    for row in rows {
+        *page += "<tr>";
+        row.iter().for_each(|cell| put(page, format_args!("<td>{}</td>", escape(cell))));
+        *page += "</tr>";
+    }
+    *page += "</tbody></table>\n";
+}
+
+/// A table of names and values.
+pub fn write_table(page: &mut String, caption: &str, rows: &[(&str, String)]) {
     put(page, format_args!("<table><caption>{}</caption><tbody>", escape(caption)));
     for (name, value) in rows {
         let (name, value) = (escape(name), escape(value));

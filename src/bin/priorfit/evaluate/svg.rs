@@ -67,6 +67,17 @@ impl<'a> Chart<'a> {
         }
     }
 
+    /// A dot; nothing where it is not finite.
+    pub fn point(&mut self, [x, y]: [f64; 2], style: &str) {
+        if x.is_finite() && y.is_finite() {
+            let (x, y) = (self.across(x), self.down(y));
+            put(
+                &mut self.marks,
+                format_args!("<circle class=\"{style}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\"/>"),
+            );
+        }
+    }
+
     /// A bar over `from..to`, between two heights, with a text that shows when it is pointed at.
     pub fn bar(&mut self, [from, to]: [f64; 2], [low, high]: [f64; 2], style: &str, tip: &str) {
         let (left, right) = (self.across(from), self.across(to));

@@ -7,7 +7,7 @@ use priorfit::error::Result;
 use priorfit::posterior::Posterior;
 use serde::Serialize;
 
-use super::Predict;
+use super::{Doubt, Predict};
 use crate::globals::Globals;
 
 #[derive(Serialize)]
@@ -26,6 +26,8 @@ struct Prediction {
     probabilities: Vec<f64>,
     /// Standard deviation of each probability between the draws.
     deviations: Vec<f64>,
+    #[serde(flatten)]
+    doubt: Doubt,
 }
 
 /// Predicts the labels of all images.
@@ -36,13 +38,14 @@ pub(super) fn predict(
 ) -> Result<ExitCode> {
     let names = posterior.description().task.names();
     let mut predictions = Vec::new();
-    options.each(posterior, globals, &mut |path, row, variances| {
+    options.each(posterior, globals, &mut |path, row, variances, doubt| {
         let likely = names.iter().zip(row).filter(|(_, p)| **p > 0.5);
         predictions.push(Prediction {
             path,
             labels: likely.map(|(name, _)| name.clone()).collect(),
             probabilities: row.to_vec(),
             deviations: variances.iter().map(|v| v.sqrt()).collect(),
+            doubt,
         });
     })?;
     globals.print(&Report { labels: names.to_vec(), predictions })?;
@@ -54,7 +57,7 @@ impl fmt::Display for Report {
         let width = self.predictions.iter().map(|p| p.path.chars().count()).max();
         let width = width.unwrap_or(0).max(5);
         writeln!(f, "{:width$}  labels", "image")?;
-        for Prediction { path, probabilities, .. } in &self.predictions {
+        for Prediction { path, probabilities, doubt, .. } in &self.predictions {
             write!(f, "{path:width$}")?;
             let mut likely: Vec<(&String, f64)> =
                 self.labels.iter().zip(probabilities.iter().copied()).collect();
@@ -63,7 +66,7 @@ impl fmt::Display for Report {
             for (at, (name, p)) in likely.iter().enumerate() {
                 write!(f, "{}{name} {p:.3}", if at == 0 { "  " } else { ", " })?;
             }
-            writeln!(f, "{}", if likely.is_empty() { "  -" } else { "" })?;
+            writeln!(f, "{}{}", if likely.is_empty() { "  -" } else { "" }, doubt.remark())?;
         }
         Ok(())
     }

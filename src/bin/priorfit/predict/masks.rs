@@ -12,7 +12,7 @@ use priorfit::posterior::{Part, Posterior};
 use priorfit::task::Task;
 use serde::Serialize;
 
-use super::{Predict, name_of};
+use super::{Doubt, Predict, name_of};
 use crate::globals::Globals;
 use crate::monitor::Monitor;
 use crate::options::{Destination, check_destination, percent};
@@ -60,8 +60,9 @@ struct Prediction {
     path: String,
     /// The mask's file.
     mask: PathBuf,
-    /// Mean entropy of the pixels, in nats.
-    entropy: f64,
+    /// Means over the pixels.
+    #[serde(flatten)]
+    doubt: Doubt,
     /// Share of the pixels of each class.
     shares: Vec<f64>,
 }
@@ -107,16 +108,17 @@ impl Writer<'_> {
         let description = self.posterior.description();
         let len = description.task.output_len(&description.preprocess);
         let rows = part.mean.chunks_exact(len);
-        part.examples.clone().zip(rows).map(|(index, row)| self.write_one(index, row)).collect()
+        let rows = rows.zip(&part.uncertainty);
+        let one = |(index, (row, one))| self.write_one(index, row, Doubt::new(self.posterior, one));
+        part.examples.clone().zip(rows).map(one).collect()
     }
 
     /// `probabilities: [H, W, classes]` of the network's input.
-    fn write_one(&self, index: usize, probabilities: &[f64]) -> Result<Prediction> {
+    fn write_one(&self, index: usize, probabilities: &[f64], doubt: Doubt) -> Result<Prediction> {
         let description = self.posterior.description();
         let names = description.task.names();
         let pixels = probabilities.chunks_exact(names.len());
         let classes: Vec<u8> = pixels.clone().map(likeliest).collect();
-        let entropies: Vec<f64> = pixels.map(entropy).collect();
         let ignore = match description.task {
             Task::Segmentation { ignore, .. } => ignore,
             _ => priorfit::data::IGNORED,
@@ -128,8 +130,8 @@ impl Writer<'_> {
         let mask = encode_mask(&restore(&classes, ignore)?, size)?;
         if self.options.entropy {
             let most = (names.len() as f64).ln();
-            let grey = |e: &f64| (255.0 * e / most).round().clamp(0.0, 255.0) as u8;
-            let grey: Vec<u8> = entropies.iter().map(grey).collect();
+            let grey = |row| (255.0 * entropy(row) / most).round().clamp(0.0, 255.0) as u8;
+            let grey: Vec<u8> = pixels.map(grey).collect();
             let grey = encode_grey(&restore(&grey, 0)?, size)?;
             let beside = self.out.join(format!("{}.entropy.png", self.stem(index)));
             atomic_file::write_all(&[(&path, &mask), (&beside, &grey)])?;
@@ -143,7 +145,7 @@ impl Writer<'_> {
         Ok(Prediction {
             path: name_of(self.data, index, self.source),
             mask: path,
-            entropy: entropies.iter().sum::<f64>() / count,
+            doubt,
             shares: (0..names.len()).map(share).collect(),
         })
     }
@@ -178,16 +180,16 @@ impl fmt::Display for Report {
         let width = width.unwrap_or(0).max(5);
         writeln!(f, "masks are in {}", self.out.display())?;
         writeln!(f, "{:width$}  entropy  largest classes", "image")?;
-        for Prediction { path, entropy, shares, .. } in &self.predictions {
+        for Prediction { path, doubt, shares, .. } in &self.predictions {
             let mut largest: Vec<(&String, f64)> =
                 self.classes.iter().zip(shares.iter().copied()).collect();
             largest.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-            write!(f, "{path:width$}  {entropy:>7.4}")?;
+            write!(f, "{path:width$}  {:>7.4}", doubt.entropy)?;
             for (at, (name, share)) in largest.iter().take(3).filter(|(_, s)| *s > 0.0).enumerate()
             {
                 write!(f, "{}{name} {}", if at == 0 { "  " } else { ", " }, percent(*share))?;
             }
-            writeln!(f)?;
+            writeln!(f, "{}", doubt.remark())?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use priorfit::posterior::Posterior;
 use priorfit::task::Task;
 use serde::Serialize;
 
-use super::Predict;
+use super::{Doubt, Predict};
 use crate::globals::Globals;
 
 #[derive(Serialize)]
@@ -27,6 +27,17 @@ struct Prediction {
     deviations: Vec<f64>,
     /// The part that the draws' disagreement has in it.
     between_draws: Vec<f64>,
+    /// From where to where each number lies as often as the calibration promises, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intervals: Option<Vec<[f64; 2]>>,
+    #[serde(flatten)]
+    doubt: Doubt,
+}
+
+/// Around each mean, so many of its deviations.
+fn intervals(means: &[f64], deviations: &[f64], halves: &[f64]) -> Vec<[f64; 2]> {
+    let each = means.iter().zip(deviations).zip(halves);
+    each.map(|((mean, deviation), half)| [-1.0, 1.0].map(|s| mean + s * half * deviation)).collect()
 }
 
 /// Predicts the numbers of all images.
@@ -35,21 +46,27 @@ pub(super) fn predict(
     options: &Predict,
     globals: &Globals,
 ) -> Result<ExitCode> {
-    let task = &posterior.description().task;
-    let noise: Vec<f64> = match task {
+    let task = posterior.task();
+    let noise: Vec<f64> = match &task {
         Task::Regression { standard, .. } => {
             standard.iter().map(|s| s.noise.unwrap_or(0.0)).collect()
         }
         _ => Vec::new(),
     };
+    let calibration = posterior.description().calibration.as_ref();
+    let promised = calibration.and_then(|calibration| calibration.intervals.as_ref());
+    let halves = promised.and_then(|intervals| intervals.half_widths.as_deref());
     let mut predictions = Vec::new();
-    options.each(posterior, globals, &mut |path, row, variances| {
+    options.each(posterior, globals, &mut |path, row, variances, doubt| {
         let total = variances.iter().zip(&noise).map(|(v, noise)| (v + noise).sqrt());
+        let deviations: Vec<f64> = total.collect();
         predictions.push(Prediction {
             path,
             means: row.to_vec(),
-            deviations: total.collect(),
+            intervals: halves.map(|halves| intervals(row, &deviations, halves)),
+            deviations,
             between_draws: variances.iter().map(|v| v.sqrt()).collect(),
+            doubt,
         });
     })?;
     globals.print(&Report { outputs: task.names().to_vec(), predictions })?;
@@ -63,12 +80,12 @@ impl fmt::Display for Report {
         write!(f, "{:width$}", "image")?;
         self.outputs.iter().try_for_each(|name| write!(f, "  {name:>21}"))?;
         writeln!(f)?;
-        for Prediction { path, means, deviations, .. } in &self.predictions {
+        for Prediction { path, means, deviations, doubt, .. } in &self.predictions {
             write!(f, "{path:width$}")?;
             for (mean, deviation) in means.iter().zip(deviations) {
                 write!(f, "  {:>21}", format!("{mean:.4} ± {deviation:.4}"))?;
             }
-            writeln!(f)?;
+            writeln!(f, "{}", doubt.remark())?;
         }
         Ok(())
     }

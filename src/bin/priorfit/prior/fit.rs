@@ -12,6 +12,7 @@ use priorfit::adapt::{
 use priorfit::data::{Augment, Colour, Crop, Dataset};
 use priorfit::error::{Context, Result};
 use priorfit::prior::{Header, MAX_RANK, Spread};
+use priorfit::task::Task;
 use priorfit::update::Schedule;
 use serde::Serialize;
 
@@ -25,6 +26,7 @@ use crate::options::{
     AugmentArgs, ByteSize, Destination, PreprocessArgs, check_destination, percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
+use crate::tasks::TaskArgs;
 
 /// The share of the deviations' variance that is kept where the rank is left to it.
 const EXPLAINED: f64 = 0.9;
@@ -32,11 +34,13 @@ const EXPLAINED: f64 = 0.9;
 /// Learn a prior over a backbone's weights from source data, with labels or without
 ///
 /// A head is fitted, then all weights are trained on and snapshots taken on the way; their mean,
-/// variance and last deviations are the prior (SWAG). With --objective simclr no labels are needed:
-/// two changed views of each image are to be told from those of the others in its batch (NT-Xent),
-/// through a projector that is thrown away. Ctrl-C keeps the prior of the snapshots taken
-/// so far, if they are two or more. After each epoch a checkpoint is left beside the output; a fit
-/// that was stopped goes on from there with --resume, to the same bits.
+/// variance and last deviations are the prior (SWAG), in which the head has no part: a prior of
+/// masks serves classes, and the other way round, where the backbone's weights are the same. With
+/// --objective simclr no labels are needed: two changed views of each image are to be told from
+/// those of the others in its batch (NT-Xent), through a projector that is thrown away. Ctrl-C
+/// keeps the prior of the snapshots taken so far, if they are two or more. After each epoch a
+/// checkpoint is left beside the output; a fit that was stopped goes on from there with --resume,
+/// to the same bits.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -49,8 +53,10 @@ Examples:
   priorfit prior fit --backbone b.onnx --data photos/ --out p.safetensors \\
       --objective simclr --batch 128 --epochs 20 --flip
 
-The data are a folder with one subfolder of images for each class, or an .npz with x and y. Without
-labels: a folder of images, or an .npz with x; labels that are there are not looked at.")]
+  priorfit prior fit --backbone b.onnx --data streets/ --out p.safetensors --ignore 11
+
+The data are those of `adapt`: classes, sets of labels, numbers or masks. Without labels: a folder
+of images, or an .npz with x; labels that are there are not looked at.")]
 pub struct Fit {
     /// The ONNX file; a classifier at its end is cut off
     #[arg(long, value_name = "FILE")]
@@ -118,6 +124,8 @@ pub struct Fit {
     #[arg(long, value_name = "NAME")]
     features: Option<String>,
     #[command(flatten)]
+    task: TaskArgs,
+    #[command(flatten)]
     preprocess: PreprocessArgs,
     #[command(flatten)]
     augment: AugmentArgs,
@@ -127,7 +135,7 @@ pub struct Fit {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Learning {
-    /// To tell the classes apart
+    /// The task that the data make, such as to tell classes apart
     Supervised,
     /// To tell the images apart, without labels
     Simclr,
@@ -185,12 +193,11 @@ impl Fit {
         let started = Instant::now();
         check_destination(&self.out, Destination::File)?;
         let engine = globals.engine()?;
-        let model = backbone::load(&self.backbone, self.features.as_deref())?;
+        let (data, task) = self.open()?;
+        let is_dense = task.as_ref().is_some_and(Task::is_dense);
+        let load = if is_dense { backbone::load_map } else { backbone::load };
+        let model = load(&self.backbone, self.features.as_deref())?;
         model.notes().iter().for_each(|note| globals.note(note));
-        let data = Dataset::open(&self.data)?;
-        if self.objective == Learning::Supervised {
-            data.check_trainable().context(|| self.data.display().to_string())?;
-        }
         let preprocess = self.preprocess.resolve(&model, &data, engine.threads())?;
         backbone::check_import(&self.backbone, &model, &preprocess)?;
         let mut monitor = Monitor::new(globals)?;
@@ -221,6 +228,17 @@ impl Fit {
             peak_rss_mb: peak_rss_mb(),
         })?;
         Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    }
+
+    /// The source data, and what is learned of them if anything but themselves.
+    fn open(&self) -> Result<(Dataset, Option<Task>)> {
+        if self.objective == Learning::Simclr {
+            self.task.check_none("--objective simclr")?;
+            return Ok((Dataset::open(&self.data)?, None));
+        }
+        let data = self.task.open(&self.data)?;
+        let task = Task::of(&data).context(|| self.data.display().to_string())?;
+        Ok((data, Some(task)))
     }
 
     fn augment(&self) -> Augment {
