@@ -53,6 +53,12 @@ pub(super) struct Block {
     pub(super) capacitance: OnceLock<Cholesky>,
 }
 
+/// Where a group is among the names: a path, and whether it is what was left over there.
+type Place<'a> = (Vec<&'a str>, bool);
+
+/// Number of weights, and parameters' names.
+type Group = (usize, Vec<String>);
+
 impl Grouping {
     /// The words of a name that its block is called by.
     fn path(self, name: &str) -> Vec<&str> {
@@ -91,8 +97,7 @@ impl Grouping {
         parameters: &[(&str, usize)],
         fewest: usize,
     ) -> BTreeMap<String, Vec<String>> {
-        // By path, and whether the group is what was left over there.
-        let mut groups: BTreeMap<(Vec<&str>, bool), (usize, Vec<String>)> = BTreeMap::new();
+        let mut groups: BTreeMap<Place, Group> = BTreeMap::new();
         for &(name, len) in parameters {
             let group = groups.entry((self.path(name), false)).or_default();
             group.0 += len;
@@ -111,7 +116,7 @@ impl Grouping {
                 rest.1.extend(names);
             }
         }
-        let called = |(mut path, is_rest): (Vec<&str>, bool)| {
+        let called = |(mut path, is_rest): Place| {
             path.extend(is_rest.then_some("*"));
             if path.is_empty() { "*".to_string() } else { path.join(".") }
         };

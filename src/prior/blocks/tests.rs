@@ -18,7 +18,7 @@ fn parts() -> Vec<Parameter> {
     ]
 }
 
-fn in_blocks(blocks: &[(&str, &[&str])]) -> Header {
+fn in_blocks(blocks: Called) -> Header {
     let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
     let mut header = header(2, 0.1);
     header.set_blocks(blocks.iter().map(|(c, n)| (c.to_string(), names(n))).collect());
@@ -140,9 +140,12 @@ fn files_of_blocks_have_their_own_version_and_come_back_as_they_were() {
     assert!(text(bytes).contains("\\\"version\\\":2"));
 }
 
+/// Blocks by what they are called.
+type Called<'a> = &'a [(&'a str, &'a [&'a str])];
+
 #[test]
 fn impossible_blocks_are_refused_by_name() {
-    let cases: [(&[(&str, &[&str])], &str); 5] = [
+    let cases: [(Called, &str); 5] = [
         (&[("x", &["a", "c"]), ("y", &["d"])], "block 'y' names 'd', no parameter"),
         (&[("x", &["a", "c"]), ("y", &["b", "a"])], "parameter 'a' is in two blocks"),
         (&[("x", &["a"]), ("y", &["b"])], "parameter 'c' is in no block"),
