@@ -233,12 +233,11 @@ impl Promises {
             Some(intervals.half_widths.as_ref()?.iter().zip(&intervals.noise).cycle())
         });
         let coverage = halves.map(|halves| {
-            let rows = seen.mean.iter().zip(&seen.variance).zip(truth).zip(halves);
-            let is_within =
-                |&(((m, v), y), (half, noise)): &(((&f64, &f64), &f32), (&f64, &f64))| {
-                    (f64::from(*y) - m).abs() <= half * (v + noise).sqrt()
-                };
-            rows.filter(is_within).count() as f64 / truth.len().max(1) as f64
+            let off = seen.mean.iter().zip(truth).map(|(m, y)| (f64::from(*y) - m).abs());
+            let widths = seen.variance.iter().zip(halves);
+            let widths = widths.map(|(v, (half, noise))| half * (v + noise).sqrt());
+            let within = off.zip(widths).filter(|(off, width)| off <= width).count();
+            within as f64 / truth.len().max(1) as f64
         });
         let alarms = seen.uncertainty.iter().filter(|one| calibration.is_unfamiliar(one)).count();
         Promises {
