@@ -145,6 +145,11 @@ fn setting(records: &Records) -> String {
     )
 }
 
+/// A number of a table; nothing where there is none.
+fn cell(mean: Option<Mean>, scale: f64, digits: usize) -> String {
+    mean.map_or(String::new(), |mean| mean.text(scale, digits))
+}
+
 fn classes(records: &Records) -> String {
     let mut text = String::new();
     for shots in shots(records, false) {
@@ -154,14 +159,10 @@ fn classes(records: &Records) -> String {
                  accuracy % | NLL | ECE | seconds | draws |\n";
         text += "|---|---|---|---|---|---|---|---|---|---|---|---|\n";
         for row in rows(records, false) {
-            let of = |of, scale, digits| {
-                let mean = mean(records, row, shots, of);
-                mean.map_or(String::new(), |mean| mean.text(scale, digits))
-            };
+            let of = |of, scale, digits| cell(mean(records, row, shots, of), scale, digits);
             let less = |of, scale, digits| {
                 let less = difference(records, row, Row::Default, shots, of);
-                let less = less.filter(|_| row != Row::Default);
-                less.map_or(String::new(), |less| less.text(scale, digits))
+                cell(less.filter(|_| row != Row::Default), scale, digits)
             };
             if mean(records, row, shots, SCORE).is_none() {
                 continue;
@@ -201,10 +202,7 @@ fn masks(records: &Records) -> String {
         put(&mut text, format_args!("\n### {shots} images with masks\n\n"));
         text += "| | mean IoU % | NLL of a pixel | ECE | seconds |\n|---|---|---|---|---|\n";
         for row in rows(records, true) {
-            let of = |of, scale, digits| {
-                let mean = mean(records, row, shots, of);
-                mean.map_or(String::new(), |mean| mean.text(scale, digits))
-            };
+            let of = |of, scale, digits| cell(mean(records, row, shots, of), scale, digits);
             put(
                 &mut text,
                 format_args!(

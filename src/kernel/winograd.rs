@@ -9,9 +9,13 @@
 mod filter_grad;
 mod tiles;
 
+use std::ops::Range;
+
 use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
-use crate::kernel::gemm::{Isa, LINE, LINES, POINTS, Places, STEP, Write, first, multiply_strip};
+use crate::kernel::gemm::{
+    Isa, LINE, LINES, POINTS, Places, STEP, Write, aligned, first, multiply_strip,
+};
 use crate::threads::{Parts, Threads};
 
 pub(super) use filter_grad::{filter_grad, filter_grad_scratch_len};
@@ -104,8 +108,8 @@ struct Plan {
     /// The result's.
     results: Grid,
     blocks: Blocks,
-    /// Rows of a strip of filters.
-    strip: usize,
+    /// Of the filters.
+    strips: Strips,
     /// Elements of all transformed filters, `[strip][point][channel][row]`.
     filters_len: usize,
     /// Elements of a block's transformed input, `[point][strip of tiles][channel][tile]`.
@@ -120,14 +124,14 @@ impl Plan {
     fn new(isa: &Isa, layer: Layer) -> Self {
         let grid = Grid::input(layer.batch, layer.input, layer.output, layer.pad);
         let blocks = Blocks::new(&grid, TILES);
-        let strip = strip(isa, layer.features);
+        let strips = Strips::new(isa, layer.features);
         let panel_len = POINTS * point_len(layer.channels, blocks.tiles_max);
-        let local_len = (POINTS * strip * blocks.tiles_max).max(blocks.dealt(&grid).len());
+        let local_len = (POINTS * strips.rows * blocks.tiles_max).max(blocks.dealt(&grid).len());
         Plan {
             layer,
             grid,
             results: Grid::output(layer.batch, layer.output),
-            strip,
+            strips,
             filters_len: POINTS * layer.channels * layer.features,
             panel_len,
             at_once: (PANELS_MAX / panel_len).clamp(1, blocks.count),
@@ -142,16 +146,6 @@ impl Plan {
             + workers * self.local_len
             + LINE
     }
-
-    fn strips(&self) -> usize {
-        self.layer.features.div_ceil(self.strip)
-    }
-
-    /// The features of a strip.
-    fn rows(&self, strip: usize) -> std::ops::Range<usize> {
-        let start = strip * self.strip;
-        start..(start + self.strip).min(self.layer.features)
-    }
 }
 
 /// From one point of a panel to the next. A line more than is needed keeps the points of a tile
@@ -160,9 +154,28 @@ fn point_len(channels: usize, tiles: usize) -> usize {
     channels * tiles + LINE
 }
 
-/// Rows of a strip, all but the last equal.
-fn strip(isa: &Isa, rows: usize) -> usize {
-    rows.div_ceil(rows.div_ceil(isa.rows()))
+/// Features dealt into strips of rows of a register tile, all but the last equal.
+#[derive(Clone, Copy)]
+struct Strips {
+    features: usize,
+    /// Features of a strip, at most.
+    rows: usize,
+}
+
+impl Strips {
+    fn new(isa: &Isa, features: usize) -> Self {
+        Strips { features, rows: features.div_ceil(features.div_ceil(isa.rows())) }
+    }
+
+    fn count(&self) -> usize {
+        self.features.div_ceil(self.rows)
+    }
+
+    /// The features of a strip.
+    fn of(&self, strip: usize) -> Range<usize> {
+        let start = strip * self.rows;
+        start..(start + self.rows).min(self.features)
+    }
 }
 
 /// Elements of scratch that the forward pass needs.
@@ -217,9 +230,8 @@ impl Call<'_> {
         let Plan { blocks, at_once, panel_len, .. } = self.plan;
         let needed = self.plan.scratch_len(self.threads.count());
         assert!(scratch.len() >= needed, "minimal filtering needs {needed} of scratch");
-        let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         let filters_len = self.plan.filters_len.next_multiple_of(LINE);
-        let (filters, rest) = scratch[aligned..].split_at_mut(filters_len);
+        let (filters, rest) = aligned(scratch).split_at_mut(filters_len);
         let (panels, locals) = rest.split_at_mut(at_once * panel_len);
         self.transform_filters(filters);
         let out = Parts::new(out);
@@ -238,8 +250,8 @@ impl Call<'_> {
         let tasks = channels.div_ceil(AT_ONCE);
         let filters = Parts::new(filters);
         let places = Places::every(TAPS, LINE);
-        self.threads.run(self.plan.strips() * tasks, |task, _| {
-            let rows = self.plan.rows(task / tasks);
+        self.threads.run(self.plan.strips.count() * tasks, |task, _| {
+            let rows = self.plan.strips.of(task / tasks);
             let start = rows.start * POINTS * channels;
             let first_channel = task % tasks * AT_ONCE;
             let (mut taps, mut lines) = ([0.0; TAPS * LINE], [0.0; LINES]);
@@ -315,12 +327,12 @@ impl Call<'_> {
         epilogue: Option<&dyn Epilogue>,
     ) {
         let Plan { layer, grid, blocks, panel_len, local_len, .. } = self.plan;
-        let (count, strips) = (panels.len() / panel_len, self.plan.strips());
+        let (count, strips) = (panels.len() / panel_len, self.plan.strips.count());
         let locals = Parts::new(locals);
         self.threads.run(count * strips, |task, worker| {
             // SAFETY: a worker runs one task at a time.
             let sums = unsafe { locals.part(worker * local_len, *local_len) };
-            let (index, features) = (task / strips, self.plan.rows(task % strips));
+            let (index, features) = (task / strips, self.plan.strips.of(task % strips));
             let tiles = blocks.tiles(grid, block + index).next_multiple_of(LINE);
             let (rows, channels) = (features.len(), layer.channels);
             let filters = &filters[features.start * POINTS * channels..];

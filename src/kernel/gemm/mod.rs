@@ -86,8 +86,7 @@ pub(crate) fn gemm(threads: &Threads, gemm: &Gemm<'_>, target: &Target<'_>, scra
     if extents.m == 0 || extents.n == 0 {
         return;
     }
-    let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-    let (packed, locals) = scratch[aligned..].split_at_mut(blocking.packed_len());
+    let (packed, locals) = aligned(scratch).split_at_mut(blocking.packed_len());
     for first in (0..extents.batch()).step_by(blocking.packed_batch) {
         let batch = first..(first + blocking.packed_batch).min(extents.batch());
         for first in (0..extents.m).step_by(blocking.packed_rows) {
@@ -255,4 +254,10 @@ pub(crate) fn multiply_strip(
         // and `width` columns lie inside each of `rows` rows of sums.
         unsafe { isa.tiles[rows - 1][width / isa.lanes - 1](args) };
     }
+}
+
+/// Scratch memory from its first whole line on.
+pub(crate) fn aligned(scratch: &mut [f32]) -> &mut [f32] {
+    let start = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    &mut scratch[start..]
 }

@@ -322,6 +322,31 @@ fn minimal_filtering_of_awkward_geometry() {
     }
 }
 
+/// Root mean square of the errors of `got`.
+fn rms_error(got: impl Iterator<Item = f32>, want: &[f64]) -> f64 {
+    let squares: f64 = got.zip(want).map(|(got, want)| (f64::from(got) - want).powi(2)).sum();
+    (squares / want.len() as f64).sqrt()
+}
+
+/// The points were chosen so that errors are about twice those of plain sums; with the usual 0, ±1,
+/// ±2 they would be four times.
+#[test]
+fn minimal_filtering_rounds_little_more_than_plain_sums() {
+    let g = square([64, 16], 24);
+    assert!(winograd::applies(&g));
+    let (x, w) = (random(g.input_shape().len(), 3), random(g.filter_shape().len(), 4));
+    let len = g.output_shape().len();
+    let (mut want, mut plain) = (vec![0.0; len], vec![0f32; len]);
+    each_product(&g, |at_x, at_w, at_out| {
+        want[at_out] += f64::from(x[at_x]) * f64::from(w[at_w]);
+        plain[at_out] += x[at_x] * w[at_w];
+    });
+    let [(out, _), ..] = run_convolution(Isa::best(), &Threads::new(1), &g);
+    let ratio =
+        rms_error(out.iter().map(|out| out - 1.0), &want) / rms_error(plain.iter().copied(), &want);
+    assert!(ratio < 3.0, "{ratio}");
+}
+
 #[test]
 fn convolutions_of_awkward_geometry() {
     for isa in Isa::available() {

@@ -203,6 +203,13 @@ impl Transform for Cotangent {
     }
 }
 
+/// Sums and differences of the values at a point of both signs: those at ±A, then those at ±B.
+#[inline(always)]
+unsafe fn halves<V: Vector>(m: [V; 6]) -> [V; 4] {
+    // SAFETY: the features are the caller's.
+    unsafe { [m[1].add(m[2]), plus(m[1], -1.0, m[2]), m[3].add(m[4]), plus(m[3], -1.0, m[4])] }
+}
+
 /// The four results of the products at the points.
 pub(super) struct Output;
 
@@ -214,8 +221,7 @@ impl Transform for Output {
     unsafe fn apply<V: Vector>(m: [V; 6]) -> [V; 6] {
         // SAFETY: the features are the caller's.
         unsafe {
-            let (a_even, a_odd) = (m[1].add(m[2]), plus(m[1], -1.0, m[2]));
-            let (b_even, b_odd) = (m[3].add(m[4]), plus(m[3], -1.0, m[4]));
+            let [a_even, a_odd, b_even, b_odd] = halves(m);
             [
                 m[0].add(a_even).add(b_even),
                 plus(times(A, a_odd), B, b_odd),
@@ -239,8 +245,7 @@ impl Transform for FilterGrad {
     unsafe fn apply<V: Vector>(m: [V; 6]) -> [V; 6] {
         // SAFETY: the features are the caller's.
         unsafe {
-            let (a_even, a_odd) = (m[1].add(m[2]), plus(m[1], -1.0, m[2]));
-            let (b_even, b_odd) = (m[3].add(m[4]), plus(m[3], -1.0, m[4]));
+            let [a_even, a_odd, b_even, b_odd] = halves(m);
             [
                 m[0].add(a_even).add(b_even),
                 plus(times(A, a_odd), B, b_odd),

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::tiles::{Blocks, Dealt, Grid};
-use super::{TAPS, point_len, strip};
+use super::{Strips, TAPS, point_len};
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{
-    Isa, LINE, LINES, POINTS, Places, TransformFn, Write, first, multiply_strip,
+    Isa, LINE, LINES, POINTS, Places, TransformFn, Write, aligned, first, multiply_strip,
 };
 use crate::threads::{Parts, Threads};
 
@@ -25,8 +25,8 @@ struct Plan {
     blocks: Blocks,
     /// Input channels with those that fill up the last line.
     channels: usize,
-    /// Features of a strip.
-    strip: usize,
+    /// Of the features.
+    strips: Strips,
     /// Elements of a block's transformed input, `[point][strip of channels][tile][channel]`.
     panel_len: usize,
     /// Elements of a block's transformed cotangents, `[strip of features][point][tile][feature]`.
@@ -51,7 +51,7 @@ impl Plan {
             input,
             output,
             channels,
-            strip: strip(isa, g.out_channels),
+            strips: Strips::new(isa, g.out_channels),
             panel_len,
             cotangents_len,
             at_once: (PANELS_MAX / (panel_len + cotangents_len)).clamp(1, blocks.count),
@@ -69,16 +69,6 @@ impl Plan {
             + self.at_once * (self.panel_len + self.cotangents_len)
             + workers * self.local_len
             + LINE
-    }
-
-    fn strips(&self) -> usize {
-        self.g.out_channels.div_ceil(self.strip)
-    }
-
-    /// The features of a strip.
-    fn rows(&self, strip: usize) -> Range<usize> {
-        let start = strip * self.strip;
-        start..(start + self.strip).min(self.g.out_channels)
     }
 }
 
@@ -99,8 +89,7 @@ pub(in crate::kernel) fn filter_grad(
     let plan = Plan::new(isa, g);
     let needed = plan.scratch_len(threads.count());
     assert!(scratch.len() >= needed, "minimal filtering needs {needed} of scratch");
-    let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-    let (sums, rest) = scratch[aligned..].split_at_mut(plan.sums_len());
+    let (sums, rest) = aligned(scratch).split_at_mut(plan.sums_len());
     let (panels, rest) = rest.split_at_mut(plan.at_once * plan.panel_len);
     let (cotangents, locals) = rest.split_at_mut(plan.at_once * plan.cotangents_len);
     let call = Call { isa, threads, plan: &plan };
@@ -155,7 +144,7 @@ impl Call<'_> {
         let transforms = &self.isa.winograd;
         let input = side(&self.plan.input, transforms.input, x, g.in_channels);
         let output = side(&self.plan.output, transforms.cotangent, ct, g.out_channels);
-        let (groups, strips) = (channels / LINE, self.plan.strips());
+        let (groups, strips) = (channels / LINE, self.plan.strips.count());
         let (panels, cotangents) = (Parts::new(panels), Parts::new(cotangents));
         let locals = Parts::new(locals);
         self.threads.run(blocks.len() * (groups + strips), |task, worker| {
@@ -174,7 +163,7 @@ impl Call<'_> {
                 (&input, group, Place { start, strides, mask: u16::MAX })
             } else {
                 let start = cotangents.pointer(index * cotangents_len, *cotangents_len);
-                let group = self.plan.rows(group - groups);
+                let group = self.plan.strips.of(group - groups);
                 let start = start.wrapping_add(group.start * POINTS * tiles);
                 let strides = [tiles * group.len(), group.len()];
                 let mask = first(group.len());
@@ -224,7 +213,7 @@ impl Call<'_> {
         sums: &mut [f32],
     ) {
         let Plan { g, blocks: all, channels, panel_len, cotangents_len, .. } = self.plan;
-        let strips = self.plan.strips();
+        let strips = self.plan.strips.count();
         let tasks = strips.div_ceil(STRIPS_AT_ONCE);
         let sums = Parts::new(sums);
         self.threads.run(POINTS * tasks, |task, _| {
@@ -234,7 +223,7 @@ impl Call<'_> {
                 let panel = &panels[index * panel_len + point * point_len(*channels, tiles)..];
                 let write = if block == 0 { Write::Set } else { Write::Add };
                 for strip in first_strip..(first_strip + STRIPS_AT_ONCE).min(strips) {
-                    let rows = self.plan.rows(strip);
+                    let rows = self.plan.strips.of(strip);
                     let start = (rows.start * POINTS + point * rows.len()) * tiles;
                     let cotangents = &cotangents[index * cotangents_len + start..];
                     let a = (&cotangents[..tiles * rows.len()], rows.len());
