@@ -39,7 +39,9 @@ use self::posterior::{Drawn, Sampling};
 pub use self::select::{Candidate, Choice};
 use self::select::{Rows, Selection};
 pub use self::settings::{DECAY_VARIANCE, PriorKind, Settings, TYPICAL_VARIANCE};
-pub use self::source::{Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
+pub use self::source::{
+    Centre, Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with,
+};
 use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};

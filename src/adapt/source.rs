@@ -19,7 +19,7 @@ use super::path::Path;
 use super::select::Rows;
 use super::settings::{PriorKind, Settings};
 use super::trainer::{Collect, Shadow, Trainer};
-use super::{Adapter, HEAD_VARIANCE, Observer};
+use super::{Adapter, HEAD_VARIANCE, Observer, own_weights};
 use crate::backend::Engine;
 use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
@@ -60,6 +60,19 @@ impl SourceObjective {
     }
 }
 
+/// Where the prior is centred: its mean, where adapting starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Centre {
+    /// The backbone's own weights. Snapshots tell in which directions these may move, which a few
+    /// epochs on a part of the source data do; they do not make better features of them.
+    #[default]
+    Backbone,
+    /// The snapshots' mean, as in SWAG (Maddox et al. 2019): of a run that goes on with the
+    /// backbone's own training for long.
+    Snapshots,
+}
+
 /// Settings of a prior fit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceSettings {
@@ -71,6 +84,8 @@ pub struct SourceSettings {
     pub burn_in: usize,
     /// Snapshots in all.
     pub snapshots: usize,
+    /// The prior's mean.
+    pub centre: Centre,
     /// Deviations kept, the K of the prior; 0 for a diagonal prior.
     pub rank: usize,
     /// ε, the least variance of a weight.
@@ -107,6 +122,7 @@ impl Default for SourceSettings {
             epochs: 5,
             burn_in: 1,
             snapshots: 20,
+            centre: Centre::Backbone,
             rank: 10,
             epsilon: 1e-6,
             learning_rate: 0.02,
@@ -254,6 +270,10 @@ pub fn fit_prior_with(
         });
     }
     let prior = moments.finish(header(model, data, settings))?.block_diagonal(settings.blocks)?;
+    let prior = match settings.centre {
+        Centre::Backbone => prior.recentred(&own_weights(model))?,
+        Centre::Snapshots => prior,
+    };
     match settings.explained {
         Some(share) => prior.compress(share),
         None => Ok(prior),
@@ -392,6 +412,10 @@ fn header(model: &Model, data: &Dataset, settings: &SourceSettings) -> Header {
                 _ => "constant".to_string(),
             },
             snapshots: settings.snapshots as u64,
+        },
+        notes: match settings.centre {
+            Centre::Backbone => "around the backbone's own weights".to_string(),
+            Centre::Snapshots => String::new(),
         },
         num_data: data.len() as u64,
         ..Header::new(model.fingerprint(), settings.epsilon)

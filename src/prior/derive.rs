@@ -76,6 +76,27 @@ impl Prior {
         Prior::new(header, self.parameters.iter().map(one).collect::<Result<_>>()?)
     }
 
+    /// The same covariance around other weights, such as those that the snapshots set out from.
+    ///
+    /// # Errors
+    /// When `mean` lacks a parameter, has it in another shape, or holds what is not finite.
+    pub fn recentred(&self, mean: &Weights) -> Result<Self> {
+        let one = |parameter: &Parameter| {
+            let name = &parameter.name;
+            let found = mean
+                .get(name)
+                .ok_or_else(|| Error::invalid(format!("there is no new mean of {name}")))?;
+            if found.shape() != parameter.mean.shape() {
+                let message = format!("the new mean of {name} is {:?}", found.shape());
+                let expected = format!("expected {:?}, as the prior has", parameter.mean.shape());
+                return Err(Error::invalid(message).hint(expected));
+            }
+            Ok(Parameter { mean: found.clone(), ..parameter.clone() })
+        };
+        let parameters = self.parameters.iter().map(one).collect::<Result<_>>()?;
+        Prior::new(self.header.clone(), parameters)
+    }
+
     /// The prior of `names` alone, for a run that freezes the other parameters: the marginal, which
     /// says what is known of these weights whatever the others are. Tensors are shared.
     ///

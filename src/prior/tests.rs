@@ -201,6 +201,24 @@ fn the_equivalent_isotropic_prior_has_the_same_volume() {
 }
 
 #[test]
+fn a_prior_around_other_weights_keeps_its_covariance() {
+    let prior = small();
+    let moved = |p: &Parameter| (p.name().to_string(), p.mean().mapv(|x| x + 1.0).into());
+    let mean: Weights = prior.parameters().iter().map(moved).collect();
+    let around = prior.recentred(&mean).expect("the same names");
+    let capacitance = |prior: &Prior| prior.capacitance_inverse(0).expect("definite");
+    assert_eq!(capacitance(&around), capacitance(&prior));
+    assert!(around.parameters().iter().all(|p| p.mean() == &mean[p.name()]));
+    let without = Weights::from([("a".to_string(), mean["a"].clone())]);
+    let error = prior.recentred(&without).expect_err("a name is missing").to_string();
+    assert!(error.contains("no new mean of"), "{error}");
+    let mut other = mean;
+    other.insert("a".to_string(), tensor(&[1, 1], vec![0.0]).expect("one number"));
+    let error = prior.recentred(&other).expect_err("another shape").to_string();
+    assert!(error.contains("the new mean of a is [1, 1]"), "{error}");
+}
+
+#[test]
 fn a_restricted_prior_is_the_marginal() {
     let prior = small();
     let part = prior.restrict(["layer/1.weight", "a"]).expect("known names");

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use priorfit::adapt::{Adapter, PriorKind, Settings, SourceSettings, fit_prior, fit_prior_with};
+use priorfit::adapt::{
+    Adapter, Centre, PriorKind, Settings, SourceSettings, fit_prior, fit_prior_with,
+};
 use priorfit::adapt::{Checkpoints, ContrastSettings, Control, Phase, Progress, SourceObjective};
 use priorfit::backend::Engine;
 use priorfit::data::{Augment, Colour, Crop, Dataset, Preprocess, Statistics};
@@ -41,6 +43,7 @@ fn settings() -> SourceSettings {
         epochs: 4,
         burn_in: 1,
         snapshots: 8,
+        centre: Centre::Snapshots,
         rank: 4,
         learning_rate: 0.01,
         batch_size: 16,
@@ -91,6 +94,20 @@ fn a_fit_that_was_stopped_goes_on_to_the_same_bits() {
     // A second fit to the same place would lose it.
     let error = source.fit_until(&path, false, usize::MAX).expect_err("there is a checkpoint");
     assert!(error.to_string().contains("--resume"), "{error}");
+}
+
+#[test]
+fn a_prior_is_centred_at_the_backbone_or_at_its_snapshots() {
+    let source = source(5);
+    let threads = Arc::new(Threads::new(2));
+    let own = source.fit(&SourceSettings { centre: Centre::Backbone, ..settings() }, &threads);
+    let (own, moved) = (own.expect("a prior"), source.fit(&settings(), &threads).expect("a prior"));
+    assert!(own.header().notes.contains("own weights") && moved.header().notes.is_empty());
+    for (name, weight) in source.model.weights() {
+        let [a, b] = [&own, &moved].map(|prior| prior.parameter(name).expect("the same names"));
+        assert!(a.mean() == weight && b.mean() != weight, "the mean of {name}");
+        assert!(a.var() == b.var() && a.dev() == b.dev(), "the covariance of {name}");
+    }
 }
 
 #[test]

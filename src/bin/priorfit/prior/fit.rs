@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
-    Checkpoints, ContrastSettings, Control, SourceObjective, SourceSettings, fit_prior_with,
+    Centre, Checkpoints, ContrastSettings, Control, SourceObjective, SourceSettings, fit_prior_with,
 };
 use priorfit::data::{Augment, Colour, Crop, Dataset};
 use priorfit::error::{Context, Result};
@@ -33,9 +33,9 @@ const EXPLAINED: f64 = 0.9;
 
 /// Learn a prior over a backbone's weights from source data, with labels or without
 ///
-/// A head is fitted, then all weights are trained on and snapshots taken on the way; their mean,
-/// variance and last deviations are the prior (SWAG), in which the head has no part: a prior of
-/// masks serves classes, and the other way round, where the backbone's weights are the same. With
+/// A head is fitted, then all weights are trained on and snapshots taken on the way; their variance
+/// and last deviations (SWAG), around the backbone's own weights or around the snapshots' mean, are
+/// the prior, in which the head has no part: a prior of masks serves classes, and the other way round, where the backbone's weights are the same. With
 /// --objective simclr no labels are needed: two changed views of each image are to be told from
 /// those of the others in its batch (NT-Xent), through a projector that is thrown away. Ctrl-C
 /// keeps the prior of the snapshots taken so far, if they are two or more. After each epoch a
@@ -70,6 +70,9 @@ pub struct Fit {
     /// What is learned from the data
     #[arg(long, value_enum, default_value = "supervised")]
     objective: Learning,
+    /// The prior's mean, where adapting starts
+    #[arg(long, value_enum, default_value = "backbone")]
+    centre: Middle,
     /// Deviations kept, 0 for a diagonal prior; auto: all snapshots', cut by --explained
     #[arg(long, value_name = "K|auto")]
     #[arg(default_value_t = Rank::Number(SourceSettings::default().rank))]
@@ -131,6 +134,14 @@ pub struct Fit {
     augment: AugmentArgs,
     #[command(flatten)]
     contrast: ContrastArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Middle {
+    /// The backbone's own weights
+    Backbone,
+    /// The mean of the snapshots, better where they go on with the backbone's own training for long
+    Snapshots,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -260,6 +271,10 @@ impl Fit {
             epochs: self.epochs,
             burn_in: self.burn_in,
             snapshots: self.snapshots,
+            centre: match self.centre {
+                Middle::Backbone => Centre::Backbone,
+                Middle::Snapshots => Centre::Snapshots,
+            },
             rank: match self.rank {
                 Rank::Number(rank) => rank,
                 Rank::Auto => self.snapshots.min(MAX_RANK),
