@@ -28,6 +28,20 @@ fn main() {
     }
 }
 
+/// Convolutions of a small residual network on pictures of 32 pixels, batch 32.
+fn small() -> impl Iterator<Item = (String, Conv2d)> {
+    let plain = [[3, 32, 32], [32, 32, 32], [64, 64, 16], [128, 128, 8]];
+    let halved_ones = [[32, 64, 32], [64, 128, 16]];
+    let plain = plain.map(|[from, to, extent]| ("3x3", conv([from, to], extent)));
+    let large = halved_ones.map(|[from, to, extent]| ("3x3/2", halved(conv([from, to], extent))));
+    let points =
+        halved_ones.map(|[from, to, extent]| ("1x1/2", halved(pointwise([from, to], extent))));
+    plain.into_iter().chain(large).chain(points).map(|(kind, g)| {
+        let name = format!("small {kind} {}-{} {}", g.in_channels, g.out_channels, g.input[0]);
+        (name, Conv2d { batch: 32, ..g })
+    })
+}
+
 /// A 3x3 convolution with padding 1 on `extent²` pixels, batch 8.
 fn conv(channels: [usize; 2], extent: usize) -> Conv2d {
     Conv2d {
@@ -62,6 +76,7 @@ fn convolutions() -> Vec<(String, Conv2d)> {
     for (channels, extent) in [(64, 56), (128, 28), (256, 14), (512, 7)] {
         all.push((format!("3x3 {channels} {extent}"), conv([channels; 2], extent)));
     }
+    all.extend(small());
     for (channels, extent) in [(64, 56), (128, 28), (256, 14)] {
         let g = halved(conv([channels, 2 * channels], extent));
         all.push((format!("3x3/2 {channels}-{} {extent}", 2 * channels), g));

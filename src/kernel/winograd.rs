@@ -27,8 +27,9 @@ const TAPS: usize = 9;
 const CHANNELS_MIN: usize = 16;
 /// Tiles of a block, about.
 const TILES: usize = 64;
-/// Elements of transformed input that are made before they are multiplied.
-const PANELS_MAX: usize = 1 << 20;
+/// Elements of transformed input that are made before they are multiplied; they fit a second-level
+/// cache.
+const PANELS_MAX: usize = 1 << 18;
 /// Channels that one task transforms.
 const CHANNELS_AT_ONCE: usize = 8;
 

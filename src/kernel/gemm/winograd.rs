@@ -320,15 +320,19 @@ pub(super) unsafe fn deal<L: Line>(
         // SAFETY: a line is read only where it lies in the row, and the four rows were checked; the
         // features are the caller's.
         unsafe {
-            let lines = std::array::from_fn(|i| {
+            // A loop and no closure: a function of its own would lack the features.
+            let mut lines = [L::zero(); STEP];
+            for (i, line) in lines.iter_mut().enumerate() {
                 let start = (index * STEP + i) * LINE;
                 let inside =
                     first(end.saturating_sub(start)) & !first(before.saturating_sub(start));
                 let from = row.as_ptr().wrapping_add(start).wrapping_sub(before);
                 prefetch(from.wrapping_add(PREFETCH));
                 // A load of nothing from an address of nothing is slow.
-                if inside == 0 { L::zero() } else { L::zero().load(from, inside) }
-            });
+                if inside != 0 {
+                    *line = line.load(from, inside);
+                }
+            }
             for (j, line) in L::deal(lines).into_iter().enumerate() {
                 line.store(to.as_mut_ptr().add(j * stride + index * LINE), u16::MAX);
             }
@@ -343,8 +347,10 @@ pub(super) unsafe fn weave<L: Line>(lines: &[f32; LINES], to: &mut [f32; 4 * STE
     for (row, to) in rows.iter().zip(to.as_chunks_mut::<{ STEP * LINE }>().0) {
         // SAFETY: both chunks are four lines; the features are the caller's.
         unsafe {
-            let lines =
-                std::array::from_fn(|i| L::zero().load(row.as_ptr().add(i * LINE), u16::MAX));
+            let mut lines = [L::zero(); STEP];
+            for (i, line) in lines.iter_mut().enumerate() {
+                *line = line.load(row.as_ptr().add(i * LINE), u16::MAX);
+            }
             for (i, line) in L::weave(lines).into_iter().enumerate() {
                 line.store(to.as_mut_ptr().add(i * LINE), u16::MAX);
             }
