@@ -13,6 +13,7 @@
 //!     --work target/study --out docs
 //! ```
 
+mod clock;
 mod material;
 mod plots;
 mod records;

@@ -1,7 +1,6 @@
 //! One run of one row: adapting, measuring, and for tuned rows the search before.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use ndarray::{Array2, Axis, concatenate};
 use priorfit::adapt::{Adapted, Adapter, Control, Ending, Phase, Settings, score};
@@ -11,6 +10,7 @@ use priorfit::posterior::{Posterior, Truth, best_temperature, tempered};
 use priorfit::prior::Prior;
 use priorfit::threads::Threads;
 
+use crate::clock::Started;
 use crate::material::{Images, Material};
 use crate::records::{Found, Measured, Record, Records, Setting};
 use crate::rows::Row;
@@ -87,22 +87,22 @@ pub fn known(records: &Records, job: Job) -> Option<Record> {
 
 impl Cell<'_> {
     fn classes(&self, known: Option<Record>, shift: Option<&Dataset>) -> Result<Record> {
-        let started = Instant::now();
+        let started = Started::now();
         let settings = self.job.row.settings(self.job.seed, self.setting.steps);
         let tuned = match self.job.row.is_tuned() {
             true => self.tune(settings)?,
             false => Tuned { settings, temperature: 1.0 },
         };
-        let searched = started.elapsed().as_secs_f64();
+        let searched = started.seconds();
         let choice = known.as_ref().and_then(|record| record.choice.as_ref());
         let (adapted, validated) = self.fit(&self.train, tuned.settings.clone(), choice)?;
         let shared = known.as_ref().map_or(0.0, |record| record.choice_seconds);
-        let seconds = started.elapsed().as_secs_f64() + shared;
+        let seconds = started.seconds() + shared;
         let posterior =
             if self.job.row == Row::Probe { &adapted.probe } else { &adapted.posterior };
-        let predicting = Instant::now();
+        let predicting = Started::now();
         let p = self.predict(posterior, &self.test)?;
-        let predict_seconds = predicting.elapsed().as_secs_f64();
+        let predict_seconds = predicting.seconds();
         let kept = adapted.choice.as_ref().map(|choice| choice.kept().strength);
         let own = posterior.description().temperature;
         let temperature = own * tuned.temperature;
@@ -137,12 +137,12 @@ impl Cell<'_> {
     }
 
     fn masks(&self) -> Result<Vec<Record>> {
-        let started = Instant::now();
+        let started = Started::now();
         let settings = Row::MaskDefault.settings(self.job.seed, self.setting.steps);
         let (adapted, validated) = self.fit(&self.train, settings, None)?;
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = started.seconds();
         let record = |row, posterior: &Posterior, seconds: f64| {
-            let predicting = Instant::now();
+            let predicting = Started::now();
             let evaluation = posterior.evaluate(&self.test, &self.threads, &mut |_| true)?;
             let kept = adapted.choice.as_ref().and_then(|choice| choice.kept().strength);
             Ok(Record {
@@ -154,7 +154,7 @@ impl Cell<'_> {
                 shift: None,
                 seconds,
                 choice_seconds: validated,
-                predict_seconds: predicting.elapsed().as_secs_f64(),
+                predict_seconds: predicting.seconds(),
                 draws: posterior.draws().len(),
                 strength: kept.filter(|_| row == Row::MaskDefault),
                 head_variance: adapted.choice.as_ref().map(|choice| choice.head_variance),
@@ -176,7 +176,7 @@ impl Cell<'_> {
         settings: Settings,
         choice: Option<&Found>,
     ) -> Result<(Adapted, f64)> {
-        let started = Instant::now();
+        let started = Started::now();
         let model = Arc::clone(&self.images.model);
         let mut adapter = Adapter::new(model, self.preprocess.clone(), &self.threads);
         if let Some(prior) = self.prior {
@@ -189,7 +189,7 @@ impl Cell<'_> {
         let mut at_step = Vec::new();
         let adapted = adapter.fit(train, None, &mut |progress| {
             if progress.phase == Phase::Train {
-                at_step.push(started.elapsed().as_secs_f64());
+                at_step.push(started.seconds());
             }
             Control::Continue
         })?;

@@ -134,7 +134,7 @@ fn setting(records: &Records) -> String {
     };
     format!(
         "\nSeeds {}; labels drawn from {} images; at most {} images measured, {measured}; {} \
-         steps. Mean ± standard error over the seeds. Seconds are of one core, with everything \
+         steps. Mean ± standard error over the seeds. Seconds are a core's own, with everything \
          that was searched for or cross-validated; draws are forward passes for each prediction. \
          Differences are paired by seed. NLL of tuned rows is at the temperature of the held-out \
          examples; beside it that at temperature 1.\n",
