@@ -7,6 +7,7 @@ pub mod backend;
 pub mod data;
 pub mod error;
 pub mod graph;
+pub mod job;
 pub mod kernel;
 pub mod onnx;
 pub mod plan;

@@ -46,12 +46,22 @@ struct Shared {
 impl Threads {
     /// A pool of `count` threads in all, the caller's included; at least one.
     pub fn new(count: usize) -> Self {
-        let shared = Arc::new(Shared::default());
+        Self::with_start(count, || ())
+    }
+
+    /// The same, with something that each thread of its own does first, such as to lower its
+    /// priority; the caller's thread does not.
+    pub fn with_start(count: usize, start: impl Fn() + Send + Sync + 'static) -> Self {
+        let (shared, start) = (Arc::new(Shared::default()), Arc::new(start));
         let handles = (1..count.max(1))
             .filter_map(|worker| {
-                let shared = Arc::clone(&shared);
+                let (shared, start) = (Arc::clone(&shared), Arc::clone(&start));
                 let name = format!("priorfit-{worker}");
-                std::thread::Builder::new().name(name).spawn(move || shared.work(worker)).ok()
+                let work = move || {
+                    start();
+                    shared.work(worker);
+                };
+                std::thread::Builder::new().name(name).spawn(work).ok()
             })
             .collect();
         Threads { shared, handles, turn: Mutex::new(()) }

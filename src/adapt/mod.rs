@@ -53,6 +53,7 @@ use crate::posterior::{Description, Network, Posterior, VERSION, check_prior, ow
 use crate::prior::{Prior, Weights};
 use crate::task::Task;
 use crate::tensor::tensor;
+use crate::threads::Threads;
 
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -200,6 +201,22 @@ impl Adapter {
         settings.check(self.prior.is_some())?;
         self.settings = settings;
         Ok(self)
+    }
+
+    /// The same with other threads for what the processor does.
+    pub fn with_threads(mut self, threads: Arc<Threads>) -> Self {
+        self.engine = self.engine.with_threads(threads);
+        self
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Where it runs.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The same with what cross-validation found before, on the same examples with the same prior

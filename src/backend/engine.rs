@@ -193,6 +193,11 @@ impl Engine {
         &self.threads
     }
 
+    /// The same device with other threads for what the processor does.
+    pub fn with_threads(&self, threads: Arc<Threads>) -> Self {
+        Engine { threads, device: self.device.clone() }
+    }
+
     /// Whether its device can fail.
     pub fn can_fail(&self) -> bool {
         !matches!(self.device, Device::Cpu)

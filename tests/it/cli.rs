@@ -441,6 +441,25 @@ fn the_demo_compares_six_methods_on_what_the_program_carries() {
     }
 }
 
+#[test]
+fn a_run_whose_time_is_up_saves_the_last_good_state() {
+    let (folder, train) = workplace();
+    let (backbone, out) = (file(BACKBONE), folder.path().join("out"));
+    let adapt = ["adapt", "--backbone", &backbone, "--train", text(&train), "--out", text(&out)];
+    let endless = ["--steps", "100000000", "--strength", "1", "--no-gate"];
+    let budget = ["--time-budget", "1s", "--duty-cycle", "0.9", "--low-priority"];
+    let (report, output) = json(&[&adapt[..], &endless, &budget].concat());
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(
+        (&report["ending"], &report["stopped_by"]),
+        (&"stopped".into(), &"wall_time".into())
+    );
+    succeeds(&["predict", "--posterior", text(&out), text(&train)], &["predictions"]);
+    fails(&[&adapt[..], &["--duty-cycle", "0"]].concat(), &["the duty cycle is 0"]);
+    let output = priorfit(&[&adapt[..], &["--time-budget", "soon"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_the_last_good_state_and_exits_with_130() {

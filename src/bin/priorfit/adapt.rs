@@ -15,6 +15,7 @@ use priorfit::adapt::{
 use priorfit::backend::Engine;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Error, Result};
+use priorfit::job::{Job, JobOptions, StopReason};
 use priorfit::posterior::metrics::Measure;
 use priorfit::posterior::{DrawPrecision, Posterior};
 use priorfit::prior::Prior;
@@ -25,7 +26,8 @@ use serde::Serialize;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
-    AugmentArgs, Auto, ByteSize, Destination, PreprocessArgs, check_destination, percent,
+    AugmentArgs, Auto, BudgetArgs, ByteSize, Destination, PreprocessArgs, check_destination,
+    percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
 use crate::tasks::TaskArgs;
@@ -35,7 +37,7 @@ use crate::{backbone, tasks};
 ///
 /// First the head alone is trained on the frozen features (the linear probe), then all weights
 /// under the prior. The result is a folder that `predict` and `evaluate` read. Ctrl-C stops after
-/// the step in hand, saves the last good state, and exits with status 130.
+/// the step in hand, saves the last good state, and exits with status 130; so does --time-budget.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -45,6 +47,7 @@ Examples:
   priorfit adapt --backbone b.onnx --prior prior.safetensors --prior diagonal ...
   priorfit adapt --backbone b.onnx --prior none --freeze 'layer1.*' ...
   priorfit adapt --backbone b.onnx --posterior sghmc --steps 1000 --chains 2 --draws 16 ...
+  priorfit adapt --backbone b.onnx --duty-cycle 0.5 --time-budget 90s --low-priority ...
 
 --prior takes a stored prior's file (any value that ends in .safetensors or contains a path
 separator), one of the words below, or is given twice for both:
@@ -92,6 +95,8 @@ pub struct Adapt {
     training: Training,
     #[command(flatten)]
     posterior: PosteriorOptions,
+    #[command(flatten)]
+    budget: BudgetArgs,
     #[command(flatten)]
     preprocess: PreprocessArgs,
     #[command(flatten)]
@@ -285,6 +290,8 @@ impl FromStr for PriorArg {
 struct Report {
     out: PathBuf,
     ending: Ending,
+    /// Why it ended before its last step, if it was asked to.
+    stopped_by: Option<StopReason>,
     notice: Option<String>,
     draws: usize,
     task: Task,
@@ -315,7 +322,8 @@ impl Adapt {
         let model = load(&self.backbone, self.features.as_deref())?;
         model.notes().iter().for_each(|note| globals.note(note));
         let validation = self.validation(&task)?;
-        let settings = self.settings(kind, train.len());
+        let examples = train.len();
+        let settings = self.settings(kind, examples);
         let preprocess = self.preprocess.resolve(&model, &train, engine.threads())?;
         backbone::check_import(&self.backbone, &model, &preprocess)?;
         let notes = model.notes().to_vec();
@@ -325,10 +333,11 @@ impl Adapt {
         }
         let adapter = adapter.with_settings(settings.clone())?;
         let mut monitor = Monitor::new(globals)?;
-        let adapted = adapter.fit(&train, validation.as_ref(), &mut |p| monitor.observe(p));
-        monitor.finish();
+        let options = JobOptions { budget: self.budget.budget(), ..JobOptions::default() };
+        let job = Job::start(adapter, train, validation.clone(), options)?;
+        let stopped_by = monitor.follow(&job);
         let Adapted { posterior, probe, history, ending, notice, memory, ran_on, choice } =
-            adapted?;
+            job.join()?;
         let precision = match self.posterior.draw_precision {
             Precision::F16 => DrawPrecision::F16,
             Precision::F32 => DrawPrecision::F32,
@@ -343,10 +352,11 @@ impl Adapt {
             adapted: measured(&posterior)?,
             out: self.out.clone(),
             ending,
+            stopped_by,
             notice,
             draws: posterior.draws().len(),
             task,
-            examples: train.len(),
+            examples,
             settings,
             notes,
             memory,
@@ -493,7 +503,11 @@ fn memory_text(memory: &Footprint) -> String {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.ending == Ending::Stopped {
-            writeln!(f, "Interrupted: this is the last good state.")?;
+            let why = match self.stopped_by {
+                Some(StopReason::WallTime) => "The time is up",
+                _ => "Interrupted",
+            };
+            writeln!(f, "{why}: this is the last good state.")?;
         }
         if let Some(notice) = &self.notice {
             writeln!(f, "Diverged: {notice}")?;

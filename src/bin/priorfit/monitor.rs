@@ -3,11 +3,12 @@
 //! The first Ctrl-C asks the run to stop, which it does after the step in hand; the second ends the
 //! process at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use priorfit::adapt::{Control, Phase, Progress};
 use priorfit::error::{Error, Result};
+use priorfit::job::{Handle, Job, StopReason};
 use priorfit::posterior;
 
 use crate::globals::Globals;
@@ -20,6 +21,8 @@ pub const INTERRUPTED: u8 = 130;
 pub struct Monitor {
     screen: Screen,
     interrupted: Arc<AtomicBool>,
+    /// What Ctrl-C cancels.
+    job: Arc<OnceLock<Handle>>,
 }
 
 impl Monitor {
@@ -30,13 +33,33 @@ impl Monitor {
     pub fn new(globals: &Globals) -> Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&interrupted);
+        let job = Arc::new(OnceLock::<Handle>::new());
+        let to_cancel = Arc::clone(&job);
         ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::Relaxed) {
                 std::process::exit(i32::from(INTERRUPTED));
             }
+            if let Some(job) = to_cancel.get() {
+                job.cancel();
+            }
         })
         .map_err(|e| Error::internal("Ctrl-C cannot be caught").caused_by(e))?;
-        Ok(Monitor { screen: globals.screen(), interrupted })
+        Ok(Monitor { screen: globals.screen(), interrupted, job })
+    }
+
+    /// Shows a job until it has ended, and cancels it on Ctrl-C; why it was stopped, if it was.
+    pub fn follow(&mut self, job: &Job) -> Option<StopReason> {
+        let handle = self.job.get_or_init(|| job.handle().clone()).clone();
+        if self.is_interrupted() {
+            handle.cancel();
+        }
+        let mut stopped_by = None;
+        for snapshot in handle.updates() {
+            snapshot.progress.map(|progress| self.observe(progress));
+            stopped_by = snapshot.stopped_by;
+        }
+        self.finish();
+        stopped_by
     }
 
     /// Shows a step of an adaptation or a prior fit.

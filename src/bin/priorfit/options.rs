@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use priorfit::data::{
     Augment, Crop, Dataset, Flip, IMAGENET, Preprocess, Resize, Statistics, TargetKind,
 };
 use priorfit::error::{Error, Result};
+use priorfit::job::{Budget, Priority};
 use priorfit::onnx::Model;
 use priorfit::threads::Threads;
 
@@ -210,6 +212,54 @@ impl AugmentArgs {
             flip: if self.flip { Flip::Horizontal } else { Flip::Off },
             crop: self.crop.map_or(Crop::None, |pixels| Crop::Padded { pixels }),
         }
+    }
+}
+
+/// What a run may take of the machine.
+#[derive(Args)]
+#[command(next_help_heading = "Budget")]
+pub struct BudgetArgs {
+    /// Share of the time that it computes, above 0 and at most 1; between steps it rests
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    duty_cycle: f32,
+    /// Time after which it stops as on Ctrl-C, such as 90s, 30m or 2h
+    #[arg(long, value_name = "TIME")]
+    time_budget: Option<Time>,
+    /// Let all other programs go first
+    #[arg(long)]
+    low_priority: bool,
+}
+
+impl BudgetArgs {
+    /// The budget; threads and memory have options of their own.
+    pub fn budget(&self) -> Budget {
+        Budget {
+            duty_cycle: self.duty_cycle,
+            wall_time: self.time_budget.map(|time| time.0),
+            priority: if self.low_priority { Priority::Low } else { Priority::Ordinary },
+            ..Budget::default()
+        }
+    }
+}
+
+/// A length of time.
+#[derive(Clone, Copy, Debug)]
+struct Time(Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, seconds) = match text.chars().last() {
+            Some('s') => (&text[..text.len() - 1], 1),
+            Some('m') => (&text[..text.len() - 1], 60),
+            Some('h') => (&text[..text.len() - 1], 3600),
+            _ => (text, 1),
+        };
+        let seconds = number.parse().ok().and_then(|n: u64| n.checked_mul(seconds));
+        seconds.filter(|&seconds| seconds > 0).map(|s| Time(Duration::from_secs(s))).ok_or_else(
+            || "expected a number of seconds, or of s, m or h, such as 90s or 2h".to_string(),
+        )
     }
 }
 
