@@ -208,7 +208,7 @@ fn a_prior_around_other_weights_keeps_its_covariance() {
     let around = prior.recentred(&mean).expect("the same names");
     let capacitance = |prior: &Prior| prior.capacitance_inverse(0).expect("definite");
     assert_eq!(capacitance(&around), capacitance(&prior));
-    assert!(around.parameters().iter().all(|p| p.mean() == &mean[p.name()]));
+    assert!(around.parameters().iter().all(|p| p.mean() == mean[p.name()]));
     let without = Weights::from([("a".to_string(), mean["a"].clone())]);
     let error = prior.recentred(&without).expect_err("a name is missing").to_string();
     assert!(error.contains("no new mean of"), "{error}");

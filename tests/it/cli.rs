@@ -34,11 +34,12 @@ fn json(args: &[&str]) -> (Value, Output) {
     (value, output)
 }
 
-/// The JSON of a run that succeeds and says nothing else.
+/// The JSON of a run that succeeds and says nothing else, but how far it is if it takes long.
 fn succeeds(args: &[&str], keys: &[&str]) -> Value {
     let (value, output) = json(args);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && errors.is_empty(), "{args:?}: {errors}");
+    let is_silent = errors.lines().all(|line| line.ends_with("s left]"));
+    assert!(output.status.success() && is_silent, "{args:?}: {errors}");
     for key in keys {
         assert!(value.get(key).is_some(), "{args:?} has no '{key}'");
     }
