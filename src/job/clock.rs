@@ -1,8 +1,8 @@
 //! How budgets get time.
 //!
 //! Elsewhere the library reads no clock, so that equal inputs give equal results. A job's budgets
-//! are promises about time, so it asks a [`Clock`]; what it is told decides when steps are made and
-//! when checkpoints are written, never what a step computes.
+//! are promises about time, so it asks a [`Clock`]; what it is told decides when steps are made,
+//! never what a step computes.
 
 use std::time::{Duration, Instant};
 

@@ -35,12 +35,12 @@ const EXPLAINED: f64 = 0.9;
 ///
 /// A head is fitted, then all weights are trained on and snapshots taken on the way; their variance
 /// and last deviations (SWAG), around the backbone's own weights or around the snapshots' mean, are
-/// the prior, in which the head has no part: a prior of masks serves classes, and the other way round, where the backbone's weights are the same. With
-/// --objective simclr no labels are needed: two changed views of each image are to be told from
-/// those of the others in its batch (NT-Xent), through a projector that is thrown away. Ctrl-C
-/// keeps the prior of the snapshots taken so far, if they are two or more. After each epoch a
-/// checkpoint is left beside the output; a fit that was stopped goes on from there with --resume,
-/// to the same bits.
+/// the prior, in which the head has no part: a prior of masks serves classes, and the other way
+/// round, where the backbone's weights are the same. With --objective simclr no labels are needed:
+/// two changed views of each image are to be told from those of the others in its batch (NT-Xent),
+/// through a projector that is thrown away. Ctrl-C keeps the prior of the snapshots taken so far,
+/// if they are two or more. After each epoch a checkpoint is left beside the output; a fit that was
+/// stopped goes on from there with --resume, to the same bits.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
