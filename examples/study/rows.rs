@@ -1,7 +1,7 @@
 //! The rows of the tables: ways to adapt.
 
 use clap::ValueEnum;
-use priorfit::adapt::{PosteriorKind, PosteriorSettings, PriorKind, Settings};
+use priorfit::adapt::{PosteriorKind, PosteriorSettings, PriorKind, SGHMC_RATE, Settings};
 use serde::{Deserialize, Serialize};
 
 /// A way to adapt. The order is that of the tables.
@@ -101,7 +101,9 @@ impl Row {
                 Settings { gate: false, ..base }
             }
             Row::Default | Row::Learned | Row::MaskProbe | Row::MaskDefault => base,
-            Row::Sghmc => Settings { clip: None, ..of(PosteriorKind::Sghmc) },
+            Row::Sghmc => {
+                Settings { clip: None, learning_rate: SGHMC_RATE, ..of(PosteriorKind::Sghmc) }
+            }
             Row::Swag => of(PosteriorKind::Swag),
             Row::Laplace => of(PosteriorKind::Laplace),
         }

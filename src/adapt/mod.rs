@@ -35,7 +35,7 @@ pub use self::memory::Footprint;
 pub use self::objective::ContrastSettings;
 use self::objective::Objective;
 use self::path::Path;
-pub use self::posterior::{COLD, PosteriorKind, PosteriorSettings};
+pub use self::posterior::{COLD, PosteriorKind, PosteriorSettings, SGHMC_RATE};
 use self::posterior::{Drawn, Sampling};
 pub use self::select::{Candidate, Choice};
 use self::select::{Rows, Selection};

@@ -10,7 +10,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
     Adapted, Adapter, Candidate, Choice, Ending, Epoch, Footprint, PosteriorKind,
-    PosteriorSettings, PriorKind, Settings, Summary,
+    PosteriorSettings, PriorKind, SGHMC_RATE, Settings, Summary,
 };
 use priorfit::backend::Engine;
 use priorfit::data::Dataset;
@@ -129,8 +129,9 @@ struct Training {
     #[arg(long, value_enum, default_value = "sgd")]
     optimizer: Method,
     /// Base learning rate; it falls to 0 along half a cosine, for each strength that is tried
-    #[arg(long, default_value_t = Settings::default().learning_rate)]
-    lr: f32,
+    /// [default: 0.01; 0.002 with --posterior sghmc, whose first steps nothing clips]
+    #[arg(long)]
+    lr: Option<f32>,
     /// Momentum of sgd
     #[arg(long, default_value_t = 0.9)]
     momentum: f32,
@@ -425,7 +426,11 @@ impl Adapt {
                 Method::Sgd => Optimizer::Sgd { momentum: t.momentum },
                 Method::Adamw => Optimizer::adamw(),
             },
-            learning_rate: t.lr,
+            learning_rate: match (t.lr, p.posterior) {
+                (Some(rate), _) => rate,
+                (None, Kind::Sghmc) => SGHMC_RATE,
+                (None, _) => defaults.learning_rate,
+            },
             steps: match t.epochs {
                 Some(epochs) => epochs.saturating_mul(per_epoch),
                 None => t.steps.unwrap_or(defaults.steps),
