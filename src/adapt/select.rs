@@ -17,10 +17,11 @@ use ndarray::{Array2, Axis, Ix1, Ix2, concatenate};
 use serde::Serialize;
 
 pub(super) use self::rows::Rows;
+use super::archive::{Archive, Array, Arrays};
 use super::path::Path;
 use super::probe::ProbeSettings;
 use super::settings::Settings;
-use super::trainer::{Leg, Trainer};
+use super::trainer::{Collect, Leg, Trainer};
 use super::{Control, Ending, Observer, Progress, Summary};
 use crate::data::{Dataset, TargetKind};
 use crate::error::{Error, Kind, Result};
@@ -139,7 +140,8 @@ impl Selection<'_> {
         let mut candidates = vec![self.candidate(0, None, &logits)?];
         let mut left_out = None;
         if let Some(path) = self.path {
-            let (ends, diverged) = self.ends(trainer, path, (base, &heads), steps, observe)?;
+            let probes = (&heads[..], &logits[..]);
+            let (ends, diverged) = self.ends(trainer, path, (base, probes), steps, observe)?;
             match diverged {
                 Some(error) if ends.is_empty() && !self.settings.gate => return Err(error),
                 Some(error) => {
@@ -168,7 +170,7 @@ impl Selection<'_> {
         &self,
         trainer: &mut Trainer,
         path: &Path,
-        (base, heads): (&Weights, &[Weights]),
+        (base, (heads, probed)): (&Weights, (&[Weights], &[Array2<f32>])),
         steps: usize,
         observe: Observer<'_>,
     ) -> Result<(Vec<Logits>, Option<Error>)> {
@@ -184,7 +186,9 @@ impl Selection<'_> {
             let seed = self.settings.seed;
             let leg = Leg { number: 0, seed, path: path.clone(), is_noisy: false, before, steps };
             trainer.begin(&start, leg)?;
-            let (predicted, error) = self.follow(trainer, number, &path, &start, observe)?;
+            let (shape, none) = (probed[number].dim().into(), vec![None; path.stages()]);
+            let fold = Ends { selection: self, fold: number, path: &path, shape, ends: none };
+            let (predicted, error) = self.follow(trainer, fold, &start, observe)?;
             ends.truncate(predicted.len());
             ends.iter_mut().zip(predicted).for_each(|(end, logits)| end.push(logits));
             diverged = error.or(diverged);
@@ -197,23 +201,13 @@ impl Selection<'_> {
     fn follow(
         &self,
         trainer: &mut Trainer,
-        fold: usize,
-        path: &Path,
+        mut fold: Ends<'_>,
         start: &Weights,
         observe: Observer<'_>,
     ) -> Result<(Logits, Option<Error>)> {
-        let rest = self.train.subset(&self.rest(fold))?;
-        let mut ends = vec![None; path.stages()];
-        let mut predict = |step: usize, network: &mut Network| {
-            if let Some(stage) = path.ended(step) {
-                let logits = self.rows.outputs(network, self.train, &self.folds[fold])?;
-                check_finite(&logits, step)?;
-                ends[stage] = Some(logits);
-            }
-            Ok(())
-        };
-        let ending = trainer.run(&rest, None, start, &mut Vec::new(), observe, &mut predict);
-        let predicted = ends.into_iter().map_while(|end| end).collect();
+        let rest = self.train.subset(&self.rest(fold.fold))?;
+        let ending = trainer.run(&rest, None, start, &mut Vec::new(), observe, &mut fold);
+        let predicted = fold.ends.into_iter().map_while(|end| end).collect();
         match ending {
             Ok((Ending::Stopped, _)) => Err(stopped()),
             Ok(_) => Ok((predicted, None)),
@@ -301,6 +295,52 @@ impl Selection<'_> {
         let noise = noise_of(self.task, outputs(logits, 1.0)?, &self.train.subset(&examples)?)?;
         let held_out = self.summary(logits, temperature)?;
         Ok(Candidate { steps, strength, temperature, noise, held_out })
+    }
+}
+
+/// What is predicted of a fold at the end of each stage of a run on the others.
+struct Ends<'a> {
+    selection: &'a Selection<'a>,
+    fold: usize,
+    path: &'a Path,
+    /// Of the predictions.
+    shape: [usize; 2],
+    ends: Vec<Option<Array2<f32>>>,
+}
+
+impl Collect for Ends<'_> {
+    fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
+        if let Some(stage) = self.path.ended(step) {
+            let Selection { rows, train, folds, .. } = self.selection;
+            let logits = rows.outputs(network, train, &folds[self.fold])?;
+            check_finite(&logits, step)?;
+            self.ends[stage] = Some(logits);
+        }
+        Ok(())
+    }
+
+    fn arrays(&self) -> Arrays<'_> {
+        let ends = self.ends.iter().enumerate();
+        let made = ends.filter_map(|(stage, end)| Some((stage, end.as_ref()?)));
+        made.map(|(stage, logits)| (stage.to_string(), Array::matrix(logits))).collect()
+    }
+
+    fn recall(
+        &mut self,
+        kept: &Archive,
+        _draws: &mut dyn Iterator<Item = Result<Archive>>,
+        _like: &Weights,
+    ) -> Result<()> {
+        let end = |stage: usize| {
+            let name = stage.to_string();
+            kept.has(&name).then(|| kept.matrix(&name, self.shape)).transpose()
+        };
+        self.ends = (0..self.ends.len()).map(end).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn needs_end(&self) -> bool {
+        false
     }
 }
 
