@@ -272,11 +272,12 @@ impl Archive {
         tensor(&Shape::from(shape), self.singles(name)?)
     }
 
-    /// Finite numbers of this shape.
-    pub(super) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Array2<f32>> {
-        let matrix = self.tensor(name)?.into_dimensionality::<Ix2>().ok();
-        let matrix = matrix.filter(|matrix| matrix.shape() == shape).map(|m| m.into_owned());
-        matrix.ok_or_else(|| Error::malformed(format!("tensor '{name}' is not {shape:?}")))
+    /// Finite numbers in rows.
+    pub(super) fn matrix(&self, name: &str) -> Result<Array2<f32>> {
+        let matrix = self.tensor(name)?.into_dimensionality::<Ix2>();
+        matrix
+            .map(|matrix| matrix.into_owned())
+            .map_err(|e| Error::malformed(format!("tensor '{name}' is no matrix")).caused_by(e))
     }
 
     /// Weights under names that begin with `prefix`, which are those of `like`, and of its shapes.

@@ -4,6 +4,7 @@
 //!
 //! | file | |
 //! |---|---|
+//! | `features` | those of the examples, that linear probes are fitted to |
 //! | `leg-<n>` | what an ended leg left: what it collected, its epochs, its last weights |
 //! | `leg-<n>-draw-<m>` | a draw that leg n took, written once |
 //! | `position-0`, `position-1` | where the leg in hand was: what steps change, where in which epoch |
@@ -202,7 +203,28 @@ impl Journal {
     ) {
         let (epochs, draws) = (epochs.to_vec(), collect.draws());
         let entry = Entry { leg, turn: self.turn, epochs, draws, state };
-        match (self.write(entry, collect, arrays, ran_on), self.is_failing) {
+        let written = self.write(entry, collect, arrays, ran_on);
+        self.tell(written);
+    }
+
+    /// Keeps arrays that belong to no leg.
+    pub(super) fn put(&mut self, name: &str, arrays: &Arrays<'_>, ran_on: &str) {
+        let (run, ran_on) = (self.run.clone(), ran_on.to_string());
+        let record = Record { version: VERSION, run, ran_on, entry: () };
+        let written = archive::write(&self.path(name), &record, arrays);
+        self.tell(written);
+    }
+
+    /// What [`Journal::put`] kept, if it is there and whole.
+    pub(super) fn get(&self, name: &str) -> Option<Archive> {
+        let path = self.path(name);
+        let read = path.exists().then(|| Archive::read(&path))?;
+        read.inspect_err(|error| log::warn!("{error}; it is not used")).ok()
+    }
+
+    /// Warns of the first of several failures.
+    fn tell(&mut self, written: Result<()>) {
+        match (written, self.is_failing) {
             (Ok(()), _) => self.is_failing = false,
             (Err(_), true) => {}
             (Err(error), false) => {
@@ -306,7 +328,8 @@ fn compare(found: &Value, expected: &Value, at: &str, differences: &mut Vec<Stri
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(|e| Error::io("cannot read", folder, e))?;
     let is_ours = |name: &str| {
-        name.ends_with(SUFFIX) && (name.starts_with("leg-") || name.starts_with("position-"))
+        let known = ["features", "leg-", "position-"];
+        name.ends_with(SUFFIX) && known.iter().any(|start| name.starts_with(start))
     };
     let paths = entries.flatten().map(|entry| entry.path());
     let ours =

@@ -152,6 +152,18 @@ pub struct Adapted {
     pub memory: Footprint,
 }
 
+/// What decides the course of a run.
+#[derive(Serialize)]
+struct Course<'a> {
+    backbone: String,
+    prior: Option<String>,
+    train: String,
+    validation: Option<String>,
+    preprocess: &'a Preprocess,
+    settings: &'a Settings,
+    choice: Option<&'a Choice>,
+}
+
 /// What a run is made from.
 struct Run<'a> {
     train: &'a Dataset,
@@ -290,8 +302,14 @@ impl Adapter {
         let rows = match task.is_dense() && folds.is_empty() {
             true => None,
             false => {
+                let (kept, seed) = (trainer.kept_features(), self.settings.seed);
+                let is_new = kept.is_none();
                 let network = trainer.network_mut();
-                Some(Rows::new(network, &means, train, self.settings.seed, observe)?)
+                let rows = Rows::new(network, &means, train, (seed, kept), observe)?;
+                if is_new {
+                    trainer.keep_features(rows.all());
+                }
+                Some(rows)
             }
         };
         let (task, rows) = (&task, rows.as_ref());
@@ -412,16 +430,20 @@ impl Adapter {
     /// Where the checkpoints of this run go, if any are kept.
     fn journal(&self, train: &Dataset, validation: Option<&Dataset>) -> Result<Option<Journal>> {
         let Some(to) = &self.checkpoints else { return Ok(None) };
-        let run = serde_json::json!({
-            "backbone": self.model.fingerprint(),
-            "prior": self.prior.as_ref().map(Prior::fingerprint).transpose()?,
-            "train": train.fingerprint()?,
-            "validation": validation.map(Dataset::fingerprint).transpose()?,
-            "preprocess": self.preprocess,
-            "settings": self.settings,
-            "choice": self.choice,
-        });
-        Journal::open(to, &run).map(Some)
+        let prior = self.prior.as_ref().map(Prior::fingerprint).transpose()?;
+        Journal::open(
+            to,
+            &Course {
+                backbone: self.model.fingerprint(),
+                prior,
+                train: train.fingerprint()?,
+                validation: validation.map(Dataset::fingerprint).transpose()?,
+                preprocess: &self.preprocess,
+                settings: &self.settings,
+                choice: self.choice.as_ref(),
+            },
+        )
+        .map(Some)
     }
 
     /// The examples to hold out in turn, if anything is to be chosen.

@@ -333,7 +333,11 @@ impl Collect for Ends<'_> {
     ) -> Result<()> {
         let end = |stage: usize| {
             let name = stage.to_string();
-            kept.has(&name).then(|| kept.matrix(&name, self.shape)).transpose()
+            let logits = kept.has(&name).then(|| kept.matrix(&name)).transpose()?;
+            match logits.as_ref().is_none_or(|logits| logits.shape() == self.shape) {
+                true => Ok(logits),
+                false => Err(Error::malformed("it has predictions of something else")),
+            }
         };
         self.ends = (0..self.ends.len()).map(end).collect::<Result<_>>()?;
         Ok(())

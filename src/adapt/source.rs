@@ -227,13 +227,8 @@ pub fn fit_prior_with(
     let per_epoch = data.len().div_ceil(settings.batch_size);
     let (burn_in, steps) = settings.steps(per_epoch)?;
     let journal = checkpoints.map(|to| {
-        let run = serde_json::json!({
-            "backbone": model.fingerprint(),
-            "data": data.fingerprint()?,
-            "preprocess": preprocess,
-            "settings": settings,
-        });
-        Journal::open(to, &run)
+        let (backbone, data) = (model.fingerprint(), data.fingerprint()?);
+        Journal::open(to, &Course { backbone, data, preprocess, settings })
     });
     let journal = journal.transpose()?;
     let mut collector = Collector {
@@ -284,6 +279,15 @@ pub fn fit_prior_with(
     }
 }
 
+/// What decides the course of a fit.
+#[derive(Serialize)]
+struct Course<'a> {
+    backbone: String,
+    data: String,
+    preprocess: &'a Preprocess,
+    settings: &'a SourceSettings,
+}
+
 /// Makes ready for the first step; the weights then, as far as they are not the model's own.
 fn begin(
     trainer: &mut Trainer,
@@ -297,7 +301,7 @@ fn begin(
         let network = trainer.network_mut();
         let rows = match network.known_task()?.is_dense() {
             true => None,
-            false => Some(Rows::new(network, &none, data, settings.seed, observe)?),
+            false => Some(Rows::new(network, &none, data, (settings.seed, None), observe)?),
         };
         let head = adapter.head((network, &none), rows.as_ref(), data, HEAD_VARIANCE, observe)?;
         trainer.network_mut().set_weights(&head)?;

@@ -102,7 +102,7 @@ fn a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not() {
             stops += 1;
             assert!(stops < 100, "{kind:?} gets on");
         };
-        assert!(stops > 5, "{kind:?} was stopped {stops} times");
+        assert!(stops > 2, "{kind:?} was stopped {stops} times");
         assert!(result(&adapted) == expected, "{kind:?}");
     }
 }
@@ -118,10 +118,12 @@ fn a_run_that_crashes_again_and_again_ends_as_one_that_does_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut crashes = 0;
         let adapted = loop {
+            // Once before training, then in its midst and in validations.
             let mut calls = 0;
-            let life = 60 + (37 * crashes + 11 * number) % 400;
+            let life = if crashes == 0 { 30 } else { 3 + (7 * crashes + number) % 20 };
             let mut observe = |progress: Progress| {
-                calls += 1;
+                let is_late = matches!(progress.phase, Phase::Train | Phase::Validate);
+                calls += usize::from(is_late || crashes == 0);
                 assert!(calls < life, "a crash, in {:?}", progress.phase);
                 if calls % 3 == 0 { Control::Checkpoint } else { Control::Continue }
             };

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use ndarray::Array2;
+
 use super::{Course, Shadow, Tally, Trainer};
 use crate::adapt::Ending;
 use crate::adapt::archive::{Array, Arrays, put_weights};
@@ -11,6 +13,9 @@ use crate::error::{Error, Kind, Result};
 use crate::graph::{Leaf, LeafKind};
 use crate::plan::Place;
 use crate::prior::Weights;
+
+/// The file of features, and the array in it.
+const FEATURES: &str = "features";
 
 /// Where the last weights of a leg are.
 const END: &str = "end/";
@@ -28,6 +33,20 @@ impl Trainer {
     /// stopped it.
     pub(in crate::adapt) fn close_journal(&mut self) {
         self.journal = None;
+    }
+
+    /// Features of the examples that an earlier process computed.
+    pub(in crate::adapt) fn kept_features(&self) -> Option<Array2<f32>> {
+        self.journal.as_ref()?.get(FEATURES)?.matrix(FEATURES).ok()
+    }
+
+    /// Keeps the features of the examples.
+    pub(in crate::adapt) fn keep_features(&mut self, features: &Array2<f32>) {
+        let ran_on = self.runs_on();
+        if let Some(journal) = &mut self.journal {
+            let arrays = Arrays::from([(FEATURES.to_string(), Array::matrix(features))]);
+            journal.put(FEATURES, &arrays, &ran_on);
+        }
     }
 
     /// What this leg came to in an earlier process, if it ended there; else, if it was begun there,
@@ -74,6 +93,7 @@ impl Trainer {
         if let State::Ended { diverged } = entry.state {
             return Ok(Some(match diverged {
                 Some(reason) => Err(Error::new(Kind::Diverged, reason)),
+                None if end.is_empty() => Ok((Ending::Completed, end)),
                 None => self.go_to(&end).map(|()| (Ending::Completed, end)),
             }));
         }
