@@ -7,7 +7,7 @@
 //! | `features` | those of the examples, that linear probes are fitted to |
 //! | `leg-<n>` | what an ended leg left: what it collected, its epochs, its last weights |
 //! | `leg-<n>-draw-<m>` | a draw that leg n took, written once |
-//! | `position-0`, `position-1` | where the leg in hand was: what steps change, where in which epoch |
+//! | `position-0`, `position-1` | where the leg in hand was: what steps change, and the epoch |
 //!
 //! all `.safetensors` (see [`archive`](super::archive)) with an [`Entry`] in a [`Record`]. The two
 //! positions are written in turn, so that one that turns out to be damaged leaves the other.
@@ -116,6 +116,8 @@ pub(super) struct Journal {
     draws: usize,
     /// Whether the last attempt to write failed.
     is_failing: bool,
+    /// Whether files of another device were read.
+    is_elsewhere: bool,
 }
 
 impl Journal {
@@ -129,8 +131,14 @@ impl Journal {
         // Numbers are compared as they are read, not as they were before they became text.
         let run = serde_json::to_string(run).and_then(|text| serde_json::from_str(&text));
         let claim = Claim::take(&to.path)?;
-        let mut journal =
-            Journal { claim, run: run.map_err(internal)?, turn: 0, draws: 0, is_failing: false };
+        let mut journal = Journal {
+            claim,
+            run: run.map_err(internal)?,
+            turn: 0,
+            draws: 0,
+            is_failing: false,
+            is_elsewhere: false,
+        };
         let files = files(&to.path)?;
         match (to.resume, files.is_empty()) {
             (false, false) => {
@@ -166,12 +174,13 @@ impl Journal {
     }
 
     /// Reads a file of a leg.
-    pub(super) fn read(&self, path: &Path, ran_on: &str) -> Result<(Entry, Archive)> {
+    pub(super) fn read(&mut self, path: &Path, ran_on: &str) -> Result<(Entry, Archive)> {
         let archive = Archive::read(path)?;
         let record: Record<Entry> = archive.record()?;
-        if record.ran_on != ran_on {
+        if record.ran_on != ran_on && !self.is_elsewhere {
+            self.is_elsewhere = true;
             let there = record.ran_on;
-            log::warn!("the checkpoint was made on {there}; here is {ran_on}: results may differ");
+            log::warn!("going on from {there} on {ran_on}, which rounds in another way");
         }
         Ok((record.entry, archive))
     }

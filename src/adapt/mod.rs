@@ -336,27 +336,12 @@ impl Adapter {
             None => self.settings.head_variance.unwrap_or(HEAD_VARIANCE),
         };
         trainer.set_head_variance(variance);
-        if is_stopped {
-            trainer.close_journal();
-        }
         // What was asked to stop ends with the probe, which takes no time.
         let mut patient = |_| Control::Continue;
         let observe: Observer<'_> = if is_stopped { &mut patient } else { observe };
         // Cross-validation has trained the network that maps are computed with.
         trainer.network_mut().set_weights(&start)?;
-        let network = (trainer.network_mut(), &run.means);
-        // Of what was stopped, the sample of pixels is good enough.
-        let rows = run.rows.filter(|rows| is_stopped || rows.are_examples());
-        let mut is_cut = false;
-        let mut probing = |progress| {
-            let control = observe(progress);
-            is_cut |= control == Control::Stop;
-            control
-        };
-        start.extend(self.head(network, rows, train, variance, &mut probing)?);
-        if is_cut {
-            trainer.close_journal();
-        }
+        start.extend(self.probe(trainer, &run, variance, is_stopped, observe)?);
         let path = match &choice {
             _ if is_stopped => path.until(0),
             Some(choice) if self.cross_validates_runs() => path.until(choice.kept),
@@ -391,6 +376,31 @@ impl Adapter {
             notice,
             ran_on: trainer.network_mut().backend().name(),
         })
+    }
+
+    /// The head on all examples. Where it was cut short, or what is before it was, no checkpoints
+    /// are kept from then on.
+    fn probe(
+        &self,
+        trainer: &mut Trainer,
+        run: &Run<'_>,
+        variance: f64,
+        is_stopped: bool,
+        observe: Observer<'_>,
+    ) -> Result<Weights> {
+        // Of what was stopped, the sample of pixels is good enough.
+        let rows = run.rows.filter(|rows| is_stopped || rows.are_examples());
+        let mut is_cut = is_stopped;
+        let network = (trainer.network_mut(), &run.means);
+        let head = self.head(network, rows, run.train, variance, &mut |progress| {
+            let control = observe(progress);
+            is_cut |= control == Control::Stop;
+            control
+        })?;
+        if is_cut {
+            trainer.close_journal();
+        }
+        Ok(head)
     }
 
     /// What cross-validation finds; nothing where there is nothing to hold out.

@@ -377,6 +377,10 @@ impl Collect for Collector<'_> {
         self.next = next;
         Ok(())
     }
+
+    fn needs_end(&self) -> bool {
+        false
+    }
 }
 
 /// The same settings in an adaptation's terms.

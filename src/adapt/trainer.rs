@@ -194,7 +194,8 @@ impl Trainer {
     }
 
     /// Makes all steps, epoch after epoch, from the weights `start`, or from where a checkpoint has
-    /// this leg; predicts `validation` after each epoch. Returns how it ended, and the weights then.
+    /// this leg; predicts `validation` after each epoch. Returns how it ended, and the weights
+    /// then.
     ///
     /// # Errors
     /// Of kind [`Kind::Diverged`] when a loss is not finite, or a sampler's explodes; `history` and
@@ -307,7 +308,7 @@ impl Trainer {
         if let Some(plan) = self.apply.take() {
             self.steps.apply = Some(backend.plan(plan).clone());
         }
-        self.network.fall_back(error, start)?;
+        self.network.fall_back(error, &self.weights_of_shadow(start)?)?;
         self.filled = None;
         log::warn!("going on from step {} on {}", self.shadow.done, self.network.backend().name());
         Ok(())
@@ -503,7 +504,7 @@ impl Trainer {
             let phase = Phase::Validate;
             let progress =
                 Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
-            observe(progress) == Control::Continue
+            observe(progress) != Control::Stop
         });
         match evaluation {
             // The weights are complete; only their score is missing.

@@ -14,8 +14,9 @@
 //! Steps are not interrupted: pauses and cancellation count from the end of the step in hand, or of
 //! the batch in hand where features are computed. Asking for them never waits for it.
 //!
-//! A job whose adapter keeps checkpoints ([`Adapter::with_checkpoints`]) survives its process: started
-//! again with the same adapter and data and with `resume`, it goes on where the last one was kept.
+//! A job whose adapter keeps checkpoints ([`Adapter::with_checkpoints`]) survives its process:
+//! started again with the same adapter and data and with `resume`, it goes on where the last one
+//! was kept.
 
 mod budget;
 mod clock;

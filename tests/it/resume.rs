@@ -10,10 +10,11 @@ use priorfit::adapt::{
 };
 use priorfit::data::Dataset;
 use priorfit::error::Kind;
-use priorfit::job::{Job, JobOptions};
+use priorfit::job::{Budget, Job, JobOptions, Priority};
 use priorfit::threads::Threads;
 
 use crate::adapt::{Fixture, fixture};
+use crate::support::memory::peak_of;
 
 /// Runs of a few epochs whose last batch is smaller.
 fn settings(kind: PosteriorKind) -> Settings {
@@ -107,7 +108,7 @@ fn a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not() {
     }
 }
 
-/// A panic of the observer takes the run with it, wherever it is; checkpoints are kept now and then.
+/// A panic of the observer takes the run with it, wherever it is.
 #[test]
 fn a_run_that_crashes_again_and_again_ends_as_one_that_does_not() {
     let fixture = fixture();
@@ -134,7 +135,7 @@ fn a_run_that_crashes_again_and_again_ends_as_one_that_does_not() {
             }
             assert!(crashes < 1000, "{kind:?} gets on");
         };
-        assert!(crashes > 2, "{kind:?} crashed {crashes} times");
+        assert!(crashes > 1, "{kind:?} crashed {crashes} times");
         assert!(result(&adapted) == expected, "{kind:?}, {crashes} crashes");
     }
 }
@@ -157,7 +158,7 @@ fn damaged_checkpoints_cost_steps_and_nothing_else() {
     let settings = settings(PosteriorKind::Sghmc);
     let expected = result(&whole(&fixture, [&train, &held], &settings));
     let made = tempfile::tempdir().expect("a folder");
-    // In the midst of the second chain: after two draws of the first, of which both are on the disk.
+    // In the midst of the second chain, after the two draws of the first.
     stopped(&fixture, [&train, &held], &settings, 32, made.path());
     let names: Vec<_> = std::fs::read_dir(made.path())
         .expect("a folder")
@@ -219,6 +220,29 @@ fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
     assert!(result(&adapted.expect("nothing was lost")) == expected);
 }
 
+/// Arrays are fetched one by one while they are written.
+#[test]
+fn a_checkpoint_takes_no_second_copy_of_the_weights() {
+    let fixture = Fixture { threads: Arc::new(Threads::new(1)), ..fixture() };
+    let (train, _) = few(&fixture);
+    let settings = Settings { strength: Some(1.0), ..settings(PosteriorKind::Map) };
+    let settings = Settings { head_variance: Some(1.0), ..settings };
+    let folder = tempfile::tempdir().expect("a folder");
+    let peak = |answer: Control, checkpoints: Option<Checkpoints>| {
+        let mut adapter = fixture.adapter(settings.clone());
+        if let Some(checkpoints) = checkpoints {
+            adapter = adapter.with_checkpoints(checkpoints);
+        }
+        let run = || adapter.fit(&train, None, &mut |_| answer).expect("a run");
+        peak_of(run).1
+    };
+    let without = peak(Control::Continue, None);
+    let to = Checkpoints { path: folder.path().to_path_buf(), resume: false };
+    let with = peak(Control::Checkpoint, Some(to));
+    let weights: usize = fixture.model.weights().map(|(_, w)| 4 * w.len()).sum();
+    assert!(with < without + weights / 2, "{with} bytes, {without} without, {weights} of weights");
+}
+
 /// Sums run in an order that the shapes fix.
 #[test]
 fn a_run_goes_on_with_another_number_of_threads_to_the_same_bits() {
@@ -265,7 +289,8 @@ fn a_job_goes_on_after_its_process() {
     let start = || {
         let adapter = fixture.adapter(settings.clone()).with_checkpoints(to.clone());
         let every = Some(std::time::Duration::ZERO);
-        let options = JobOptions { checkpoint_every: every, ..JobOptions::default() };
+        let budget = Budget { priority: Priority::Ordinary, ..Budget::default() };
+        let options = JobOptions { budget, checkpoint_every: every, ..JobOptions::default() };
         Job::start(adapter, train.clone(), Some(held.clone()), options).expect("a job")
     };
     let job = start();

@@ -17,7 +17,7 @@ fn keep(journal: &mut Journal, leg: usize, done: usize, x: f64) {
 }
 
 /// What is read first of a leg: its step, none at its end, and its number.
-fn found(journal: &Journal, leg: usize) -> Option<(Option<usize>, usize)> {
+fn found(journal: &mut Journal, leg: usize) -> Option<(Option<usize>, usize)> {
     let paths = journal.of_leg(leg).expect("readable");
     let (entry, archive) = paths.iter().find_map(|path| journal.read(path, "here").ok())?;
     let done = match entry.state {
@@ -39,23 +39,23 @@ fn the_newer_position_counts_and_a_damaged_one_leaves_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(format!("{name}.safetensors"));
     let mut journal = open(folder.path(), 1, false).expect("new");
-    assert_eq!(found(&journal, 0), None);
+    assert_eq!(found(&mut journal, 0), None);
     (1..4).for_each(|done| keep(&mut journal, 0, done, 10.0 * done as f64));
     drop(journal);
     let mut journal = open(folder.path(), 1, true).expect("the same run");
-    assert_eq!(found(&journal, 0), Some((Some(3), 30)));
-    assert_eq!(found(&journal, 1), None, "of another leg there is nothing");
+    assert_eq!(found(&mut journal, 0), Some((Some(3), 30)));
+    assert_eq!(found(&mut journal, 1), None, "of another leg there is nothing");
     damage(&at("position-0"));
-    assert_eq!(found(&journal, 0), Some((Some(2), 20)));
+    assert_eq!(found(&mut journal, 0), Some((Some(2), 20)));
     keep(&mut journal, 0, 4, 40.0);
-    assert_eq!(found(&journal, 0), Some((Some(4), 40)));
+    assert_eq!(found(&mut journal, 0), Some((Some(4), 40)));
     damage(&at("position-1"));
-    assert_eq!(found(&journal, 0), None, "then the leg is made again");
+    assert_eq!(found(&mut journal, 0), None, "then the leg is made again");
     let arrays = Arrays::from([("x".to_string(), Array::number(50.0))]);
     journal.keep((0, State::Ended { diverged: None }), &[], &(), arrays, "here");
     keep(&mut journal, 1, 1, 60.0);
-    assert_eq!(found(&journal, 0), Some((None, 50)));
-    assert_eq!(found(&journal, 1), Some((Some(1), 60)));
+    assert_eq!(found(&mut journal, 0), Some((None, 50)));
+    assert_eq!(found(&mut journal, 1), Some((Some(1), 60)));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn checkpoints_of_another_run_or_version_are_refused_and_stay() {
     assert!(error.to_string().contains(&expected), "{error}");
     // What only seems to be of another version is damaged, and no reason to stop.
     damage(&path);
-    assert_eq!(found(&open(folder.path(), 1, true).expect("nothing of use"), 0), None);
+    assert_eq!(found(&mut open(folder.path(), 1, true).expect("nothing of use"), 0), None);
 }
 
 #[test]
@@ -124,8 +124,8 @@ fn a_disk_that_is_full_leaves_the_last_position() {
         let no_room = || Err(Error::internal("no space left"));
         let arrays = Arrays::from([("x".to_string(), Array::later(1, no_room))]);
         journal.keep((0, state(done)), &[], &(), arrays, "here");
-        assert_eq!(found(&journal, 0), Some((Some(1), 10)));
+        assert_eq!(found(&mut journal, 0), Some((Some(1), 10)));
     }
     keep(&mut journal, 0, 4, 40.0);
-    assert_eq!(found(&journal, 0), Some((Some(4), 40)));
+    assert_eq!(found(&mut journal, 0), Some((Some(4), 40)));
 }

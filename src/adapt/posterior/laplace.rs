@@ -72,7 +72,7 @@ fn features(run: &mut Sampling<'_, '_>, end: &Weights) -> Result<Array2<f32>> {
             let phase = Phase::Features;
             let progress =
                 Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
-            (run.observe)(progress) == Control::Continue
+            (run.observe)(progress) != Control::Stop
         });
         match found {
             Err(error) if error.kind() == Kind::Device => network.fall_back(error, end)?,

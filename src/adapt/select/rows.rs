@@ -188,7 +188,7 @@ fn features(
     network.features(&some, &mut |p: Pass| {
         let (phase, step, steps) = (Phase::Features, from + p.done, train.len());
         let progress = Progress { phase, step, steps, loss: None, penalty: None };
-        observe(progress) == Control::Continue
+        observe(progress) != Control::Stop
     })
 }
 

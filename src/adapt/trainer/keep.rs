@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::graph::{Leaf, LeafKind};
 use crate::plan::Place;
 use crate::prior::Weights;
+use crate::tensor::{Shape, tensor};
 
 /// The file of features, and the array in it.
 const FEATURES: &str = "features";
@@ -101,29 +102,42 @@ impl Trainer {
         journal.set_draws(entry.draws);
         self.loss_limit = loss_limit;
         self.shadow = Shadow { done, tally, epochs: course.history.len(), values };
-        if !self.plans.is_empty()
-            && let Err(error) = self.set_shadow()
-        {
-            // Steps that are loaded anew begin with the shadow.
-            self.recover(error, course.start)?;
+        let set = match self.plans.is_empty() {
+            // There may be no step left, but a validation.
+            true => self.weights_of_shadow(course.start).and_then(|w| self.network.set_weights(&w)),
+            false => self.set_shadow(),
+        };
+        match set {
+            Err(error) => self.recover(error, course.start)?,
+            Ok(()) => {}
         }
         Ok(None)
     }
 
+    /// The weights in the shadow, and those of `start` where it has none.
+    pub(super) fn weights_of_shadow(&self, start: &Weights) -> Result<Weights> {
+        let mut weights = start.clone();
+        let values = self.shadow.values.iter().filter(|(leaf, _)| leaf.kind == LeafKind::Param);
+        for (Leaf { name, .. }, value) in values {
+            let known = start.get(name).or_else(|| self.network.model().weight(name));
+            let shape = known.map_or([value.len()].into(), |weight| Shape::from(weight.shape()));
+            weights.insert(name.clone(), tensor(&shape, value.clone())?);
+        }
+        Ok(weights)
+    }
+
     /// Keeps where the leg is: before step `done`, in an epoch of which `tally` was made.
     pub(super) fn keep_position(&mut self, done: usize, tally: Tally, course: &Course<'_, '_>) {
+        let Some(mut journal) = self.journal.take() else { return };
         let state = State::Going { done, tally, loss_limit: self.loss_limit };
-        let (leaves, lens) = (self.changing(), self.lens());
-        let ran_on = self.runs_on();
-        let Some(journal) = &mut self.journal else { return };
-        let backend = self.network.residents();
+        let (lens, backend) = (self.lens(), self.network.residents());
         let array = |leaf: Leaf| {
             let len = lens.get(&leaf).copied().unwrap_or_default();
             (name_of(&leaf), Array::later(len, move || backend.get(&leaf)))
         };
-        let arrays: Arrays<'_> = leaves.into_iter().map(array).collect();
-        let epochs = &course.history[course.earlier..];
-        journal.keep((self.legs, state), epochs, &*course.collect, arrays, &ran_on);
+        let arrays: Arrays<'_> = self.changing().into_iter().map(array).collect();
+        self.keep(&mut journal, state, course, arrays);
+        self.journal = Some(journal);
     }
 
     /// Keeps what the leg came to, if it was not stopped.
@@ -139,11 +153,20 @@ impl Trainer {
             Err(error) if error.kind() == Kind::Diverged => Some(error.to_string()),
             _ => return,
         };
-        let ran_on = self.runs_on();
-        let Some(journal) = &mut self.journal else { return };
-        let epochs = &course.history[course.earlier..];
-        let state = (self.legs, State::Ended { diverged });
-        journal.keep(state, epochs, &*course.collect, arrays, &ran_on);
+        let Some(mut journal) = self.journal.take() else { return };
+        self.keep(&mut journal, State::Ended { diverged }, course, arrays);
+        self.journal = Some(journal);
+    }
+
+    fn keep<'a>(
+        &self,
+        journal: &mut Journal,
+        state: State,
+        course: &'a Course<'_, '_>,
+        arrays: Arrays<'a>,
+    ) {
+        let (leg, epochs) = ((self.legs, state), &course.history[course.earlier..]);
+        journal.keep(leg, epochs, &*course.collect, arrays, &self.runs_on());
     }
 
     /// Lengths of what is resident.

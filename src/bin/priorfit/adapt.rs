@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
-    Adapted, Adapter, Candidate, Choice, Ending, Epoch, Footprint, PosteriorKind,
+    Adapted, Adapter, Candidate, Checkpoints, Choice, Ending, Epoch, Footprint, PosteriorKind,
     PosteriorSettings, PriorKind, Settings, Summary,
 };
 use priorfit::backend::Engine;
@@ -39,8 +39,8 @@ use crate::{backbone, tasks};
 /// First the head alone is trained on the frozen features (the linear probe), then all weights
 /// under the prior. The result is a folder that `predict` and `evaluate` read. Ctrl-C stops after
 /// the step in hand, saves the last good state, and exits with status 130; so does --time-budget.
-/// Until the result is saved, checkpoints are kept in its folder: whatever ends the run, a power cut
-/// included, the same command with --resume goes on, to the same bits.
+/// Until the result is saved, checkpoints are kept in its folder: whatever ends the run, a power
+/// cut included, the same command with --resume goes on, to the same bits.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -358,15 +358,8 @@ impl Adapt {
         let stopped_by = monitor.follow(&job);
         let Adapted { posterior, probe, history, ending, notice, memory, ran_on, choice } =
             job.join()?;
-        let precision = match self.posterior.draw_precision {
-            Precision::F16 => DrawPrecision::F16,
-            Precision::F32 => DrawPrecision::F32,
-        };
-        posterior.save_as(&self.out, precision)?;
         let resumable = ending == Ending::Stopped && checkpoints.is_some();
-        if let (Some(checkpoints), false) = (&checkpoints, resumable) {
-            checkpoints.remove()?;
-        }
+        self.save(&posterior, checkpoints.filter(|_| !resumable))?;
         let measured = |posterior: &Posterior| match (&validation, ending) {
             (None, _) | (_, Ending::Stopped) => Ok(None),
             (Some(data), _) => measure(posterior, data, &engine).map(Some),
@@ -396,6 +389,16 @@ impl Adapt {
             Ending::Stopped => ExitCode::from(INTERRUPTED),
             Ending::Diverged => ExitCode::FAILURE,
         })
+    }
+
+    /// Saves the result; then the checkpoints that led to it are needed no more.
+    fn save(&self, posterior: &Posterior, checkpoints: Option<Checkpoints>) -> Result<()> {
+        let precision = match self.posterior.draw_precision {
+            Precision::F16 => DrawPrecision::F16,
+            Precision::F32 => DrawPrecision::F32,
+        };
+        posterior.save_as(&self.out, precision)?;
+        checkpoints.map_or(Ok(()), |checkpoints| checkpoints.remove())
     }
 
     /// The stored prior with its file, and the kind that is wanted.

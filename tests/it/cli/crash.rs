@@ -193,7 +193,6 @@ fn kill(place: &Place, scenario: usize, kills: usize) -> usize {
     resumed
 }
 
-#[cfg(unix)]
 #[test]
 fn a_run_that_is_killed_again_and_again_ends_as_one_that_is_not() {
     let asked = std::env::var("PRIORFIT_KILLS").ok().and_then(|text| text.parse().ok());
