@@ -12,6 +12,7 @@
 //! shadow of the weights: they are made again on a new device or on the processor.
 
 mod archive;
+mod average;
 mod checkpoint;
 mod glob;
 mod memory;

@@ -3,10 +3,11 @@
 //!
 //! The examples are held out in turn. On the others the head is fitted, then all weights are
 //! trained along a [`Path`] of loosening priors, and what is held out is predicted at the end of
-//! each stage. The stage with the best likelihood is where the run on all examples ends; where that
-//! is the linear probe's, there is no such run. Likelihoods are compared at the temperature that
-//! suits each (Guo et al. 2017), so that a better classifier is not passed over for being too sure
-//! of itself; the final one predicts at the temperature found here.
+//! each stage, by the [`Average`] along the path up to there. The stage with the best likelihood is
+//! where the run on all examples ends; where that is the linear probe's, there is no such run.
+//! Likelihoods are compared at the temperature that suits each (Guo et al. 2017), so that a better
+//! classifier is not passed over for being too sure of itself; the final one predicts at the
+//! temperature found here.
 //!
 //! Of masks an example is an image, and its likelihood the mean over its pixels, of which a sample
 //! is looked at.
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 pub(super) use self::rows::Rows;
 use super::archive::{Archive, Array, Arrays};
+use super::average::Average;
 use super::path::Path;
 use super::probe::ProbeSettings;
 use super::settings::Settings;
@@ -186,8 +188,16 @@ impl Selection<'_> {
             let seed = self.settings.seed;
             let leg = Leg { number: 0, seed, path: path.clone(), is_noisy: false, before, steps };
             trainer.begin(&start, leg)?;
-            let (shape, none) = (probed[number].dim().into(), vec![None; path.stages()]);
-            let fold = Ends { selection: self, fold: number, path: &path, shape, ends: none };
+            let average = self.settings.averages().then(|| Average::of(&start, trainer.trained()));
+            let fold = Ends {
+                selection: self,
+                fold: number,
+                path: &path,
+                shape: probed[number].dim().into(),
+                ends: vec![None; path.stages()],
+                marked: average.clone(),
+                average,
+            };
             let (predicted, error) = self.follow(trainer, fold, &start, observe)?;
             ends.truncate(predicted.len());
             ends.iter_mut().zip(predicted).for_each(|(end, logits)| end.push(logits));
@@ -298,7 +308,8 @@ impl Selection<'_> {
     }
 }
 
-/// What is predicted of a fold at the end of each stage of a run on the others.
+/// What is predicted of a fold at the end of each stage of a run on the others: by the average up to
+/// there, if a run ends at one.
 struct Ends<'a> {
     selection: &'a Selection<'a>,
     fold: usize,
@@ -306,23 +317,49 @@ struct Ends<'a> {
     /// Of the predictions.
     shape: [usize; 2],
     ends: Vec<Option<Array2<f32>>>,
+    average: Option<Average>,
+    /// The average as it was at the last shadow.
+    marked: Option<Average>,
+}
+
+impl Ends<'_> {
+    fn predict(&mut self, network: &mut Network) -> Result<Array2<f32>> {
+        let Selection { rows, train, folds, .. } = self.selection;
+        let held_out = &folds[self.fold];
+        let Some(average) = &mut self.average else {
+            return rows.outputs(network, train, held_out);
+        };
+        let weights = average.add(network)?;
+        network.set_weights(average.mean())?;
+        let logits = rows.outputs(network, train, held_out)?;
+        network.set_weights(&weights)?;
+        Ok(logits)
+    }
 }
 
 impl Collect for Ends<'_> {
     fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
         if let Some(stage) = self.path.ended(step) {
-            let Selection { rows, train, folds, .. } = self.selection;
-            let logits = rows.outputs(network, train, &folds[self.fold])?;
+            let logits = self.predict(network)?;
             check_finite(&logits, step)?;
             self.ends[stage] = Some(logits);
         }
         Ok(())
     }
 
+    fn mark(&mut self) {
+        self.marked.clone_from(&self.average);
+    }
+
+    fn restore(&mut self) {
+        self.average.clone_from(&self.marked);
+    }
+
     fn arrays(&self) -> Arrays<'_> {
         let ends = self.ends.iter().enumerate();
         let made = ends.filter_map(|(stage, end)| Some((stage, end.as_ref()?)));
-        made.map(|(stage, logits)| (stage.to_string(), Array::matrix(logits))).collect()
+        let ends = made.map(|(stage, logits)| (stage.to_string(), Array::matrix(logits)));
+        ends.chain(self.average.iter().flat_map(Average::arrays)).collect()
     }
 
     fn recall(
@@ -339,7 +376,12 @@ impl Collect for Ends<'_> {
                 false => Err(Error::malformed("it has predictions of something else")),
             }
         };
-        self.ends = (0..self.ends.len()).map(end).collect::<Result<_>>()?;
+        let ends = (0..self.ends.len()).map(end).collect::<Result<_>>()?;
+        if let Some(average) = &mut self.average {
+            average.recall(kept)?;
+        }
+        self.ends = ends;
+        self.mark();
         Ok(())
     }
 

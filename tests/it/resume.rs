@@ -16,7 +16,7 @@ use priorfit::threads::Threads;
 use crate::adapt::{Fixture, fixture};
 use crate::support::memory::peak_of;
 
-/// Runs of a few epochs whose last batch is smaller.
+/// Runs of a few epochs whose last batch is smaller; they end where their path does.
 fn settings(kind: PosteriorKind) -> Settings {
     let draws = match kind {
         PosteriorKind::Map => None,
@@ -70,22 +70,27 @@ fn few(fixture: &Fixture) -> (Dataset, Dataset) {
     (train, rest.subset(&(0..20).collect::<Vec<_>>()).expect("a subset"))
 }
 
-const KINDS: [PosteriorKind; 6] = [
-    PosteriorKind::Map,
-    PosteriorKind::Sgld,
-    PosteriorKind::Sghmc,
-    PosteriorKind::Swag,
-    PosteriorKind::Laplace,
-    PosteriorKind::Ensemble,
-];
+/// Of every kind one, and one that ends at the average along its path.
+fn all() -> Vec<Settings> {
+    const KINDS: [PosteriorKind; 6] = [
+        PosteriorKind::Map,
+        PosteriorKind::Sgld,
+        PosteriorKind::Sghmc,
+        PosteriorKind::Swag,
+        PosteriorKind::Laplace,
+        PosteriorKind::Ensemble,
+    ];
+    let average = Settings { gate: true, steps: 24, ..settings(PosteriorKind::Map) };
+    KINDS.map(settings).into_iter().chain([average]).collect()
+}
 
 /// Stopped after every fifth step, in whichever phase that is made.
 #[test]
 fn a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not() {
     let fixture = fixture();
     let (train, held) = few(&fixture);
-    for kind in KINDS {
-        let settings = settings(kind);
+    for settings in all() {
+        let kind = settings.posterior.kind;
         let expected = result(&whole(&fixture, [&train, &held], &settings));
         let folder = tempfile::tempdir().expect("a folder");
         let mut stops = 0;
@@ -113,8 +118,8 @@ fn a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not() {
 fn a_run_that_crashes_again_and_again_ends_as_one_that_does_not() {
     let fixture = fixture();
     let (train, held) = few(&fixture);
-    for (number, kind) in KINDS.into_iter().enumerate() {
-        let settings = settings(kind);
+    for (number, settings) in all().into_iter().enumerate() {
+        let kind = settings.posterior.kind;
         let expected = result(&whole(&fixture, [&train, &held], &settings));
         let folder = tempfile::tempdir().expect("a folder");
         let mut crashes = 0;

@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The scenarios: cross-validation with each way of making draws.
 const SCENARIOS: [&[&str]; 4] = [
     &["--steps", "16"],
-    &["--steps", "12", "--posterior", "sghmc", "--chains", "2", "--draws", "4"],
-    &["--steps", "12", "--posterior", "swag", "--draws", "3"],
-    &["--steps", "10", "--posterior", "ensemble", "--draws", "3"],
+    &["--no-gate", "--steps", "12", "--posterior", "sghmc", "--chains", "2", "--draws", "4"],
+    &["--no-gate", "--steps", "12", "--posterior", "swag", "--draws", "3"],
+    &["--no-gate", "--steps", "10", "--posterior", "ensemble", "--draws", "3"],
 ];
 
 /// A few of the bundled digits, and a result's folder.
@@ -59,7 +59,7 @@ impl Place {
             "--device",
             "cpu",
         ]);
-        command.args(["--prior", &file("models/demo/prior.safetensors"), "--no-gate"]);
+        command.args(["--prior", &file("models/demo/prior.safetensors")]);
         command.args(["--train", text(&self.train), "--val", text(&self.val)]);
         command.args(["--out", text(&self.out(out)), "--threads", "2", "--batch", "8"]);
         command.args(["--quiet", "--json"]).args(options);
@@ -206,7 +206,7 @@ fn a_run_that_is_killed_again_and_again_ends_as_one_that_is_not() {
 #[test]
 fn another_run_into_the_same_folder_is_refused() {
     let place = Place::new();
-    let endless = ["--steps", "100000000", "--strength", "1", "--head-variance", "1"];
+    let endless = ["--steps", "100000000", "--strength", "1", "--no-gate"];
     let lock = place.out("out").join("lock");
     let mut run = place.command("out", &endless).spawn().expect("the program starts");
     let started = Instant::now();
