@@ -308,8 +308,8 @@ impl Selection<'_> {
     }
 }
 
-/// What is predicted of a fold at the end of each stage of a run on the others: by the average up to
-/// there, if a run ends at one.
+/// What is predicted of a fold at the end of each stage of a run on the others: by the average up
+/// to there, if a run ends at one.
 struct Ends<'a> {
     selection: &'a Selection<'a>,
     fold: usize,

@@ -172,18 +172,13 @@ impl Trainer {
     pub(super) fn begin(&mut self, start: &Weights, leg: Leg) -> Result<()> {
         (self.leg, self.loss_limit) = (leg, None);
         (self.filled, self.shadow) = (None, Shadow::default());
-        self.go_to(start)
-    }
-
-    /// Gives the backend, or another where it fails, the weights `start`, moments of zero, and the
-    /// prior's sums.
-    fn go_to(&mut self, start: &Weights) -> Result<()> {
         match self.reset(start) {
             Err(error) if error.kind() == Kind::Device => self.recover(error, start),
             other => other,
         }
     }
 
+    /// Gives the backend the weights `start`, moments of zero, and the prior's sums.
     fn reset(&mut self, start: &Weights) -> Result<()> {
         if self.plans.is_empty() {
             return self.network.set_weights(start);

@@ -50,8 +50,8 @@ impl Trainer {
         }
     }
 
-    /// What this leg came to in an earlier process, if it ended there; else, if it was begun there,
-    /// the trainer is where it was. A file that does not serve is passed over: what it held is made
+    /// What this leg came to in an earlier process, if it ended there; the network stays where it
+    /// is. Else, if it was begun there, the trainer is where it was. A file that does not serve is passed over: what it held is made
     /// again.
     pub(super) fn recall(&mut self, course: &mut Course<'_, '_>) -> Result<Option<Outcome>> {
         let files = match &self.journal {
@@ -94,8 +94,7 @@ impl Trainer {
         if let State::Ended { diverged } = entry.state {
             return Ok(Some(match diverged {
                 Some(reason) => Err(Error::new(Kind::Diverged, reason)),
-                None if end.is_empty() => Ok((Ending::Completed, end)),
-                None => self.go_to(&end).map(|()| (Ending::Completed, end)),
+                None => Ok((Ending::Completed, end)),
             }));
         }
         log::info!("going on from step {done} of part {} of the run", entry.leg + 1);
