@@ -106,9 +106,8 @@ impl Trainer {
             true => self.weights_of_shadow(course.start).and_then(|w| self.network.set_weights(&w)),
             false => self.set_shadow(),
         };
-        match set {
-            Err(error) => self.recover(error, course.start)?,
-            Ok(()) => {}
+        if let Err(error) = set {
+            self.recover(error, course.start)?;
         }
         Ok(None)
     }
