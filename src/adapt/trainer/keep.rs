@@ -51,8 +51,8 @@ impl Trainer {
     }
 
     /// What this leg came to in an earlier process, if it ended there; the network stays where it
-    /// is. Else, if it was begun there, the trainer is where it was. A file that does not serve is passed over: what it held is made
-    /// again.
+    /// is. Else, if it was begun there, the trainer is where it was. A file that does not serve is
+    /// passed over: what it held is made again.
     pub(super) fn recall(&mut self, course: &mut Course<'_, '_>) -> Result<Option<Outcome>> {
         let files = match &self.journal {
             Some(journal) => journal.of_leg(self.legs)?,
