@@ -15,7 +15,7 @@ use priorfit::adapt::{
 use priorfit::backend::Engine;
 use priorfit::claim::Claim;
 use priorfit::data::Dataset;
-use priorfit::error::{Context, Error, Result};
+use priorfit::error::{Context, Error, Kind as Failure, Result};
 use priorfit::job::{Job, JobOptions, StopReason};
 use priorfit::posterior::metrics::Measure;
 use priorfit::posterior::{DrawPrecision, Posterior};
@@ -357,7 +357,7 @@ impl Adapt {
         let job = Job::start(adapter, train, validation.clone(), options)?;
         let stopped_by = monitor.follow(&job);
         let Adapted { posterior, probe, history, ending, notice, memory, ran_on, choice } =
-            job.join()?;
+            joined(job, checkpoints.as_ref())?;
         let resumable = ending == Ending::Stopped && checkpoints.is_some();
         self.save(&posterior, checkpoints.filter(|_| !resumable))?;
         let measured = |posterior: &Posterior| match (&validation, ending) {
@@ -471,6 +471,17 @@ impl Adapt {
             ..defaults
         }
     }
+}
+
+/// What a job came to. What diverged would do so again: its checkpoints are of no use.
+fn joined(job: Job, checkpoints: Option<&Checkpoints>) -> Result<Adapted> {
+    let outcome = job.join();
+    if let (Err(error), Some(checkpoints)) = (&outcome, checkpoints)
+        && error.kind() == Failure::Diverged
+    {
+        checkpoints.remove()?;
+    }
+    outcome
 }
 
 /// What cross-validation found, as lines of a table.
