@@ -212,7 +212,7 @@ fn a_run_that_is_killed_again_and_again_ends_as_one_that_is_not() {
 #[test]
 fn another_run_into_the_same_folder_is_refused() {
     let place = Place::new();
-    let endless = ["--steps", "100000000", "--strength", "1", "--no-gate"];
+    let endless = ["--steps", "100000000", "--strength", "1", "--no-gate", "--no-checkpoints"];
     let lock = place.out("out").join("lock");
     let mut run = place.command("out", &endless).spawn().expect("the program starts");
     let started = Instant::now();
