@@ -36,6 +36,25 @@ pub fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
     staged.into_iter().try_for_each(Staged::commit)
 }
 
+/// Removes the temporary files that processes which were killed have left in `folder`, as far as it
+/// can be read. Nobody may be writing there.
+pub(crate) fn sweep(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let left = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_temporary));
+    left.for_each(|entry| {
+        // One that stays takes room and does no other harm.
+        let _ = fs::remove_file(entry.path());
+    });
+}
+
+/// Whether a file is called as a sibling is: `.<name>.<process>-<count>.tmp`.
+fn is_temporary(name: &str) -> bool {
+    let numbers = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
+    let numbers = numbers.and_then(|name| name.rsplit_once('.')?.1.split_once('-'));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    numbers.is_some_and(|(process, count)| is_number(process) && is_number(count))
+}
+
 /// New content on the disk that has not taken its place yet.
 struct Staged<'a> {
     path: &'a Path,

@@ -25,6 +25,8 @@ pub enum Kind {
     InvalidArgument,
     /// Reading or writing failed in the operating system.
     Io,
+    /// Somebody else is writing to the same place; later it may be free.
+    Busy,
     /// A device failed or was lost; the same work may succeed on another.
     Device,
     /// Training produced a value that is not finite.

@@ -4,6 +4,7 @@ pub mod adapt;
 pub mod atomic_file;
 pub mod autodiff;
 pub mod backend;
+pub mod claim;
 pub mod data;
 pub mod error;
 pub mod graph;

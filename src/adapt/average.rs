@@ -7,12 +7,17 @@
 //! one stage to the next than the ends do, so that a choice among averages by few held-out examples
 //! misleads less.
 
+use super::archive::{Archive, Array, Arrays, put_weights};
 use super::path::Path;
-use super::trainer::{Collect, Shadow};
+use super::trainer::Collect;
 use crate::error::Result;
 use crate::posterior::Network;
 use crate::prior::Weights;
 use crate::tensor::Tensor;
+
+/// Where a checkpoint has the mean's weights, and of how many it is.
+const MEAN: &str = "average/";
+const COUNT: &str = "averaged";
 
 /// The mean of what was added to it.
 #[derive(Clone)]
@@ -46,6 +51,23 @@ impl Average {
                 *mean = moved(mean, weight, share);
             }
         }
+    }
+
+    /// What it consists of.
+    pub(super) fn arrays(&self) -> Arrays<'_> {
+        let mut arrays = Arrays::from([(COUNT.to_string(), Array::number(self.count as f64))]);
+        put_weights(&mut arrays, MEAN, &self.mean);
+        arrays
+    }
+
+    /// Becomes that of the same run that was kept.
+    ///
+    /// # Errors
+    /// When there is none of the same weights; it is then as before.
+    pub(super) fn recall(&mut self, kept: &Archive) -> Result<()> {
+        let count = kept.number(COUNT)?;
+        *self = Average { mean: kept.weights(MEAN, &self.mean)?, count };
+        Ok(())
     }
 
     /// The mean.
@@ -92,12 +114,26 @@ impl Collect for Averaging<'_> {
         Ok(())
     }
 
-    fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
+    fn mark(&mut self) {
         self.marked.clone_from(&self.average);
-        Ok(())
     }
 
     fn restore(&mut self) {
         self.average.clone_from(&self.marked);
+    }
+
+    fn arrays(&self) -> Arrays<'_> {
+        self.average.arrays()
+    }
+
+    fn recall(
+        &mut self,
+        kept: &Archive,
+        _draws: &mut dyn Iterator<Item = Result<Archive>>,
+        _like: &Weights,
+    ) -> Result<()> {
+        self.average.recall(kept)?;
+        self.mark();
+        Ok(())
     }
 }

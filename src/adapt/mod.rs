@@ -11,7 +11,9 @@
 //! which then ends in its last good state. A device that fails costs the steps since the last
 //! shadow of the weights: they are made again on a new device or on the processor.
 
+mod archive;
 mod average;
+mod checkpoint;
 mod glob;
 mod memory;
 mod objective;
@@ -27,8 +29,10 @@ mod trainer;
 use std::sync::Arc;
 
 use ndarray::Array2;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+pub use self::checkpoint::Checkpoints;
+use self::checkpoint::Journal;
 pub use self::glob::matches as name_matches;
 use self::memory::Extent;
 pub use self::memory::Footprint;
@@ -40,9 +44,7 @@ use self::posterior::{Drawn, Sampling};
 pub use self::select::{Candidate, Choice};
 use self::select::{Rows, Selection};
 pub use self::settings::{DECAY_VARIANCE, PriorKind, Settings, TYPICAL_VARIANCE};
-pub use self::source::{
-    Centre, Checkpoints, SourceObjective, SourceSettings, fit_prior, fit_prior_with,
-};
+pub use self::source::{Centre, SourceObjective, SourceSettings, fit_prior, fit_prior_with};
 use self::trainer::Trainer;
 use crate::backend::Engine;
 use crate::data::{Dataset, Preprocess};
@@ -90,6 +92,9 @@ pub struct Progress {
 pub enum Control {
     /// Go on.
     Continue,
+    /// Go on, and keep a checkpoint of the step that was made, if it was of training and
+    /// [`Checkpoints`] are kept.
+    Checkpoint,
     /// Stop now and keep the last good state.
     Stop,
 }
@@ -98,7 +103,7 @@ pub enum Control {
 pub type Observer<'a> = &'a mut dyn FnMut(Progress) -> Control;
 
 /// One pass over the training examples.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Epoch {
     /// The chain, or the member of an ensemble, counted from 1.
     pub chain: usize,
@@ -148,6 +153,18 @@ pub struct Adapted {
     pub memory: Footprint,
 }
 
+/// What decides the course of a run.
+#[derive(Serialize)]
+struct Course<'a> {
+    backbone: String,
+    prior: Option<String>,
+    train: String,
+    validation: Option<String>,
+    preprocess: &'a Preprocess,
+    settings: &'a Settings,
+    choice: Option<&'a Choice>,
+}
+
 /// What a run is made from.
 struct Run<'a> {
     train: &'a Dataset,
@@ -171,6 +188,7 @@ pub struct Adapter {
     settings: Settings,
     /// What was found before, if it was.
     choice: Option<Choice>,
+    checkpoints: Option<Checkpoints>,
     engine: Engine,
 }
 
@@ -180,8 +198,15 @@ impl Adapter {
     /// It runs on `engine`: threads of the processor, or a device, which another takes the place of
     /// when it fails.
     pub fn new(model: Arc<Model>, preprocess: Preprocess, engine: impl Into<Engine>) -> Self {
-        let (settings, engine) = (Settings::default(), engine.into());
-        Adapter { model, prior: None, preprocess, settings, choice: None, engine }
+        Adapter {
+            model,
+            prior: None,
+            preprocess,
+            settings: Settings::default(),
+            choice: None,
+            checkpoints: None,
+            engine: engine.into(),
+        }
     }
 
     /// The same with a stored prior.
@@ -228,11 +253,24 @@ impl Adapter {
         self
     }
 
+    /// The same with checkpoints. A run that goes on from one ends as if it had not stopped: bit
+    /// for bit on the same device, within rounding on another.
+    pub fn with_checkpoints(mut self, checkpoints: Checkpoints) -> Self {
+        self.checkpoints = Some(checkpoints);
+        self
+    }
+
+    /// Its checkpoints.
+    pub fn checkpoints(&self) -> Option<&Checkpoints> {
+        self.checkpoints.as_ref()
+    }
+
     /// Adapts to `train`; `validation`, if given, is predicted after each epoch.
     ///
     /// # Errors
-    /// When the data cannot be read, the model cannot be trained, a step is not finite, or the
-    /// observer stops before there is anything to keep.
+    /// When the data cannot be read, the model cannot be trained, a step is not finite, the
+    /// observer stops before there is anything to keep, or the checkpoints are another run's. A
+    /// checkpoint that cannot be written is a warning: the run goes on.
     pub fn fit(
         &self,
         train: &Dataset,
@@ -244,6 +282,7 @@ impl Adapter {
         self.settings.posterior.check_task(&task)?;
         let validation = validation.map(|data| task.align(data)).transpose()?;
         let validation = validation.as_ref();
+        let journal = self.journal(train, validation)?;
         let folds = self.folds(train)?;
         let prior = state::choose(&self.settings, self.prior.as_ref(), &self.model)?;
         let means = prior.as_ref().map_or(Ok(Weights::new()), state::means)?;
@@ -260,11 +299,18 @@ impl Adapter {
         let settings = self.settings.clone();
         let mut trainer =
             Trainer::new(network, settings, Objective::Task, prior, path.clone(), &extent)?;
+        trainer.set_journal(journal);
         let rows = match task.is_dense() && folds.is_empty() {
             true => None,
             false => {
+                let (kept, seed) = (trainer.kept_features(), self.settings.seed);
+                let is_new = kept.is_none();
                 let network = trainer.network_mut();
-                Some(Rows::new(network, &means, train, self.settings.seed, observe)?)
+                let rows = Rows::new(network, &means, train, (seed, kept), observe)?;
+                if is_new {
+                    trainer.keep_features(rows.all());
+                }
+                Some(rows)
             }
         };
         let (task, rows) = (&task, rows.as_ref());
@@ -296,10 +342,7 @@ impl Adapter {
         let observe: Observer<'_> = if is_stopped { &mut patient } else { observe };
         // Cross-validation has trained the network that maps are computed with.
         trainer.network_mut().set_weights(&start)?;
-        let network = (trainer.network_mut(), &run.means);
-        // Of what was stopped, the sample of pixels is good enough.
-        let rows = run.rows.filter(|rows| is_stopped || rows.are_examples());
-        start.extend(self.head(network, rows, train, variance, observe)?);
+        start.extend(self.probe(trainer, &run, variance, is_stopped, observe)?);
         let path = match &choice {
             _ if is_stopped => path.until(0),
             Some(choice) if self.cross_validates_runs() => path.until(choice.kept),
@@ -336,6 +379,31 @@ impl Adapter {
         })
     }
 
+    /// The head on all examples. Where it was cut short, or what is before it was, no checkpoints
+    /// are kept from then on.
+    fn probe(
+        &self,
+        trainer: &mut Trainer,
+        run: &Run<'_>,
+        variance: f64,
+        is_stopped: bool,
+        observe: Observer<'_>,
+    ) -> Result<Weights> {
+        // Of what was stopped, the sample of pixels is good enough.
+        let rows = run.rows.filter(|rows| is_stopped || rows.are_examples());
+        let mut is_cut = is_stopped;
+        let network = (trainer.network_mut(), &run.means);
+        let head = self.head(network, rows, run.train, variance, &mut |progress| {
+            let control = observe(progress);
+            is_cut |= control == Control::Stop;
+            control
+        })?;
+        if is_cut {
+            trainer.close_journal();
+        }
+        Ok(head)
+    }
+
     /// What cross-validation finds; nothing where there is nothing to hold out.
     fn choose(
         &self,
@@ -368,6 +436,25 @@ impl Adapter {
     fn cross_validates_runs(&self) -> bool {
         let has_choice = self.settings.strength.is_none() && self.settings.prior != PriorKind::None;
         has_choice || self.settings.gate
+    }
+
+    /// Where the checkpoints of this run go, if any are kept.
+    fn journal(&self, train: &Dataset, validation: Option<&Dataset>) -> Result<Option<Journal>> {
+        let Some(to) = &self.checkpoints else { return Ok(None) };
+        let prior = self.prior.as_ref().map(Prior::fingerprint).transpose()?;
+        Journal::open(
+            to,
+            &Course {
+                backbone: self.model.fingerprint(),
+                prior,
+                train: train.fingerprint()?,
+                validation: validation.map(Dataset::fingerprint).transpose()?,
+                preprocess: &self.preprocess,
+                settings: &self.settings,
+                choice: self.choice.as_ref(),
+            },
+        )
+        .map(Some)
     }
 
     /// The examples to hold out in turn, if anything is to be chosen.

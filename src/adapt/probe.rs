@@ -219,7 +219,7 @@ fn features(network: &mut Network, train: &Dataset, observe: Observer<'_>) -> Re
     let features = network.features(train, &mut |p| {
         let (phase, step, steps) = (Phase::Features, p.done, p.total);
         let progress = Progress { phase, step, steps, loss: None, penalty: None };
-        observe(progress) == Control::Continue
+        observe(progress) != Control::Stop
     })?;
     check_finite(&features)?;
     Ok(features)

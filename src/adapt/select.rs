@@ -18,11 +18,12 @@ use ndarray::{Array2, Axis, concatenate};
 use serde::Serialize;
 
 pub(super) use self::rows::Rows;
+use super::archive::{Archive, Array, Arrays};
 use super::average::Average;
 use super::path::Path;
 use super::probe::ProbeSettings;
 use super::settings::Settings;
-use super::trainer::{Leg, Trainer};
+use super::trainer::{Collect, Leg, Trainer};
 use super::{Control, Ending, Observer, Progress, Summary};
 use crate::data::{Dataset, TargetKind};
 use crate::error::{Error, Kind, Result};
@@ -141,7 +142,8 @@ impl Selection<'_> {
         let mut candidates = vec![self.candidate(0, None, &logits)?];
         let mut left_out = None;
         if let Some(path) = self.path {
-            let (ends, diverged) = self.ends(trainer, path, (base, &heads), steps, observe)?;
+            let probes = (&heads[..], &logits[..]);
+            let (ends, diverged) = self.ends(trainer, path, (base, probes), steps, observe)?;
             match diverged {
                 Some(error) if ends.is_empty() && !self.settings.gate => return Err(error),
                 Some(error) => {
@@ -170,7 +172,7 @@ impl Selection<'_> {
         &self,
         trainer: &mut Trainer,
         path: &Path,
-        (base, heads): (&Weights, &[Weights]),
+        (base, (heads, probed)): (&Weights, (&[Weights], &[Array2<f32>])),
         steps: usize,
         observe: Observer<'_>,
     ) -> Result<(Vec<Logits>, Option<Error>)> {
@@ -186,7 +188,17 @@ impl Selection<'_> {
             let seed = self.settings.seed;
             let leg = Leg { number: 0, seed, path: path.clone(), is_noisy: false, before, steps };
             trainer.begin(&start, leg)?;
-            let (predicted, error) = self.follow(trainer, number, &path, &start, observe)?;
+            let average = self.settings.averages().then(|| Average::of(&start, trainer.trained()));
+            let fold = Ends {
+                selection: self,
+                fold: number,
+                path: &path,
+                shape: probed[number].dim().into(),
+                ends: vec![None; path.stages()],
+                marked: average.clone(),
+                average,
+            };
+            let (predicted, error) = self.follow(trainer, fold, &start, observe)?;
             ends.truncate(predicted.len());
             ends.iter_mut().zip(predicted).for_each(|(end, logits)| end.push(logits));
             diverged = error.or(diverged);
@@ -199,49 +211,19 @@ impl Selection<'_> {
     fn follow(
         &self,
         trainer: &mut Trainer,
-        fold: usize,
-        path: &Path,
+        mut fold: Ends<'_>,
         start: &Weights,
         observe: Observer<'_>,
     ) -> Result<(Logits, Option<Error>)> {
-        let rest = self.train.subset(&self.rest(fold))?;
-        let mut ends = vec![None; path.stages()];
-        let mut average = self.settings.averages().then(|| Average::of(start, trainer.trained()));
-        let mut predict = |step: usize, network: &mut Network| {
-            if let Some(stage) = path.ended(step) {
-                let logits = self.end(network, fold, average.as_mut())?;
-                check_finite(&logits, step)?;
-                ends[stage] = Some(logits);
-            }
-            Ok(())
-        };
-        let ending = trainer.run(&rest, None, start, &mut Vec::new(), observe, &mut predict);
-        let predicted = ends.into_iter().map_while(|end| end).collect();
+        let rest = self.train.subset(&self.rest(fold.fold))?;
+        let ending = trainer.run(&rest, None, start, &mut Vec::new(), observe, &mut fold);
+        let predicted = fold.ends.into_iter().map_while(|end| end).collect();
         match ending {
             Ok((Ending::Stopped, _)) => Err(stopped()),
             Ok(_) => Ok((predicted, None)),
             Err(error) if error.kind() == Kind::Diverged => Ok((predicted, Some(error))),
             Err(error) => Err(error),
         }
-    }
-
-    /// What is predicted of a fold at the end of a stage: by the average up to there, if a run ends
-    /// at one.
-    fn end(
-        &self,
-        network: &mut Network,
-        fold: usize,
-        average: Option<&mut Average>,
-    ) -> Result<Array2<f32>> {
-        let held_out = &self.folds[fold];
-        let Some(average) = average else {
-            return self.rows.outputs(network, self.train, held_out);
-        };
-        let weights = average.add(network)?;
-        network.set_weights(average.mean())?;
-        let logits = self.rows.outputs(network, self.train, held_out)?;
-        network.set_weights(&weights)?;
-        Ok(logits)
     }
 
     /// The examples that are not in `fold`.
@@ -323,6 +305,88 @@ impl Selection<'_> {
         let noise = noise_of(self.task, outputs(logits, 1.0)?, &self.train.subset(&examples)?)?;
         let held_out = self.summary(logits, temperature)?;
         Ok(Candidate { steps, strength, temperature, noise, held_out })
+    }
+}
+
+/// What is predicted of a fold at the end of each stage of a run on the others: by the average up
+/// to there, if a run ends at one.
+struct Ends<'a> {
+    selection: &'a Selection<'a>,
+    fold: usize,
+    path: &'a Path,
+    /// Of the predictions.
+    shape: [usize; 2],
+    ends: Vec<Option<Array2<f32>>>,
+    average: Option<Average>,
+    /// The average as it was at the last shadow.
+    marked: Option<Average>,
+}
+
+impl Ends<'_> {
+    fn predict(&mut self, network: &mut Network) -> Result<Array2<f32>> {
+        let Selection { rows, train, folds, .. } = self.selection;
+        let held_out = &folds[self.fold];
+        let Some(average) = &mut self.average else {
+            return rows.outputs(network, train, held_out);
+        };
+        let weights = average.add(network)?;
+        network.set_weights(average.mean())?;
+        let logits = rows.outputs(network, train, held_out)?;
+        network.set_weights(&weights)?;
+        Ok(logits)
+    }
+}
+
+impl Collect for Ends<'_> {
+    fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
+        if let Some(stage) = self.path.ended(step) {
+            let logits = self.predict(network)?;
+            check_finite(&logits, step)?;
+            self.ends[stage] = Some(logits);
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self) {
+        self.marked.clone_from(&self.average);
+    }
+
+    fn restore(&mut self) {
+        self.average.clone_from(&self.marked);
+    }
+
+    fn arrays(&self) -> Arrays<'_> {
+        let ends = self.ends.iter().enumerate();
+        let made = ends.filter_map(|(stage, end)| Some((stage, end.as_ref()?)));
+        let ends = made.map(|(stage, logits)| (stage.to_string(), Array::matrix(logits)));
+        ends.chain(self.average.iter().flat_map(Average::arrays)).collect()
+    }
+
+    fn recall(
+        &mut self,
+        kept: &Archive,
+        _draws: &mut dyn Iterator<Item = Result<Archive>>,
+        _like: &Weights,
+    ) -> Result<()> {
+        let end = |stage: usize| {
+            let name = stage.to_string();
+            let logits = kept.has(&name).then(|| kept.matrix(&name)).transpose()?;
+            match logits.as_ref().is_none_or(|logits| logits.shape() == self.shape) {
+                true => Ok(logits),
+                false => Err(Error::malformed("it has predictions of something else")),
+            }
+        };
+        let ends = (0..self.ends.len()).map(end).collect::<Result<_>>()?;
+        if let Some(average) = &mut self.average {
+            average.recall(kept)?;
+        }
+        self.ends = ends;
+        self.mark();
+        Ok(())
+    }
+
+    fn needs_end(&self) -> bool {
+        false
     }
 }
 

@@ -2,24 +2,21 @@
 //!
 //! A head is fitted to the backbone's features, then all weights are trained on from where they are
 //! and snapshots are taken along the way; their mean, variance and deviations are the prior. The
-//! head has no part in it. Without labels a projector and a contrastive loss take its place. A fit
-//! can be resumed from the checkpoints that it leaves at the end of each epoch.
-
-mod checkpoint;
+//! head has no part in it. Without labels a projector and a contrastive loss take its place.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use self::checkpoint::Checkpoints;
-use self::checkpoint::{Keeper, Resumed};
+use super::archive::{Archive, Array, Arrays, arrays_of};
+use super::checkpoint::{Checkpoints, Journal};
 use super::memory::Extent;
 use super::objective::{ContrastSettings, Objective};
 use super::path::Path;
 use super::select::Rows;
 use super::settings::{PriorKind, Settings};
-use super::trainer::{Collect, Shadow, Trainer};
-use super::{Adapter, HEAD_VARIANCE, Observer, own_weights};
+use super::trainer::{Collect, Trainer};
+use super::{Adapter, Control, HEAD_VARIANCE, Observer, own_weights};
 use crate::backend::Engine;
 use crate::data::{Augment, Dataset, Preprocess};
 use crate::error::{Error, Kind, Result};
@@ -222,20 +219,23 @@ pub fn fit_prior_with(
     preprocess: &Preprocess,
     settings: &SourceSettings,
     engine: impl Into<Engine>,
-    checkpoints: Option<&Checkpoints<'_>>,
+    checkpoints: Option<&Checkpoints>,
     observe: Observer<'_>,
 ) -> Result<Prior> {
     settings.check()?;
     settings.objective.check(data)?;
     let per_epoch = data.len().div_ceil(settings.batch_size);
     let (burn_in, steps) = settings.steps(per_epoch)?;
-    let keeper = checkpoints.map(|to| Keeper::new(to, model, data, preprocess, settings));
+    let journal = checkpoints.map(|to| {
+        let (backbone, data) = (model.fingerprint(), data.fingerprint()?);
+        Journal::open(to, &Course { backbone, data, preprocess, settings })
+    });
+    let journal = journal.transpose()?;
     let mut collector = Collector {
         moments: Moments::new(settings.rank)?,
-        names: model.weights().map(|(name, _)| name.to_string()).collect(),
+        model,
         due: Snapshots { schedule: settings.schedule, count: settings.snapshots, burn_in, steps },
         next: 0,
-        keeper: keeper.transpose()?,
     };
     let engine = engine.into();
     let task = match settings.objective {
@@ -249,14 +249,13 @@ pub fn fit_prior_with(
     let path = Path::new(vec![1.0], steps, settings.schedule);
     let extent = Extent { runs: vec![[data.len(), steps]], passes: vec![data.len()] };
     let mut trainer = Trainer::new(network, training, objective, None, path, &extent)?;
-    let start = match collector.resume(&trainer)? {
-        Some(resumed) => {
-            trainer.network_mut().set_weights(&resumed.weights)?;
-            trainer.resume(resumed.shadow);
-            resumed.weights
-        }
-        None => begin(&mut trainer, &adapter, data, settings, observe)?,
-    };
+    let mut is_cut = false;
+    let start = begin(&mut trainer, &adapter, data, settings, &mut |progress| {
+        let control = observe(progress);
+        is_cut |= control == Control::Stop;
+        control
+    })?;
+    trainer.set_journal(journal.filter(|_| !is_cut));
     let mut history = Vec::new();
     trainer.run(data, None, &start, &mut history, observe, &mut collector)?;
     history.iter().for_each(|epoch| log::info!("epoch {}: loss {}", epoch.epoch, epoch.loss));
@@ -280,6 +279,15 @@ pub fn fit_prior_with(
     }
 }
 
+/// What decides the course of a fit.
+#[derive(Serialize)]
+struct Course<'a> {
+    backbone: String,
+    data: String,
+    preprocess: &'a Preprocess,
+    settings: &'a SourceSettings,
+}
+
 /// Makes ready for the first step; the weights then, as far as they are not the model's own.
 fn begin(
     trainer: &mut Trainer,
@@ -293,7 +301,7 @@ fn begin(
         let network = trainer.network_mut();
         let rows = match network.known_task()?.is_dense() {
             true => None,
-            false => Some(Rows::new(network, &none, data, settings.seed, observe)?),
+            false => Some(Rows::new(network, &none, data, (settings.seed, None), observe)?),
         };
         let head = adapter.head((network, &none), rows.as_ref(), data, HEAD_VARIANCE, observe)?;
         trainer.network_mut().set_weights(&head)?;
@@ -325,59 +333,53 @@ impl Snapshots {
     }
 }
 
-/// Takes snapshots beside the steps, and writes checkpoints.
-struct Collector {
+/// Where a checkpoint has the first step that was not looked at.
+const NEXT: &str = "next";
+
+/// Takes snapshots beside the steps.
+struct Collector<'a> {
     moments: Moments,
-    /// Of the backbone's weights.
-    names: Vec<String>,
+    model: &'a Model,
     due: Snapshots,
     /// The first step whose snapshot, if one is due, is not taken: steps that are made again after
     /// a device was lost are not counted again.
     next: usize,
-    keeper: Option<Keeper>,
 }
 
-impl Collector {
-    /// Where the fit that is to be resumed was; none when there is none.
-    fn resume(&mut self, trainer: &Trainer) -> Result<Option<Resumed>> {
-        let Some(keeper) = &self.keeper else { return Ok(None) };
-        let Some(checkpoint) = keeper.read(&trainer.changing(), self.moments.max_rank())? else {
-            return Ok(None);
-        };
-        if checkpoint.resumed.shadow.done > self.due.steps {
-            return Err(Error::malformed("the checkpoint has more steps than the fit"));
-        }
-        self.next = checkpoint.next;
-        self.moments = checkpoint.moments;
-        log::info!("going on from step {}", checkpoint.resumed.shadow.done);
-        Ok(Some(checkpoint.resumed))
-    }
-}
-
-impl Collect for Collector {
+impl Collect for Collector<'_> {
     fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
         if step < self.next {
             return Ok(());
         }
         if self.due.after(step) {
-            self.moments.collect(&network.weights(self.names.iter().map(String::as_str))?)?;
+            let names = self.model.weights().map(|(name, _)| name);
+            self.moments.collect(&network.weights(names)?)?;
         }
         self.next = step + 1;
         Ok(())
     }
 
-    fn wants_marks(&self) -> bool {
-        self.keeper.is_some()
+    fn arrays(&self) -> Arrays<'_> {
+        let mut arrays = arrays_of(&self.moments);
+        arrays.insert(NEXT.to_string(), Array::number(self.next as f64));
+        arrays
     }
 
-    /// Writes a checkpoint. Where that fails (a full disk), the fit goes on with the last.
-    fn mark(&mut self, shadow: &Shadow) -> Result<()> {
-        if let Some(keeper) = &self.keeper
-            && let Err(error) = keeper.write(shadow, self.next, &self.moments)
-        {
-            log::warn!("{error}");
-        }
+    fn recall(
+        &mut self,
+        kept: &Archive,
+        _draws: &mut dyn Iterator<Item = Result<Archive>>,
+        _like: &Weights,
+    ) -> Result<()> {
+        let shapes = self.model.weights().map(|(name, w)| (name, w.shape()));
+        let next = kept.number(NEXT)?;
+        self.moments = kept.moments(self.moments.max_rank(), shapes)?;
+        self.next = next;
         Ok(())
+    }
+
+    fn needs_end(&self) -> bool {
+        false
     }
 }
 

@@ -1,7 +1,13 @@
 //! The training loop: batches in, steps run, losses out.
 
+mod keep;
+mod leg;
+
 use std::collections::HashMap;
 
+use self::leg::Course;
+pub(super) use self::leg::{Collect, Leg, Shadow, Tally};
+use super::checkpoint::Journal;
 use super::memory::{self, Extent, Footprint, Job, Steps};
 use super::objective::Objective;
 use super::path::Path;
@@ -47,16 +53,10 @@ pub(super) struct Trainer {
     /// The step whose batch images and targets hold.
     filled: Option<usize>,
     shadow: Shadow,
-}
-
-/// A copy of everything that steps change, as it was before step `done`, which begins an epoch.
-#[derive(Default)]
-pub(super) struct Shadow {
-    pub(super) done: usize,
-    /// Entries of the run's history at that time.
-    pub(super) epochs: usize,
-    /// Empty before the first: then the run starts again.
-    pub(super) values: Vec<(Leaf, Vec<f32>)>,
+    /// Legs that were run.
+    legs: usize,
+    /// Where checkpoints go, if any are kept.
+    journal: Option<Journal>,
 }
 
 /// Steps between shadows at least: a shadow reads all weights and moments from the device.
@@ -64,60 +64,6 @@ const SHADOW_STEPS: usize = 50;
 
 /// A sampler's loss has exploded when it exceeds this multiple of its first, plus one nat.
 const EXPLODED: f32 = 10.0;
-
-/// What is kept of a run besides its last weights; by default nothing. Where a device fails, steps
-/// are made again from the last shadow on, and so are these calls.
-pub(super) trait Collect {
-    /// Looks at the network after step number `step`.
-    fn after(&mut self, _step: usize, _network: &mut Network) -> Result<()> {
-        Ok(())
-    }
-
-    /// Whether every epoch but the first is to begin with a shadow, whatever it costs.
-    fn wants_marks(&self) -> bool {
-        false
-    }
-
-    /// A shadow was taken before the next step.
-    fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
-        Ok(())
-    }
-
-    /// Steps go on from the last mark, or from the first step if there was none.
-    fn restore(&mut self) {}
-}
-
-impl Collect for () {}
-
-impl<F: FnMut(usize, &mut Network) -> Result<()>> Collect for F {
-    fn after(&mut self, step: usize, network: &mut Network) -> Result<()> {
-        self(step, network)
-    }
-}
-
-/// One pass along a path, of several in a run: a fold of a cross-validation, a chain, or a member
-/// of an ensemble.
-#[derive(Clone, Debug)]
-pub(super) struct Leg {
-    /// The chain or member, counted from 0.
-    pub(super) number: usize,
-    /// Decides its batches, augmentation and noise.
-    pub(super) seed: u64,
-    pub(super) path: Path,
-    /// Whether a sampler adds its noise.
-    pub(super) is_noisy: bool,
-    /// Steps that the observer was told of before.
-    pub(super) before: usize,
-    /// Steps that it will have been told of after all legs.
-    pub(super) steps: usize,
-}
-
-impl Leg {
-    /// The only one.
-    fn only(seed: u64, path: Path) -> Self {
-        Leg { number: 0, seed, is_noisy: true, before: 0, steps: path.steps(), path }
-    }
-}
 
 impl Trainer {
     /// A trainer of `network` under `prior`, for runs of this extent; the first follows `path`.
@@ -175,6 +121,8 @@ impl Trainer {
             targets: Vec::new(),
             filled: None,
             shadow: Shadow::default(),
+            legs: 0,
+            journal: None,
         })
     }
 
@@ -217,11 +165,6 @@ impl Trainer {
         state::changing(&self.trainable, self.optimizer.method())
     }
 
-    /// Lets the run begin where another was when it was copied.
-    pub(super) fn resume(&mut self, shadow: Shadow) {
-        self.shadow = shadow;
-    }
-
     /// Goes back to the weights `start`, without momentum, for `leg` to be next.
     ///
     /// # Errors
@@ -230,7 +173,7 @@ impl Trainer {
         (self.leg, self.loss_limit) = (leg, None);
         (self.filled, self.shadow) = (None, Shadow::default());
         match self.reset(start) {
-            Err(error) if error.kind() == Kind::Device => self.recover(error, start).map(|_| ()),
+            Err(error) if error.kind() == Kind::Device => self.recover(error, start),
             other => other,
         }
     }
@@ -245,8 +188,9 @@ impl Trainer {
         state::reset(backend, trainable, self.prior.as_ref(), method, start)
     }
 
-    /// Makes all steps, epoch after epoch, from the weights `start`, or from where it resumes;
-    /// predicts `validation` after each epoch. Returns how it ended, and the weights then.
+    /// Makes all steps, epoch after epoch, from the weights `start`, or from where a checkpoint has
+    /// this leg; predicts `validation` after each epoch. Returns how it ended, and the weights
+    /// then.
     ///
     /// # Errors
     /// Of kind [`Kind::Diverged`] when a loss is not finite, or a sampler's explodes; `history` and
@@ -261,68 +205,97 @@ impl Trainer {
         collect: &mut dyn Collect,
     ) -> Result<(Ending, Weights)> {
         let earlier = history.len();
-        let mut done = self.shadow.done;
+        let mut course = Course { train, validation, start, history, earlier, observe, collect };
+        // Without steps there is nothing to keep.
+        let outcome = match self.leg.path.steps() {
+            0 => self.run_on(&mut course),
+            _ => match self.recall(&mut course)? {
+                Some(outcome) => outcome,
+                None => {
+                    let outcome = self.run_on(&mut course);
+                    self.keep_outcome(&outcome, &course);
+                    outcome
+                }
+            },
+        };
+        self.legs += 1;
+        outcome
+    }
+
+    /// Makes the steps that are left, on one device after the other.
+    fn run_on(&mut self, course: &mut Course<'_, '_>) -> Result<(Ending, Weights)> {
         loop {
-            match self.run_from(&mut done, train, validation, history, observe, collect) {
+            match self.run_from(self.shadow.done, self.shadow.tally, course) {
                 Err(error) if error.kind() == Kind::Device => {
-                    done = self.recover(error, start)?;
-                    history.truncate(self.shadow.epochs.max(earlier));
-                    collect.restore();
+                    self.recover(error, course.start)?;
+                    course.history.truncate(self.shadow.epochs.max(course.earlier));
+                    course.collect.restore();
+                    if let Some(journal) = &mut self.journal {
+                        journal.truncate_draws(course.collect.draws());
+                    }
                 }
                 other => return other,
             }
         }
     }
 
-    /// Makes all steps from step `done` on, which begins an epoch.
+    /// Makes all steps from step `done` on, in an epoch of which `tally` was made.
     fn run_from(
         &mut self,
-        done: &mut usize,
-        train: &Dataset,
-        validation: Option<&Dataset>,
-        history: &mut Vec<Epoch>,
-        observe: Observer<'_>,
-        collect: &mut dyn Collect,
+        mut done: usize,
+        mut tally: Tally,
+        course: &mut Course<'_, '_>,
     ) -> Result<(Ending, Weights)> {
-        let per_epoch = train.len().div_ceil(self.settings.batch_size).max(1);
-        while *done < self.leg.path.steps() {
-            self.take_shadow(*done, history.len(), collect)?;
-            let epoch = *done / per_epoch;
-            let count = per_epoch.min(self.leg.path.steps() - *done);
-            let range = *done..*done + count;
-            let (mut record, ending) = self.epoch(train, epoch, range, observe, collect)?;
-            if let (Ending::Completed, Some(validation)) = (ending, validation) {
-                record.validation = self.validate(validation, observe)?;
+        let per_epoch = course.train.len().div_ceil(self.settings.batch_size).max(1);
+        let steps = self.leg.path.steps();
+        while done - tally.steps < steps {
+            let first = done - tally.steps;
+            self.take_shadow(done, tally, course)?;
+            let range = first..steps.min(first + per_epoch);
+            let ending = self.epoch(first / per_epoch, range, &mut tally, course)?;
+            done = first + tally.steps;
+            let (chain, epoch) = (self.leg.number + 1, first / per_epoch + 1);
+            let (loss, penalty) = (tally.mean_loss(), tally.penalty);
+            let mut record = Epoch { chain, epoch, loss, penalty, validation: None };
+            if let (Ending::Completed, Some(validation)) = (ending, course.validation) {
+                record.validation = self.validate(validation, course.observe)?;
+                if record.validation.is_none() {
+                    // It was asked to stop, and will be again; the validation is made then.
+                    self.keep_position(done, tally, course);
+                    self.close_journal();
+                }
             }
-            *done += count;
-            history.push(record);
+            course.history.push(record);
             if ending == Ending::Stopped {
                 return Ok((ending, self.weights()?));
             }
+            tally = Tally::default();
         }
         Ok((Ending::Completed, self.weights()?))
     }
 
-    /// Keeps a copy of everything that steps change, if steps were made since the last, and it is
-    /// wanted for every epoch, or the device can fail and the last is old.
-    fn take_shadow(&mut self, done: usize, epochs: usize, collect: &mut dyn Collect) -> Result<()> {
-        let is_old = done >= self.shadow.done + SHADOW_STEPS && self.network.engine().can_fail();
-        let is_due = is_old || (collect.wants_marks() && done > self.shadow.done);
-        if is_due && !self.plans.is_empty() {
+    /// Keeps a copy of everything that steps change, if the device can fail and the last is old.
+    fn take_shadow(
+        &mut self,
+        done: usize,
+        tally: Tally,
+        course: &mut Course<'_, '_>,
+    ) -> Result<()> {
+        let is_old = done >= self.shadow.done + SHADOW_STEPS;
+        if is_old && self.network.engine().can_fail() && !self.plans.is_empty() {
             let leaves = self.changing();
-            let backend = self.network.backend();
+            let backend = self.network.residents();
             let copy = |leaf: Leaf| Ok((leaf.clone(), backend.get(&leaf)?));
             let values = leaves.into_iter().map(copy).collect::<Result<_>>()?;
-            self.shadow = Shadow { done, epochs, values };
-            collect.mark(&self.shadow)?;
+            self.shadow = Shadow { done, tally, epochs: course.history.len(), values };
+            course.collect.mark();
         }
         Ok(())
     }
 
     /// Goes on elsewhere after `error`, from the last shadow, or from the start without one; what
     /// is made again is the same, since batches and noise depend on the step's number alone.
-    /// Returns the number of the next step.
-    fn recover(&mut self, error: Error, start: &Weights) -> Result<usize> {
+    fn recover(&mut self, error: Error, start: &Weights) -> Result<()> {
         let backend = self.network.backend();
         for (size, plan) in self.plans.drain() {
             self.steps.plans.insert(size, backend.plan(plan).clone());
@@ -330,50 +303,43 @@ impl Trainer {
         if let Some(plan) = self.apply.take() {
             self.steps.apply = Some(backend.plan(plan).clone());
         }
-        self.network.fall_back(error, start)?;
+        self.network.fall_back(error, &self.weights_of_shadow(start)?)?;
         self.filled = None;
         log::warn!("going on from step {} on {}", self.shadow.done, self.network.backend().name());
-        Ok(self.shadow.done)
+        Ok(())
     }
 
-    /// The steps `range` of one epoch.
+    /// The steps `range` of one epoch but for those of `tally`, to which they are added.
     fn epoch(
         &mut self,
-        train: &Dataset,
         epoch: usize,
         range: std::ops::Range<usize>,
-        observe: Observer<'_>,
-        collect: &mut dyn Collect,
-    ) -> Result<(Epoch, Ending)> {
-        let size = self.settings.batch_size;
+        tally: &mut Tally,
+        course: &mut Course<'_, '_>,
+    ) -> Result<Ending> {
+        let (train, size) = (course.train, self.settings.batch_size);
         let batches = Batches::shuffled(train.len(), size, self.leg.seed, epoch as u64)?;
-        let chain = self.leg.number + 1;
-        let mut record =
-            Epoch { chain, epoch: epoch + 1, loss: 0.0, penalty: 0.0, validation: None };
-        let (mut sum, mut examples) = (0.0, 0);
-        let mut ending = Ending::Completed;
-        let mut upcoming = batches.iter().skip(1);
-        for (step, batch) in range.clone().zip(batches.iter()) {
+        let mut upcoming = batches.iter().skip(tally.steps + 1);
+        for (step, batch) in range.clone().zip(batches.iter()).skip(tally.steps) {
             let next = upcoming.next().filter(|_| step + 1 < range.end);
             let (loss, penalty) = self.step(train, batch, next, step)?;
-            collect.after(step, &mut self.network)?;
-            sum += f64::from(loss) * batch.len() as f64;
-            examples += batch.len();
-            record.penalty = penalty;
-            let progress = Progress {
+            course.collect.after(step, &mut self.network)?;
+            tally.add(batch.len(), loss, penalty);
+            let control = (course.observe)(Progress {
                 phase: Phase::Train,
                 step: self.leg.before + step + 1,
                 steps: self.leg.steps,
                 loss: Some(loss),
                 penalty: Some(penalty),
-            };
-            if observe(progress) == Control::Stop {
-                ending = Ending::Stopped;
-                break;
+            });
+            if control != Control::Continue {
+                self.keep_position(step + 1, *tally, course);
+            }
+            if control == Control::Stop {
+                return Ok(Ending::Stopped);
             }
         }
-        record.loss = (sum / f64::from(examples.max(1) as u32)) as f32;
-        Ok((record, ending))
+        Ok(Ending::Completed)
     }
 
     /// One step; the loss of its batch and the penalty, both before the update. While a device
@@ -515,8 +481,17 @@ impl Trainer {
         let weights = self.network.weights(names)?;
         let backend = self.network.backend();
         state::install(backend, &self.trainable, self.prior.as_ref(), &weights)?;
-        let mut shadow = self.shadow.values.iter();
-        shadow.try_for_each(|(leaf, value)| backend.set(leaf, value))
+        self.set_shadow()
+    }
+
+    /// Gives the backend the shadow. A device that cannot fail will not need it again.
+    fn set_shadow(&mut self) -> Result<()> {
+        let backend = self.network.backend();
+        self.shadow.values.iter().try_for_each(|(leaf, value)| backend.set(leaf, value))?;
+        if !self.network.engine().can_fail() {
+            self.shadow.values = Vec::new();
+        }
+        Ok(())
     }
 
     fn validate(&mut self, data: &Dataset, observe: Observer<'_>) -> Result<Option<Summary>> {
@@ -524,7 +499,7 @@ impl Trainer {
             let phase = Phase::Validate;
             let progress =
                 Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
-            observe(progress) == Control::Continue
+            observe(progress) != Control::Stop
         });
         match evaluation {
             // The weights are complete; only their score is missing.

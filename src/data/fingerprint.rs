@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 
 impl Dataset {
     /// SHA-256 over the examples in their order, as 64 lower-case hex digits: targets; pixels of
-    /// arrays; of image files, their names, the names of their folders and their sizes, so that
+    /// arrays; of image files, their names, the names of their folders and their bytes, so that
     /// images are not decoded and a data set may be moved.
     ///
     /// # Errors
-    /// When a file is not there.
+    /// When a file cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let mut digest = Sha256::new();
         let number = |digest: &mut Sha256, x: usize| digest.update((x as u64).to_le_bytes());
@@ -44,14 +44,15 @@ impl Dataset {
 
 /// Adds what identifies a file.
 fn add_file(digest: &mut Sha256, path: &Path) -> Result<()> {
-    let bytes = path.metadata().map_err(|e| Error::io("cannot read", path, e))?.len();
     let folder = path.parent().and_then(Path::file_name);
     for name in [folder, path.file_name()].into_iter().flatten() {
         let name = name.as_encoded_bytes();
         digest.update((name.len() as u64).to_le_bytes());
         digest.update(name);
     }
-    digest.update(bytes.to_le_bytes());
+    let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
+    digest.update((bytes.len() as u64).to_le_bytes());
+    digest.update(bytes);
     Ok(())
 }
 
@@ -99,6 +100,11 @@ mod tests {
         let print = |root: &Path| Dataset::open(root).expect("opens").fingerprint();
         assert_eq!(print(&a).expect("there"), print(&b).expect("there"));
         fs::rename(b.join("bee/b1.png"), b.join("bee/b9.png")).expect("renamed");
+        assert_ne!(print(&a).expect("there"), print(&b).expect("there"));
+        fs::rename(b.join("bee/b9.png"), b.join("bee/b1.png")).expect("renamed");
+        let mut image = fs::read(b.join("bee/b1.png")).expect("an image");
+        image[40] ^= 1;
+        fs::write(b.join("bee/b1.png"), image).expect("of the same size");
         assert_ne!(print(&a).expect("there"), print(&b).expect("there"));
         let gone = Dataset::open(&a).expect("opens");
         fs::remove_file(a.join("ant/a1.jpeg")).expect("removed");

@@ -13,6 +13,10 @@
 //!
 //! Steps are not interrupted: pauses and cancellation count from the end of the step in hand, or of
 //! the batch in hand where features are computed. Asking for them never waits for it.
+//!
+//! A job whose adapter keeps checkpoints ([`Adapter::with_checkpoints`]) survives its process:
+//! started again with the same adapter and data and with `resume`, it goes on where the last one
+//! was kept.
 
 mod budget;
 mod clock;
@@ -38,6 +42,9 @@ use crate::adapt::{Adapted, Adapter, Settings};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 
+/// Time between two checkpoints unless another is set: what a process that is killed loses at most.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+
 /// What surrounds a job; by default nothing.
 #[derive(Default)]
 pub struct JobOptions {
@@ -45,6 +52,9 @@ pub struct JobOptions {
     pub budget: Budget,
     /// Who knows how the machine is.
     pub host: Option<Arc<dyn Host>>,
+    /// Time between checkpoints, if its adapter keeps any; none takes [`CHECKPOINT_EVERY`], and
+    /// zero keeps one after each training step.
+    pub checkpoint_every: Option<Duration>,
     /// How its budget gets time; none takes the system's clock.
     pub clock: Option<Arc<dyn Clock>>,
     /// Is called with the newest snapshot whenever there is one, on a thread of its own. One that
@@ -75,14 +85,15 @@ impl Job {
         validation: Option<Dataset>,
         options: JobOptions,
     ) -> Result<Self> {
-        let JobOptions { budget, host, clock, on_progress } = options;
+        let JobOptions { budget, host, checkpoint_every, clock, on_progress } = options;
         budget.check()?;
         let adapter = capped(adapter, budget.memory)?;
         let clock = clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
         let shared = Shared::new();
         // If one of the threads cannot be had, dropping this ends the others.
         let job = Job { handle: Handle(Arc::clone(&shared)), is_detached: false };
-        Work { adapter, train, validation, budget, clock }.spawn(&shared)?;
+        let every = checkpoint_every.unwrap_or(CHECKPOINT_EVERY);
+        Work { adapter, train, validation, budget, every, clock }.spawn(&shared)?;
         on_progress.map_or(Ok(()), |tell| report(&shared, tell))?;
         host.map_or(Ok(()), |host| watch(&shared, host))?;
         Ok(job)

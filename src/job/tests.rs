@@ -185,7 +185,7 @@ fn a_duty_cycle_rests_as_long_as_it_says() {
     let shared = Shared::new();
     shared.change(|state| state.set_status(Status::Running));
     let mut asked = Duration::ZERO;
-    let mut pace = worker::Pace::new(&shared, budget, Arc::clone(&clock));
+    let mut pace = worker::Pace::new(&shared, budget, CHECKPOINT_EVERY, Arc::clone(&clock));
     for _ in 0..4 {
         let progress = crate::adapt::Progress {
             phase: crate::adapt::Phase::Train,

@@ -11,7 +11,7 @@ use super::budget::Budget;
 use super::clock::Clock;
 use super::host::{Conditions, Hold, Host, share};
 use super::shared::{Handle, Shared, Snapshot, State, Status, StopReason};
-use crate::adapt::{Adapted, Adapter, Control, Progress};
+use crate::adapt::{Adapted, Adapter, Control, Phase, Progress};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::threads::Threads;
@@ -29,6 +29,8 @@ pub(super) struct Work {
     pub(super) train: Dataset,
     pub(super) validation: Option<Dataset>,
     pub(super) budget: Budget,
+    /// Time between checkpoints.
+    pub(super) every: Duration,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -45,13 +47,13 @@ impl Work {
     }
 
     fn run(self, shared: &Shared) -> Result<Adapted> {
-        let Work { adapter, train, validation, budget, clock } = self;
+        let Work { adapter, train, validation, budget, every, clock } = self;
         budget.priority.apply();
         let count = budget.threads.unwrap_or(adapter.engine().threads().count());
         // A pool of its own: the host's is not slowed down, and its priority is left alone.
         let threads = Threads::with_start(count, move || budget.priority.apply());
         let adapter = adapter.with_threads(Arc::new(threads));
-        let mut pace = Pace::new(shared, budget, clock);
+        let mut pace = Pace::new(shared, budget, every, clock);
         adapter.fit(&train, validation.as_ref(), &mut |progress| pace.after_step(progress))
     }
 }
@@ -66,12 +68,20 @@ pub(super) struct Pace<'a> {
     resumed: Duration,
     /// Rest that the duty cycle asks for and that was not taken yet.
     owed: Duration,
+    /// Time between checkpoints, and when the last was asked for.
+    every: Duration,
+    kept: Duration,
 }
 
 impl<'a> Pace<'a> {
-    pub(super) fn new(shared: &'a Shared, budget: Budget, clock: Arc<dyn Clock>) -> Self {
-        let started = clock.now();
-        Pace { shared, budget, clock, started, resumed: started, owed: Duration::ZERO }
+    pub(super) fn new(
+        shared: &'a Shared,
+        budget: Budget,
+        every: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (started, owed) = (clock.now(), Duration::ZERO);
+        Pace { shared, budget, clock, started, resumed: started, owed, every, kept: started }
     }
 
     pub(super) fn after_step(&mut self, progress: Progress) -> Control {
@@ -83,6 +93,11 @@ impl<'a> Pace<'a> {
         self.resumed = self.clock.now();
         if rested > now {
             self.owed = Duration::ZERO;
+        }
+        let is_due = self.resumed.saturating_sub(self.kept) >= self.every;
+        if control == Control::Continue && progress.phase == Phase::Train && is_due {
+            self.kept = self.resumed;
+            return Control::Checkpoint;
         }
         control
     }

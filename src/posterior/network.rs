@@ -90,6 +90,11 @@ impl Network {
         &mut *self.backend
     }
 
+    /// The same, to look at.
+    pub fn residents(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
     /// Where it runs.
     pub fn engine(&self) -> &Engine {
         &self.engine

@@ -30,6 +30,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use sha2::{Digest, Sha256};
 
 use super::{Header, Parameter, Prior, elements};
 use crate::atomic_file;
@@ -88,6 +89,29 @@ impl Prior {
         let written = self.head().map(|head| self.write(&head, &mut bytes))?;
         written.map_err(|e| Error::internal("writing to memory failed").caused_by(e))?;
         Ok(bytes)
+    }
+
+    /// SHA-256 of the prior's file, as 64 lower-case hex digits.
+    ///
+    /// # Errors
+    /// As for [`Prior::to_bytes`].
+    pub fn fingerprint(&self) -> Result<String> {
+        /// Takes what is written to it.
+        struct Hash(Sha256);
+        impl Write for Hash {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.update(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut hash = Hash(Sha256::new());
+        let written = self.head().map(|head| self.write(&head, &mut hash))?;
+        written.map_err(|e| Error::internal("hashing failed").caused_by(e))?;
+        Ok(hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Everything in front of the tensors' data.

@@ -63,7 +63,7 @@ impl Fixture {
         self.adapter(settings).fit(train, None, &mut |_| Control::Continue).expect("a run")
     }
 
-    fn prior(&self) -> Prior {
+    pub fn prior(&self) -> Prior {
         let weights = self.weights();
         Prior::from_backbone(&weights, 1e-3, &self.model.fingerprint()).expect("a prior")
     }

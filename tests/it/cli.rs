@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::repository;
 
+mod crash;
 mod tasks;
 mod uncertainty;
 
@@ -207,13 +208,13 @@ fn a_fit_is_resumed_and_a_posterior_is_the_next_prior() {
     let fitted = succeeds(&[&source[..], &few, &slow].concat(), &["header"]);
     let notes = fitted["header"]["notes"].as_str().expect("notes");
     assert!(notes.contains("of 5 principal directions"), "{notes}");
-    let checkpoint = at("prior.safetensors.checkpoint");
-    assert!(!checkpoint.exists(), "a fit that is done needs none");
-    fs::write(&checkpoint, "junk").expect("a file");
-    fails(&[&source[..], &few].concat(), &["prior.safetensors.checkpoint", "--resume"]);
-    fails(&[&source[..], &few, &["--resume"]].concat(), &["prior.safetensors.checkpoint"]);
-    assert!(checkpoint.exists() && prior.exists(), "nothing is lost");
-    fs::remove_file(&checkpoint).expect("removed");
+    let checkpoints = at("prior.safetensors.checkpoints");
+    assert!(!checkpoints.exists(), "a fit that is done needs none");
+    fs::create_dir(&checkpoints).expect("a folder");
+    fs::write(checkpoints.join("position-1.safetensors"), "junk").expect("a file");
+    fails(&[&source[..], &few].concat(), &["prior.safetensors.checkpoints", "--resume"]);
+    assert!(checkpoints.exists() && prior.exists(), "nothing is lost");
+    fs::remove_dir_all(&checkpoints).expect("removed");
 
     let adapt = ["adapt", "--backbone", &backbone, "--train", train, "--steps", "2"];
     let under = ["--prior", text(&prior), "--out", text(&out)];

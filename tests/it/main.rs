@@ -16,6 +16,7 @@ mod memory;
 mod ops;
 mod posteriors;
 mod predictions;
+mod resume;
 mod samplers;
 mod source;
 mod steps;

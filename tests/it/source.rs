@@ -60,7 +60,7 @@ impl Source {
 
     /// The same with checkpoints, stopped after the training step `stop`.
     fn fit_until(&self, path: &Path, resume: bool, stop: usize) -> Result<Prior> {
-        let checkpoints = Checkpoints { path, resume };
+        let checkpoints = Checkpoints { path: path.to_path_buf(), resume };
         let mut observe = |progress: Progress| match progress.phase {
             Phase::Train if progress.step == stop => Control::Stop,
             _ => Control::Continue,

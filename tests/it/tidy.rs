@@ -15,7 +15,7 @@ use self::source::{
 const LEVELS: [&[&str]; 12] = [
     &["error"],
     &["atomic_file", "rng", "tensor", "threads"],
-    &["data", "graph"],
+    &["claim", "data", "graph"],
     &["autodiff", "onnx", "prior", "update"],
     &["kernel", "task"],
     // A step is built around the loss of a task.
@@ -34,10 +34,7 @@ const QUARANTINE: [(&str, &[&str]); 20] = [
     ("tract_onnx", &["src/onnx/"]),
     ("prost", &["src/onnx/"]),
     ("wgpu", &["src/backend/gpu/"]),
-    (
-        "safetensors",
-        &["src/prior/file.rs", "src/posterior/file.rs", "src/adapt/source/checkpoint.rs"],
-    ),
+    ("safetensors", &["src/prior/file.rs", "src/posterior/file.rs", "src/adapt/archive.rs"]),
     ("image", &["src/data/"]),
     ("png", &["src/data/"]),
     ("zip", &["src/data/npz.rs", "src/prior/foreign/torch.rs"]),

@@ -5,7 +5,8 @@
 
 use super::{Approximation, Drawn, Outcome, PosteriorSettings, Sampling, check_finite};
 use crate::adapt::Ending;
-use crate::adapt::trainer::{Collect, Shadow};
+use crate::adapt::archive::{Archive, Arrays, put_weights};
+use crate::adapt::trainer::Collect;
 use crate::error::Result;
 use crate::posterior::Network;
 use crate::prior::Weights;
@@ -97,12 +98,36 @@ impl Collect for States {
         Ok(())
     }
 
-    fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
+    fn mark(&mut self) {
         self.marked = self.taken.len();
-        Ok(())
     }
 
     fn restore(&mut self) {
         self.taken.truncate(self.marked);
+    }
+
+    fn draws(&self) -> usize {
+        self.taken.len()
+    }
+
+    fn draw(&self, number: usize) -> Arrays<'_> {
+        let mut arrays = Arrays::new();
+        put_weights(&mut arrays, "", &self.taken[number]);
+        arrays
+    }
+
+    fn recall(
+        &mut self,
+        _kept: &Archive,
+        draws: &mut dyn Iterator<Item = Result<Archive>>,
+        like: &Weights,
+    ) -> Result<()> {
+        self.taken = draws.map(|draw| draw?.weights("", like)).collect::<Result<_>>()?;
+        self.mark();
+        Ok(())
+    }
+
+    fn needs_end(&self) -> bool {
+        false
     }
 }

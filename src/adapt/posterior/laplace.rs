@@ -75,7 +75,7 @@ fn features(run: &mut Sampling<'_, '_>, end: &Weights) -> Result<Array2<f32>> {
                 let phase = Phase::Features;
                 let progress =
                     Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
-                (run.observe)(progress) == Control::Continue
+                (run.observe)(progress) != Control::Stop
             })
         });
         match found {

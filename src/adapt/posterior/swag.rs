@@ -9,7 +9,8 @@
 
 use super::{Approximation, Drawn, Outcome, PosteriorSettings, Sampling, check_finite};
 use crate::adapt::Ending;
-use crate::adapt::trainer::{Collect, Shadow};
+use crate::adapt::archive::{Archive, Arrays, arrays_of};
+use crate::adapt::trainer::Collect;
 use crate::error::Result;
 use crate::posterior::Network;
 use crate::prior::{Header, Moments, Prior, Weights};
@@ -99,12 +100,28 @@ impl Collect for Passed {
         Ok(())
     }
 
-    fn mark(&mut self, _shadow: &Shadow) -> Result<()> {
+    fn mark(&mut self) {
         self.marked.clone_from(&self.moments);
-        Ok(())
     }
 
     fn restore(&mut self) {
         self.moments.clone_from(&self.marked);
+    }
+
+    fn arrays(&self) -> Arrays<'_> {
+        arrays_of(&self.moments)
+    }
+
+    fn recall(
+        &mut self,
+        kept: &Archive,
+        _draws: &mut dyn Iterator<Item = Result<Archive>>,
+        like: &Weights,
+    ) -> Result<()> {
+        let trained = like.iter().filter(|(name, _)| self.names.contains(name));
+        let shapes = trained.map(|(name, w)| (name.as_str(), w.shape()));
+        self.moments = kept.moments(RANK, shapes)?;
+        self.mark();
+        Ok(())
     }
 }

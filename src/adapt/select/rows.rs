@@ -30,8 +30,8 @@ pub(in super::super) struct Rows {
 }
 
 impl Rows {
-    /// Those of `train` with the network at the weights `means`; on another device where its own
-    /// fails.
+    /// Those of `train` with the network at the weights `means`, on another device where its own
+    /// fails; or the `kept` ones of the same run.
     ///
     /// # Errors
     /// When an example cannot be read, the network cannot run, or the observer stops.
@@ -39,7 +39,7 @@ impl Rows {
         network: &mut Network,
         means: &Weights,
         train: &Dataset,
-        seed: u64,
+        (seed, kept): (u64, Option<Array2<f32>>),
         observe: Observer<'_>,
     ) -> Result<Self> {
         let pixels = match network.known_task()?.is_dense() {
@@ -49,6 +49,12 @@ impl Rows {
                 Some(Pixels::sample(train, input, PIXELS_MAX, seed, threads)?)
             }
         };
+        let count = pixels.as_ref().map_or(train.len(), |pixels| {
+            (0..pixels.len()).map(|image| pixels.of(image).len()).sum()
+        });
+        if let Some(features) = kept.filter(|features| features.nrows() == count) {
+            return Ok(Rows { features, pixels });
+        }
         loop {
             let features = match &pixels {
                 None => features(network, train, [0, train.len()], observe),
@@ -59,6 +65,11 @@ impl Rows {
                 other => return Ok(Rows { features: other?, pixels }),
             }
         }
+    }
+
+    /// Features of all rows.
+    pub(in super::super) fn all(&self) -> &Array2<f32> {
+        &self.features
     }
 
     /// Whether each example is a row, and not a sample of its pixels.
@@ -177,7 +188,7 @@ fn features(
     network.features(&some, &mut |p: Pass| {
         let (phase, step, steps) = (Phase::Features, from + p.done, train.len());
         let progress = Progress { phase, step, steps, loss: None, penalty: None };
-        observe(progress) == Control::Continue
+        observe(progress) != Control::Stop
     })
 }
 

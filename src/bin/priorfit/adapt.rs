@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
-    Adapted, Adapter, Candidate, Choice, Ending, Epoch, Footprint, PosteriorKind,
+    Adapted, Adapter, Candidate, Checkpoints, Choice, Ending, Epoch, Footprint, PosteriorKind,
     PosteriorSettings, PriorKind, SGHMC_RATE, Settings, Summary,
 };
 use priorfit::backend::Engine;
+use priorfit::claim::Claim;
 use priorfit::data::Dataset;
-use priorfit::error::{Context, Error, Result};
+use priorfit::error::{Context, Error, Kind as Failure, Result};
 use priorfit::job::{Job, JobOptions, StopReason};
 use priorfit::posterior::metrics::Measure;
 use priorfit::posterior::{DrawPrecision, Posterior};
@@ -26,8 +27,8 @@ use serde::Serialize;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
-    AugmentArgs, Auto, BudgetArgs, ByteSize, Destination, PreprocessArgs, check_destination,
-    percent,
+    AugmentArgs, Auto, BudgetArgs, ByteSize, CheckpointArgs, Destination, PreprocessArgs,
+    check_destination, percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
 use crate::tasks::TaskArgs;
@@ -38,6 +39,8 @@ use crate::{backbone, tasks};
 /// First the head alone is trained on the frozen features (the linear probe), then all weights
 /// under the prior. The result is a folder that `predict` and `evaluate` read. Ctrl-C stops after
 /// the step in hand, saves the last good state, and exits with status 130; so does --time-budget.
+/// Until the result is saved, checkpoints are kept in its folder: whatever ends the run, a power
+/// cut included, the same command with --resume goes on, to the same bits.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -48,6 +51,7 @@ Examples:
   priorfit adapt --backbone b.onnx --prior none --freeze 'layer1.*' ...
   priorfit adapt --backbone b.onnx --posterior sghmc --steps 1000 --chains 2 --draws 16 ...
   priorfit adapt --backbone b.onnx --duty-cycle 0.5 --time-budget 90s --low-priority ...
+  priorfit adapt --backbone b.onnx --train photos/ --out mine/ --resume
 
 --prior takes a stored prior's file (any value that ends in .safetensors or contains a path
 separator), one of the words below, or is given twice for both:
@@ -97,6 +101,8 @@ pub struct Adapt {
     posterior: PosteriorOptions,
     #[command(flatten)]
     budget: BudgetArgs,
+    #[command(flatten)]
+    checkpoints: CheckpointArgs,
     #[command(flatten)]
     preprocess: PreprocessArgs,
     #[command(flatten)]
@@ -287,12 +293,17 @@ impl FromStr for PriorArg {
     }
 }
 
+/// The folder for checkpoints, in that of the result.
+const CHECKPOINTS: &str = "checkpoints";
+
 #[derive(Serialize)]
 struct Report {
     out: PathBuf,
     ending: Ending,
     /// Why it ended before its last step, if it was asked to.
     stopped_by: Option<StopReason>,
+    /// Whether --resume goes on from here.
+    resumable: bool,
     notice: Option<String>,
     draws: usize,
     task: Task,
@@ -315,6 +326,7 @@ impl Adapt {
     /// Runs the command.
     pub fn run(&self, globals: &Globals, started: Instant) -> Result<ExitCode> {
         check_destination(&self.out, Destination::Folder)?;
+        let _claim = Claim::take(&self.out)?;
         let (prior, kind) = self.prior()?;
         let engine = globals.engine()?;
         let train = self.task.open(&self.train)?;
@@ -332,18 +344,23 @@ impl Adapt {
         if let Some((prior, path)) = prior {
             adapter = adapter.with_prior(prior).context(|| path.display().to_string())?;
         }
-        let adapter = adapter.with_settings(settings.clone())?;
+        let mut adapter = adapter.with_settings(settings.clone())?;
+        let checkpoints = self.checkpoints.checkpoints(self.out.join(CHECKPOINTS));
+        if let Some(checkpoints) = &checkpoints {
+            adapter = adapter.with_checkpoints(checkpoints.clone());
+        }
         let mut monitor = Monitor::new(globals)?;
-        let options = JobOptions { budget: self.budget.budget(), ..JobOptions::default() };
+        let options = JobOptions {
+            budget: self.budget.budget(),
+            checkpoint_every: Some(self.checkpoints.every()),
+            ..JobOptions::default()
+        };
         let job = Job::start(adapter, train, validation.clone(), options)?;
         let stopped_by = monitor.follow(&job);
         let Adapted { posterior, probe, history, ending, notice, memory, ran_on, choice } =
-            job.join()?;
-        let precision = match self.posterior.draw_precision {
-            Precision::F16 => DrawPrecision::F16,
-            Precision::F32 => DrawPrecision::F32,
-        };
-        posterior.save_as(&self.out, precision)?;
+            joined(job, checkpoints.as_ref())?;
+        let resumable = ending == Ending::Stopped && checkpoints.is_some();
+        self.save(&posterior, checkpoints.filter(|_| !resumable))?;
         let measured = |posterior: &Posterior| match (&validation, ending) {
             (None, _) | (_, Ending::Stopped) => Ok(None),
             (Some(data), _) => measure(posterior, data, &engine).map(Some),
@@ -354,6 +371,7 @@ impl Adapt {
             out: self.out.clone(),
             ending,
             stopped_by,
+            resumable,
             notice,
             draws: posterior.draws().len(),
             task,
@@ -372,6 +390,16 @@ impl Adapt {
             Ending::Stopped => ExitCode::from(INTERRUPTED),
             Ending::Diverged => ExitCode::FAILURE,
         })
+    }
+
+    /// Saves the result; then the checkpoints that led to it are needed no more.
+    fn save(&self, posterior: &Posterior, checkpoints: Option<Checkpoints>) -> Result<()> {
+        let precision = match self.posterior.draw_precision {
+            Precision::F16 => DrawPrecision::F16,
+            Precision::F32 => DrawPrecision::F32,
+        };
+        posterior.save_as(&self.out, precision)?;
+        checkpoints.map_or(Ok(()), |checkpoints| checkpoints.remove())
     }
 
     /// The stored prior with its file, and the kind that is wanted.
@@ -450,6 +478,17 @@ impl Adapt {
     }
 }
 
+/// What a job came to. What diverged would do so again: its checkpoints are of no use.
+fn joined(job: Job, checkpoints: Option<&Checkpoints>) -> Result<Adapted> {
+    let outcome = job.join();
+    if let (Err(error), Some(checkpoints)) = (&outcome, checkpoints)
+        && error.kind() == Failure::Diverged
+    {
+        checkpoints.remove()?;
+    }
+    outcome
+}
+
 /// What cross-validation found, as lines of a table.
 fn choice_text(choice: &Choice) -> String {
     let Choice { folds, held_out, head_variance, candidates, kept, left_out } = choice;
@@ -513,6 +552,9 @@ impl fmt::Display for Report {
                 _ => "Interrupted",
             };
             writeln!(f, "{why}: this is the last good state.")?;
+            if self.resumable {
+                writeln!(f, "The same command with --resume goes on.")?;
+            }
         }
         if let Some(notice) = &self.notice {
             writeln!(f, "Diverged: {notice}")?;

@@ -1,10 +1,11 @@
 //! Options that several commands share: preprocessing, augmentation, where results go.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use priorfit::adapt::{Checkpoints, Control};
 use priorfit::data::{
     Augment, Crop, Dataset, Flip, IMAGENET, Preprocess, Resize, Statistics, TargetKind,
 };
@@ -242,11 +243,25 @@ impl BudgetArgs {
     }
 }
 
-/// A length of time.
+/// A length of time above zero.
 #[derive(Clone, Copy, Debug)]
 struct Time(Duration);
 
 impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_above = |time: &Interval| !time.0.is_zero();
+        let time = text.parse().ok().filter(is_above);
+        time.map(|time| Time(time.0)).ok_or_else(time_expected)
+    }
+}
+
+/// A length of time.
+#[derive(Clone, Copy, Debug)]
+struct Interval(Duration);
+
+impl FromStr for Interval {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -257,9 +272,61 @@ impl FromStr for Time {
             _ => (text, 1),
         };
         let seconds = number.parse().ok().and_then(|n: u64| n.checked_mul(seconds));
-        seconds.filter(|&seconds| seconds > 0).map(|s| Time(Duration::from_secs(s))).ok_or_else(
-            || "expected a number of seconds, or of s, m or h, such as 90s or 2h".to_string(),
-        )
+        seconds.map(|s| Interval(Duration::from_secs(s))).ok_or_else(time_expected)
+    }
+}
+
+fn time_expected() -> String {
+    "expected a number of seconds, or of s, m or h, such as 90s or 2h".to_string()
+}
+
+/// What survives a crash.
+#[derive(Args)]
+#[command(next_help_heading = "Checkpoints")]
+pub struct CheckpointArgs {
+    /// Go on from the checkpoint of the same run that did not come to its end, if there is one
+    #[arg(long)]
+    resume: bool,
+    /// Time between checkpoints, such as 30s or 5m, or 0 for one after each step: what a crash
+    /// costs at most
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    checkpoint_every: Interval,
+    /// Leave no checkpoints
+    #[arg(long, conflicts_with = "resume")]
+    no_checkpoints: bool,
+}
+
+impl CheckpointArgs {
+    /// Those in the folder `path`, unless none are wanted.
+    pub fn checkpoints(&self, path: PathBuf) -> Option<Checkpoints> {
+        (!self.no_checkpoints).then_some(Checkpoints { path, resume: self.resume })
+    }
+
+    /// The time between them.
+    pub fn every(&self) -> Duration {
+        self.checkpoint_every.0
+    }
+
+    /// What tells when it is time for one.
+    pub fn timer(&self) -> Timer {
+        Timer { every: self.every(), last: Instant::now() }
+    }
+}
+
+/// Tells when it is time for a checkpoint.
+pub struct Timer {
+    every: Duration,
+    last: Instant,
+}
+
+impl Timer {
+    /// The answer of an observer who goes on: now and then with a checkpoint.
+    pub fn control(&mut self) -> Control {
+        if self.last.elapsed() < self.every {
+            return Control::Continue;
+        }
+        self.last = Instant::now();
+        Control::Checkpoint
     }
 }
 

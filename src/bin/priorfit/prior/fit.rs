@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
-    Centre, Checkpoints, ContrastSettings, Control, SourceObjective, SourceSettings, fit_prior_with,
+    Centre, ContrastSettings, Control, Phase, Progress, SourceObjective, SourceSettings,
+    fit_prior_with,
 };
 use priorfit::data::{Augment, Colour, Crop, Dataset};
 use priorfit::error::{Context, Result};
@@ -23,7 +24,7 @@ use crate::backbone;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
-    AugmentArgs, ByteSize, Destination, PreprocessArgs, check_destination, percent,
+    AugmentArgs, ByteSize, CheckpointArgs, Destination, PreprocessArgs, check_destination, percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
 use crate::tasks::TaskArgs;
@@ -39,7 +40,7 @@ const EXPLAINED: f64 = 0.9;
 /// round, where the backbone's weights are the same. With --objective simclr no labels are needed:
 /// two changed views of each image are to be told from those of the others in its batch (NT-Xent),
 /// through a projector that is thrown away. Ctrl-C keeps the prior of the snapshots taken so far,
-/// if they are two or more. After each epoch a checkpoint is left beside the output; a fit that was
+/// if they are two or more. A checkpoint is left beside the output now and then; a fit that was
 /// stopped goes on from there with --resume, to the same bits.
 #[derive(Args)]
 #[command(after_long_help = "\
@@ -114,12 +115,6 @@ pub struct Fit {
     /// computed again and batches split as far as it takes, or the fit does not start
     #[arg(long, value_name = "SIZE")]
     memory_cap: Option<ByteSize>,
-    /// Go on from the checkpoint of the same fit that was stopped, if there is one
-    #[arg(long)]
-    resume: bool,
-    /// Leave no checkpoints
-    #[arg(long, conflicts_with = "resume")]
-    no_checkpoints: bool,
     /// Decides every random choice
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -128,6 +123,8 @@ pub struct Fit {
     features: Option<String>,
     #[command(flatten)]
     task: TaskArgs,
+    #[command(flatten)]
+    checkpoints: CheckpointArgs,
     #[command(flatten)]
     preprocess: PreprocessArgs,
     #[command(flatten)]
@@ -193,9 +190,9 @@ impl ContrastArgs {
 }
 
 /// Where the checkpoints of the fit that writes `out` go.
-fn checkpoint_beside(out: &Path) -> PathBuf {
+fn checkpoints_beside(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_os_string();
-    name.push(".checkpoint");
+    name.push(".checkpoints");
     name.into()
 }
 
@@ -213,21 +210,23 @@ impl Fit {
         backbone::check_import(&self.backbone, &model, &preprocess)?;
         let mut monitor = Monitor::new(globals)?;
         let mut interrupted = false;
-        let path = checkpoint_beside(&self.out);
-        let checkpoints = Checkpoints { path: &path, resume: self.resume };
-        let kept = (!self.no_checkpoints).then_some(&checkpoints);
-        let mut observe = |progress| {
-            let control = monitor.observe(progress);
-            interrupted |= control == Control::Stop;
-            control
+        let kept = self.checkpoints.checkpoints(checkpoints_beside(&self.out));
+        let mut timer = self.checkpoints.timer();
+        let mut observe = |progress: Progress| match (monitor.observe(progress), progress.phase) {
+            (Control::Continue, Phase::Train) => timer.control(),
+            (control, _) => {
+                interrupted |= control == Control::Stop;
+                control
+            }
         };
         let settings = self.settings();
+        let to = kept.as_ref();
         let prior =
-            fit_prior_with(&model, &data, &preprocess, &settings, &engine, kept, &mut observe);
+            fit_prior_with(&model, &data, &preprocess, &settings, &engine, to, &mut observe);
         monitor.finish();
         let prior = prior?;
         prior.save(&self.out)?;
-        if let (Some(kept), false) = (kept, interrupted) {
+        if let (Some(kept), false) = (&kept, interrupted) {
             kept.remove()?;
         }
         globals.print(&Fitted {
