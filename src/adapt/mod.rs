@@ -12,6 +12,7 @@
 //! shadow of the weights: they are made again on a new device or on the processor.
 
 mod glob;
+mod input;
 mod memory;
 mod objective;
 mod path;
@@ -29,6 +30,7 @@ use ndarray::Array2;
 use serde::Serialize;
 
 pub use self::glob::matches as name_matches;
+pub use self::input::{InputSettings, Normalise};
 use self::memory::Extent;
 pub use self::memory::Footprint;
 pub use self::objective::ContrastSettings;
