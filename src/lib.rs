@@ -4,6 +4,8 @@ pub mod adapt;
 pub mod atomic_file;
 pub mod autodiff;
 pub mod backend;
+#[cfg(any(feature = "capi", test))]
+mod capi;
 pub mod data;
 pub mod error;
 pub mod graph;

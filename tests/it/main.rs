@@ -4,6 +4,7 @@ mod adapt;
 mod approximations;
 #[cfg(feature = "gpu")]
 mod bindings;
+mod capi;
 mod choice;
 mod cli;
 mod foreign;
