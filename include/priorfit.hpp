@@ -262,8 +262,9 @@ public:
         for (auto *numbers : {&p.mean, &p.variance}) numbers->resize(examples * p.width);
         for (auto *numbers : {&p.entropy, &p.mutual_information}) numbers->resize(examples);
         const priorfit_predictions into = {
-            p.mean.data(),    p.mean.size(),    p.variance.data(),           p.variance.size(),
-            p.entropy.data(), p.entropy.size(), p.mutual_information.data(), p.mutual_information.size(),
+            p.mean.data(), p.mean.size(), p.variance.data(), p.variance.size(),
+            p.entropy.data(), p.entropy.size(),
+            p.mutual_information.data(), p.mutual_information.size(),
         };
         auto listener = std::make_shared<detail::Listener>();
         listener->progress = std::move(progress);
@@ -295,7 +296,8 @@ struct Adapted {
 /* An adaptation in the background; destroying it cancels it, without waiting. */
 class Job {
 public:
-    /* Starts it. `prior` and `validation` may be null, `options` is JSON; see priorfit_adaptation. */
+    /* Starts it. `prior` and `validation` may be null, `options` is JSON as priorfit_adaptation
+     * has it. */
     Job(const Engine &engine, const Model &model, const Prior *prior, const Dataset &train,
         const Dataset *validation = nullptr, const std::string &options = "{}",
         Progress progress = {})

@@ -1,5 +1,5 @@
 /*
- * Adapts the bundled backbone to a few handwritten digits and predicts the rest, in C.
+ * Adapts the bundled backbone to a few handwritten digits and predicts as many others, in C.
  *
  *   sh include/install.sh /tmp/priorfit
  *   export PKG_CONFIG_PATH=/tmp/priorfit/lib/pkgconfig
@@ -94,12 +94,13 @@ int main(int argc, char **argv)
     priorfit_engine *engine = NULL;
     priorfit_model *model = NULL;
     priorfit_prior *prior = NULL;
-    priorfit_dataset *digits = NULL, *train = NULL, *rest = NULL;
+    priorfit_dataset *digits = NULL, *train = NULL, *rest = NULL, *test = NULL;
     check(priorfit_engine_open("cpu", 0, &engine, &error), error);
     check(priorfit_model_load(in(argv[1], "backbone.onnx"), &model, &error), error);
     check(priorfit_prior_load(in(argv[1], "prior.safetensors"), &prior, &error), error);
     check(priorfit_dataset_open(in(argv[1], "digits.npz"), &digits, &error), error);
     check(priorfit_dataset_few(digits, 7, few, &train, &rest, &error), error);
+    check(priorfit_dataset_few(rest, 7, few, &test, NULL, &error), error);
 
     static unsigned calls; /* until it is released, which nobody waits for here */
     priorfit_adaptation adaptation = {
@@ -116,18 +117,19 @@ int main(int argc, char **argv)
     /* The caller is free: a program would draw its window here. Joining waits for the end. */
     priorfit_posterior *adapted = NULL, *probe = NULL, *loaded = NULL;
     check(priorfit_job_join(job, &adapted, &probe, &error), error);
-    printf("probe: accuracy %.3f\n", measure(probe, engine, rest));
-    printf("adapted: accuracy %.3f\n", measure(adapted, engine, rest));
+    printf("probe: accuracy %.3f\n", measure(probe, engine, test));
+    printf("adapted: accuracy %.3f\n", measure(adapted, engine, test));
 
     /* The adapted model is a folder that predicts on its own. */
     check(priorfit_posterior_save(adapted, argv[2], &error), error);
     check(priorfit_posterior_load(argv[2], &loaded, &error), error);
-    printf("loaded: accuracy %.3f\n", measure(loaded, engine, rest));
+    printf("loaded: accuracy %.3f\n", measure(loaded, engine, test));
 
     priorfit_posterior_free(loaded, NULL);
     priorfit_posterior_free(probe, NULL);
     priorfit_posterior_free(adapted, NULL);
     priorfit_job_free(job, NULL);
+    priorfit_dataset_free(test, NULL);
     priorfit_dataset_free(rest, NULL);
     priorfit_dataset_free(train, NULL);
     priorfit_dataset_free(digits, NULL);

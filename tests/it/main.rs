@@ -6,6 +6,7 @@ mod approximations;
 mod bindings;
 mod capi;
 mod choice;
+#[cfg(feature = "cli")]
 mod cli;
 mod foreign;
 mod goldens;

@@ -47,12 +47,12 @@ static void expect_at(int line, priorfit_status got, priorfit_error *error, prio
     } while (0)
 
 static const char QUICK[] =
-    "{\"settings\": {\"steps\": 4, \"strength\": 1.0, \"head_variance\": 1.0, \"gate\": false,"
-    " \"probe_steps\": 20}, \"input\": {\"normalise\": \"none\"},"
+    "{\"settings\": {\"steps\": 1, \"strength\": 1.0, \"head_variance\": 1.0, \"gate\": false,"
+    " \"probe_steps\": 4}, \"input\": {\"normalise\": \"none\"},"
     " \"budget\": {\"threads\": 1, \"low_priority\": false}}";
 static const char ENDLESS[] =
     "{\"settings\": {\"steps\": 100000000, \"strength\": 1.0, \"head_variance\": 1.0,"
-    " \"gate\": false, \"probe_steps\": 20}, \"input\": {\"normalise\": \"none\"},"
+    " \"gate\": false, \"probe_steps\": 4}, \"input\": {\"normalise\": \"none\"},"
     " \"budget\": {\"threads\": 1, \"low_priority\": false}}";
 
 static priorfit_engine *engine;
@@ -363,6 +363,39 @@ static void drops(void)
          joined == PRIORFIT_STATUS_INVALID_HANDLE);
 }
 
+/* The same images are predicted alike in either order of their numbers. */
+static void layouts(const priorfit_posterior *posterior, size_t width)
+{
+    enum { COUNT = 2, CHANNELS = 3, SIDE = 16, LEN = COUNT * CHANNELS * SIDE * SIDE };
+    static uint8_t bytes[2][LEN];
+    static float numbers[2][LEN];
+    float predicted[2][COUNT * 16];
+    if (width > 16)
+        return;
+    for (size_t at = 0; at < LEN; at++) {
+        size_t x = at % SIDE, y = at / SIDE % SIDE, c = at / (SIDE * SIDE) % CHANNELS;
+        size_t n = at / (SIDE * SIDE * CHANNELS);
+        size_t other = ((n * SIDE + y) * SIDE + x) * CHANNELS + c;
+        bytes[0][at] = bytes[1][other] = (uint8_t)((x * (y + 3 * c) + 57 * n) % 256);
+        numbers[0][at] = numbers[1][other] = (float)bytes[0][at] / 255.0f;
+    }
+    for (uint32_t element = 0; element < 2; element++) {
+        for (uint32_t layout = 0; layout < 2; layout++) {
+            const void *pixels = element ? (void *)numbers[layout] : (void *)bytes[layout];
+            priorfit_images x = {pixels, LEN * (element ? 4 : 1), COUNT, CHANNELS, SIDE, SIDE,
+                                 element, layout};
+            priorfit_predictions into = {.mean = predicted[layout], .mean_len = COUNT * width};
+            priorfit_dataset *data = NULL;
+            OK(priorfit_dataset_new(&x, NULL, &data, &error));
+            OK(priorfit_posterior_predict(posterior, engine, data, &into, NULL, &error));
+            OK(priorfit_dataset_free(data, &error));
+        }
+        size_t image = width * sizeof predicted[0][0];
+        THAT(memcmp(predicted[0], predicted[1], COUNT * image) == 0);
+        THAT(memcmp(predicted[0], predicted[0] + width, image) != 0);
+    }
+}
+
 static void predictions(const char *out)
 {
     static struct host stopping = {.answer = PRIORFIT_STOP}, failing = {.answer = -1};
@@ -405,6 +438,7 @@ static void predictions(const char *out)
     into = (priorfit_predictions){.mean = again, .mean_len = into.mean_len};
     PREDICT(OK, "", loaded, NULL);
     THAT(memcmp(mean, again, into.mean_len * sizeof *mean) == 0);
+    layouts(loaded, width);
     OK(priorfit_posterior_free(loaded, &error));
     OK(priorfit_posterior_free(posterior, &error));
     PREDICT(INVALID_HANDLE, "was freed before", posterior, NULL);

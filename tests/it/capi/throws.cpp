@@ -3,6 +3,7 @@
 #include <priorfit.hpp>
 
 #include <cstdio>
+#include <thread>
 
 namespace {
 
@@ -35,8 +36,8 @@ int main(int argc, char **argv) {
     priorfit::Job job(engine, model, &prior, train, &train, QUICK,
                       [](const priorfit_progress &) -> bool { throw 42; });
     priorfit::Adapted adapted = job.join();
-    while (!job.callback_error()) {
-        // The last report may come after the end.
+    while (!job.callback_error()) { // the report may come after the end
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     try {
         std::rethrow_exception(job.callback_error());
