@@ -3,10 +3,11 @@
 //!
 //! The examples are held out in turn. On the others the head is fitted, then all weights are
 //! trained along a [`Path`] of loosening priors, and what is held out is predicted at the end of
-//! each stage. The stage with the best likelihood is where the run on all examples ends; where that
-//! is the linear probe's, there is no such run. Likelihoods are compared at the temperature that
-//! suits each (Guo et al. 2017), so that a better classifier is not passed over for being too sure
-//! of itself; the final one predicts at the temperature found here.
+//! each stage, by the [`Average`] along the path up to there. The stage with the best likelihood is
+//! where the run on all examples ends; where that is the linear probe's, there is no such run.
+//! Likelihoods are compared at the temperature that suits each (Guo et al. 2017), so that a better
+//! classifier is not passed over for being too sure of itself; the final one predicts at the
+//! temperature found here.
 //!
 //! Of masks an example is an image, and its likelihood the mean over its pixels, of which a sample
 //! is looked at.
@@ -17,6 +18,7 @@ use ndarray::{Array2, Axis, Ix1, Ix2, concatenate};
 use serde::Serialize;
 
 pub(super) use self::rows::Rows;
+use super::average::Average;
 use super::path::Path;
 use super::probe::ProbeSettings;
 use super::settings::Settings;
@@ -204,9 +206,10 @@ impl Selection<'_> {
     ) -> Result<(Logits, Option<Error>)> {
         let rest = self.train.subset(&self.rest(fold))?;
         let mut ends = vec![None; path.stages()];
+        let mut average = self.settings.averages().then(|| Average::of(start, trainer.trained()));
         let mut predict = |step: usize, network: &mut Network| {
             if let Some(stage) = path.ended(step) {
-                let logits = self.rows.outputs(network, self.train, &self.folds[fold])?;
+                let logits = self.end(network, fold, average.as_mut())?;
                 check_finite(&logits, step)?;
                 ends[stage] = Some(logits);
             }
@@ -220,6 +223,25 @@ impl Selection<'_> {
             Err(error) if error.kind() == Kind::Diverged => Ok((predicted, Some(error))),
             Err(error) => Err(error),
         }
+    }
+
+    /// What is predicted of a fold at the end of a stage: by the average up to there, if a run ends
+    /// at one.
+    fn end(
+        &self,
+        network: &mut Network,
+        fold: usize,
+        average: Option<&mut Average>,
+    ) -> Result<Array2<f32>> {
+        let held_out = &self.folds[fold];
+        let Some(average) = average else {
+            return self.rows.outputs(network, self.train, held_out);
+        };
+        let weights = average.add(network)?;
+        network.set_weights(average.mean())?;
+        let logits = self.rows.outputs(network, self.train, held_out)?;
+        network.set_weights(&weights)?;
+        Ok(logits)
     }
 
     /// The examples that are not in `fold`.
