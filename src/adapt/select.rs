@@ -14,7 +14,7 @@
 
 mod rows;
 
-use ndarray::{Array2, Axis, Ix1, Ix2, concatenate};
+use ndarray::{Array2, Axis, concatenate};
 use serde::Serialize;
 
 pub(super) use self::rows::Rows;
@@ -26,9 +26,9 @@ use super::trainer::{Leg, Trainer};
 use super::{Control, Ending, Observer, Progress, Summary};
 use crate::data::{Dataset, TargetKind};
 use crate::error::{Error, Kind, Result};
-use crate::posterior::{Network, best_temperature, noise_of};
+use crate::posterior::{Network, best_temperature, head_logits, noise_of};
 use crate::prior::Weights;
-use crate::task::{HEAD_BIAS, HEAD_WEIGHT, Task};
+use crate::task::Task;
 
 /// Parts that the examples are dealt into.
 const PARTS: usize = 4;
@@ -293,7 +293,7 @@ impl Selection<'_> {
             };
             let (rows, start) = (self.rows, start[fold].as_ref());
             let head = rows.head(self.train, &rest, settings, start, &threads, &mut observe)?;
-            logits.push(apply(&head, &self.rows.features(held_out))?);
+            logits.push(head_logits(&head, &self.rows.features(held_out))?);
             heads.push(head);
         }
         if is_stopped {
@@ -358,13 +358,4 @@ fn stacked(logits: &Logits) -> Result<Array2<f32>> {
 /// Outputs of all folds, divided by a temperature.
 fn outputs(logits: &Logits, temperature: f64) -> Result<Vec<f64>> {
     Ok(stacked(logits)?.iter().map(|&x| f64::from(x) / temperature).collect())
-}
-
-/// Logits of a dense head on features `[N, F]`.
-fn apply(head: &Weights, features: &Array2<f32>) -> Result<Array2<f32>> {
-    let missing = || Error::internal("a head is a matrix and a vector");
-    let get = |name: &str| head.get(name).map(|w| w.view()).ok_or_else(missing);
-    let weight = get(HEAD_WEIGHT)?.into_dimensionality::<Ix2>().map_err(|_| missing())?;
-    let bias = get(HEAD_BIAS)?.into_dimensionality::<Ix1>().map_err(|_| missing())?;
-    Ok(features.dot(&weight.t()) + bias)
 }
