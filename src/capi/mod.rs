@@ -17,8 +17,6 @@
 //! to what is read during the call, or touches what is written; of one call's pointers no two that
 //! are written to are the same; a text ends with a zero byte; and callbacks let no exception out.
 
-#![expect(clippy::missing_safety_doc, reason = "the module states the promises of all functions")]
-
 mod adaptation;
 mod callback;
 mod dataset;

@@ -49,7 +49,10 @@ impl Options {
     /// # Errors
     /// When the text is not JSON, or names what is no option.
     pub(super) fn parse(text: Option<&str>) -> Result<Self> {
-        text.map_or(Ok(Options::default()), |text| serde_json::from_str(text).map_err(invalid))
+        let Some(text) = text else { return Ok(Options::default()) };
+        // An array would do for a structure otherwise.
+        let options: Map<String, Value> = serde_json::from_str(text).map_err(invalid)?;
+        serde_json::from_value(Value::Object(options)).map_err(invalid)
     }
 
     /// The settings. Without a stored prior, and unless another is asked for, weights are pulled to
@@ -153,7 +156,7 @@ mod tests {
     fn what_is_no_option_is_named() {
         for (text, named) in [
             ("", "EOF"),
-            ("[]", "options"),
+            ("[]", "expected a map"),
             (r#"{"setting": {}}"#, "`setting`"),
             (r#"{"settings": {"step": 1}}"#, "`step`"),
             (r#"{"settings": {"steps": "many"}}"#, "many"),
