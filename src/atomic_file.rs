@@ -70,9 +70,10 @@ impl<'a> Staged<'a> {
         Ok(Staged { path, target, sibling })
     }
 
-    fn commit(self) -> Result<()> {
-        fs::rename(&self.sibling.0, &self.target).map_err(|source| refused(self.path, source))?;
-        std::mem::forget(self.sibling);
+    fn commit(mut self) -> Result<()> {
+        let sibling = &mut self.sibling;
+        fs::rename(&sibling.path, &self.target).map_err(|source| refused(self.path, source))?;
+        sibling.is_renamed = true;
         sync_folder(&self.target);
         Ok(())
     }
@@ -100,8 +101,11 @@ fn refused(path: &Path, source: io::Error) -> Error {
     error.hint("what was there before is unchanged; check the folder, its permissions and room")
 }
 
-/// A temporary file that disappears unless it is renamed and forgotten.
-struct Sibling(PathBuf);
+/// A temporary file that disappears unless it is renamed.
+struct Sibling {
+    path: PathBuf,
+    is_renamed: bool,
+}
 
 impl Sibling {
     fn create(target: &Path) -> io::Result<(Self, File)> {
@@ -114,9 +118,9 @@ impl Sibling {
             let mut hidden = std::ffi::OsString::from(".");
             hidden.push(name);
             hidden.push(format!(".{}-{count}.tmp", std::process::id()));
-            let sibling = target.with_file_name(hidden);
-            match OpenOptions::new().write(true).create_new(true).open(&sibling) {
-                Ok(file) => return Ok((Sibling(sibling), file)),
+            let path = target.with_file_name(hidden);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((Sibling { path, is_renamed: false }, file)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -127,8 +131,10 @@ impl Sibling {
 
 impl Drop for Sibling {
     fn drop(&mut self) {
-        // The failure that led here is what the caller needs to hear about.
-        let _ = fs::remove_file(&self.0);
+        if !self.is_renamed {
+            // The failure that led here is what the caller needs to hear about.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod adapt;
 pub mod atomic_file;
 pub mod autodiff;
 pub mod backend;
+#[cfg(any(feature = "capi", test))]
+mod capi;
 pub mod claim;
 pub mod data;
 pub mod error;

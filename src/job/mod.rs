@@ -37,6 +37,8 @@ pub use self::clock::{Clock, SystemClock};
 pub use self::host::{Conditions, Frame, Heat, Hold, Host, Power};
 use self::shared::Shared;
 pub use self::shared::{Handle, Snapshot, Status, StopReason, Updates};
+#[cfg(any(feature = "capi", test))]
+pub(crate) use self::worker::panic_message;
 use self::worker::{Work, report, watch};
 use crate::adapt::{Adapted, Adapter, Settings};
 use crate::data::Dataset;

@@ -41,7 +41,7 @@ impl Work {
         spawn("priorfit-job", move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| self.run(&own)));
             own.end(outcome.unwrap_or_else(|panic| {
-                Err(Error::internal(format!("the job panicked: {}", reason(&*panic))))
+                Err(Error::internal(format!("the job panicked: {}", panic_message(&*panic))))
             }));
         })
     }
@@ -167,7 +167,7 @@ pub(super) fn report(
     spawn("priorfit-progress", move || {
         for snapshot in updates {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(snapshot))) {
-                let why = reason(&*panic);
+                let why = panic_message(&*panic);
                 shared.warn(&format!(
                     "the progress callback panicked and is not called again: {why}"
                 ));
@@ -188,7 +188,7 @@ pub(super) fn watch(shared: &Arc<Shared>, host: Arc<dyn Host>) -> Result<()> {
                 shared.change(|state| state.conditions = conditions);
             }
             if let Err(panic) = found {
-                let why = reason(&*panic);
+                let why = panic_message(&*panic);
                 shared.warn(&format!("the host panicked and is not asked again: {why}"));
                 return;
             }
@@ -207,7 +207,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
 }
 
 /// The message of a panic.
-fn reason(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -47,6 +47,16 @@ pub enum Dim {
     Unknown,
 }
 
+impl Dim {
+    /// The extent, if the file fixes it.
+    pub fn fixed(&self) -> Option<usize> {
+        match self {
+            Dim::Fixed(extent) => Some(*extent),
+            Dim::Symbol(_) | Dim::Unknown => None,
+        }
+    }
+}
+
 /// An input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {

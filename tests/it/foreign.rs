@@ -215,6 +215,7 @@ fn what_does_not_belong_together_is_refused() {
     }
 }
 
+#[cfg(feature = "cli")]
 #[test]
 fn the_command_imports_and_loses_nothing_when_it_fails() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -5,7 +5,9 @@ mod approximations;
 mod average;
 #[cfg(feature = "gpu")]
 mod bindings;
+mod capi;
 mod choice;
+#[cfg(feature = "cli")]
 mod cli;
 mod foreign;
 mod goldens;

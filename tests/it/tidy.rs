@@ -12,7 +12,7 @@ use self::source::{
 };
 
 /// The top-level modules, lowest first. A module sees only rows above its own, and itself.
-const LEVELS: [&[&str]; 12] = [
+const LEVELS: [&[&str]; 13] = [
     &["error"],
     &["atomic_file", "rng", "tensor", "threads"],
     &["claim", "data", "graph"],
@@ -26,6 +26,8 @@ const LEVELS: [&[&str]; 12] = [
     &["adapt"],
     // Adaptation in the background.
     &["job"],
+    // The same for C.
+    &["capi"],
     &["bin", "lib"],
 ];
 
@@ -57,10 +59,11 @@ const QUARANTINE: [(&str, &[&str]); 20] = [
 ];
 
 /// Where `unsafe` may stand.
-const UNSAFE: [&str; 5] = [
+const UNSAFE: [&str; 6] = [
     "src/backend/cpu/",
     "src/backend/gpu/cache.rs",
     "src/backend/gpu/context.rs",
+    "src/capi/",
     "src/kernel/",
     "src/threads.rs",
 ];
@@ -354,12 +357,13 @@ fn documents() -> Vec<(String, String)> {
 
 #[test]
 fn documents_name_what_exists() {
-    const ROOTS: [&str; 10] = [
+    const ROOTS: [&str; 11] = [
         "src/",
         "tests/",
         "models/",
         "benches/",
         "examples/",
+        "include/",
         "exporter/",
         "shaders/",
         "fuzz/",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use priorfit::data::Preprocess;
 use priorfit::error::{Context, Error, Result};
-use priorfit::onnx::{Dim, Model};
+use priorfit::onnx::Model;
 
 /// Batch where the file leaves it open: more than one, so that mixing of examples would show.
 const BATCH: usize = 2;
@@ -51,13 +51,5 @@ pub fn default_shape(model: &Model) -> Result<Vec<usize>> {
             .hint("give it with --input-shape N,C,H,W")
     })?;
     let default = |axis| [BATCH, CHANNELS].get(axis).copied().unwrap_or(SIDE);
-    Ok(dims.iter().enumerate().map(|(axis, dim)| fixed(dim).unwrap_or(default(axis))).collect())
-}
-
-/// The extent, if the file fixes it.
-pub fn fixed(dim: &Dim) -> Option<usize> {
-    match dim {
-        Dim::Fixed(extent) => Some(*extent),
-        Dim::Symbol(_) | Dim::Unknown => None,
-    }
+    Ok(dims.iter().enumerate().map(|(axis, dim)| dim.fixed().unwrap_or(default(axis))).collect())
 }

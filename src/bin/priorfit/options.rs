@@ -5,16 +5,12 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use priorfit::adapt::{Checkpoints, Control};
-use priorfit::data::{
-    Augment, Crop, Dataset, Flip, IMAGENET, Preprocess, Resize, Statistics, TargetKind,
-};
+use priorfit::adapt::{Checkpoints, Control, InputSettings, Normalise};
+use priorfit::data::{Augment, Crop, Dataset, Flip, Preprocess, Resize, Statistics};
 use priorfit::error::{Error, Result};
 use priorfit::job::{Budget, Priority};
 use priorfit::onnx::Model;
 use priorfit::threads::Threads;
-
-use crate::backbone::fixed;
 
 /// How images become the network's input.
 #[derive(Args)]
@@ -30,7 +26,7 @@ pub struct PreprocessArgs {
     /// Mean and standard deviation of the channels that are taken out; with --mean and --std those
     /// are meant, else those of the given data
     #[arg(long, value_enum)]
-    normalise: Option<Normalise>,
+    normalise: Option<Normal>,
     /// Mean of each channel, or one for all, of pixels in 0..1
     #[arg(long, value_delimiter = ',', value_name = "M,..", allow_hyphen_values = true)]
     #[arg(requires = "std")]
@@ -49,7 +45,7 @@ enum Fit {
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Normalise {
+enum Normal {
     /// Those of the given data
     Dataset,
     /// Those most backbones trained on ImageNet expect
@@ -128,69 +124,28 @@ impl PreprocessArgs {
     /// When the model takes no images, its input's size is not known, the options do not fit it, or
     /// the data cannot be read.
     pub fn resolve(&self, model: &Model, data: &Dataset, threads: &Threads) -> Result<Preprocess> {
-        let has_masks = data.target_kind() == Some(TargetKind::Mask);
-        // A model of masks takes images of any size; the data's own loses nothing.
-        let default = if has_masks { data.size(0).ok() } else { None };
-        let [channels, height, width] = self.extents(model, default)?;
-        let default = if has_masks { Fit::Stretch } else { Fit::Centre };
-        let resize = match self.resize.unwrap_or(default) {
-            Fit::Stretch => Resize::Stretch,
-            Fit::Centre => Resize::CentreCrop { part: 1.0 },
-        };
-        let plain = Preprocess { resize, ..Preprocess::new(channels, height, width) };
-        let default = if self.mean.is_empty() { Normalise::Dataset } else { Normalise::Given };
+        let default = if self.mean.is_empty() { Normal::Dataset } else { Normal::Given };
         let normalise = self.normalise.unwrap_or(default);
-        if normalise != Normalise::Given && !self.mean.is_empty() {
+        if normalise != Normal::Given && !self.mean.is_empty() {
             return Err(Error::invalid(
                 "--mean and --std are given but --normalise says otherwise",
             )
             .hint("leave --normalise out, or say `--normalise given`"));
         }
-        let statistics = match normalise {
-            Normalise::Dataset => plain.statistics(data, threads)?,
-            Normalise::None => Statistics::identity(channels),
-            Normalise::Imagenet => {
-                let [mean, std] = IMAGENET.map(|values| values.to_vec());
-                Statistics { mean, std }
+        let resize = self.resize.map(|fit| match fit {
+            Fit::Stretch => Resize::Stretch,
+            Fit::Centre => Resize::CentreCrop { part: 1.0 },
+        });
+        let normalise = match normalise {
+            Normal::Dataset => Normalise::Dataset,
+            Normal::Imagenet => Normalise::Imagenet,
+            Normal::None => Normalise::None,
+            Normal::Given => {
+                Normalise::Given(Statistics { mean: self.mean.clone(), std: self.std.clone() })
             }
-            Normalise::Given => Statistics {
-                mean: for_each_channel(&self.mean, channels),
-                std: for_each_channel(&self.std, channels),
-            },
         };
-        let preprocess = plain.normalised(statistics);
-        preprocess.check()?;
-        Ok(preprocess)
-    }
-
-    /// Channels, height and width of the model's input; `default` where neither options nor file
-    /// fix the size.
-    fn extents(&self, model: &Model, default: Option<[usize; 2]>) -> Result<[usize; 3]> {
-        let dims = model.inputs().first().and_then(|input| input.dims.as_deref());
-        let Some([_, channels, height, width]) = dims else {
-            return Err(Error::unsupported("the model's input is not [N, C, H, W]")
-                .hint("only networks on images can be adapted"));
-        };
-        let size = self.image_size;
-        let side = |wanted: Option<usize>, dim, axis: usize| {
-            wanted.or(fixed(dim)).or(default.map(|size| size[axis])).ok_or_else(|| {
-                Error::invalid("the file does not fix the size of its images")
-                    .hint("give it with --image-size")
-            })
-        };
-        Ok([
-            fixed(channels).unwrap_or(3),
-            side(size.map(|s| s.height), height, 0)?,
-            side(size.map(|s| s.width), width, 1)?,
-        ])
-    }
-}
-
-/// One value stands for all channels.
-fn for_each_channel(values: &[f32], channels: usize) -> Vec<f32> {
-    match values {
-        [value] => vec![*value; channels],
-        _ => values.to_vec(),
+        let size = self.image_size.map(|size| [size.height, size.width]);
+        InputSettings { size, resize, normalise }.resolve(model, data, threads)
     }
 }
 
