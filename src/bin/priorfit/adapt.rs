@@ -16,8 +16,8 @@ use priorfit::backend::Engine;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Error, Result};
 use priorfit::job::{Job, JobOptions, StopReason};
+use priorfit::posterior::Posterior;
 use priorfit::posterior::metrics::Measure;
-use priorfit::posterior::{DrawPrecision, Posterior};
 use priorfit::prior::Prior;
 use priorfit::task::Task;
 use priorfit::update::Optimizer;
@@ -26,8 +26,8 @@ use serde::Serialize;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
-    AugmentArgs, Auto, BudgetArgs, ByteSize, Destination, PreprocessArgs, check_destination,
-    percent,
+    AugmentArgs, Auto, BudgetArgs, ByteSize, Destination, Precision, PreprocessArgs,
+    check_destination, percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
 use crate::tasks::TaskArgs;
@@ -200,14 +200,6 @@ struct PosteriorOptions {
     draw_precision: Precision,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Precision {
-    /// Half the space; within a thousandth of the draws' spread
-    F16,
-    /// As they are
-    F32,
-}
-
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Kind {
     /// The likeliest weights: one draw
@@ -338,11 +330,7 @@ impl Adapt {
         let stopped_by = monitor.follow(&job);
         let Adapted { posterior, probe, history, ending, notice, memory, ran_on, choice } =
             job.join()?;
-        let precision = match self.posterior.draw_precision {
-            Precision::F16 => DrawPrecision::F16,
-            Precision::F32 => DrawPrecision::F32,
-        };
-        posterior.save_as(&self.out, precision)?;
+        posterior.save_as(&self.out, self.posterior.draw_precision.into())?;
         let measured = |posterior: &Posterior| match (&validation, ending) {
             (None, _) | (_, Ending::Stopped) => Ok(None),
             (Some(data), _) => measure(posterior, data, &engine).map(Some),

@@ -11,6 +11,7 @@ use priorfit::data::{
 use priorfit::error::{Error, Result};
 use priorfit::job::{Budget, Priority};
 use priorfit::onnx::Model;
+use priorfit::posterior::DrawPrecision;
 use priorfit::threads::Threads;
 
 use crate::backbone::fixed;
@@ -190,6 +191,24 @@ fn for_each_channel(values: &[f32], channels: usize) -> Vec<f32> {
     match values {
         [value] => vec![*value; channels],
         _ => values.to_vec(),
+    }
+}
+
+/// How differences between weights are stored.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Precision {
+    /// Half the space; within a thousandth of the spread
+    F16,
+    /// As they are
+    F32,
+}
+
+impl From<Precision> for DrawPrecision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F16 => DrawPrecision::F16,
+            Precision::F32 => DrawPrecision::F32,
+        }
     }
 }
 
