@@ -6,6 +6,7 @@ mod approximations;
 mod bindings;
 mod choice;
 mod cli;
+mod export;
 mod foreign;
 mod goldens;
 #[cfg(feature = "gpu")]
