@@ -11,6 +11,7 @@
 //! which then ends in its last good state. A device that fails costs the steps since the last
 //! shadow of the weights: they are made again on a new device or on the processor.
 
+mod average;
 mod glob;
 mod memory;
 mod objective;

@@ -3,20 +3,22 @@
 //!
 //! The examples are held out in turn. On the others the head is fitted, then all weights are
 //! trained along a [`Path`] of loosening priors, and what is held out is predicted at the end of
-//! each stage. The stage with the best likelihood is where the run on all examples ends; where that
-//! is the linear probe's, there is no such run. Likelihoods are compared at the temperature that
-//! suits each (Guo et al. 2017), so that a better classifier is not passed over for being too sure
-//! of itself; the final one predicts at the temperature found here.
+//! each stage, by the [`Average`] along the path up to there. The stage with the best likelihood is
+//! where the run on all examples ends; where that is the linear probe's, there is no such run.
+//! Likelihoods are compared at the temperature that suits each (Guo et al. 2017), so that a better
+//! classifier is not passed over for being too sure of itself; the final one predicts at the
+//! temperature found here.
 //!
 //! Of masks an example is an image, and its likelihood the mean over its pixels, of which a sample
 //! is looked at.
 
 mod rows;
 
-use ndarray::{Array2, Axis, Ix1, Ix2, concatenate};
+use ndarray::{Array2, Axis, concatenate};
 use serde::Serialize;
 
 pub(super) use self::rows::Rows;
+use super::average::Average;
 use super::path::Path;
 use super::probe::ProbeSettings;
 use super::settings::Settings;
@@ -24,9 +26,9 @@ use super::trainer::{Leg, Trainer};
 use super::{Control, Ending, Observer, Progress, Summary};
 use crate::data::{Dataset, TargetKind};
 use crate::error::{Error, Kind, Result};
-use crate::posterior::{Network, best_temperature, noise_of};
+use crate::posterior::{Network, best_temperature, head_logits, noise_of};
 use crate::prior::Weights;
-use crate::task::{HEAD_BIAS, HEAD_WEIGHT, Task};
+use crate::task::Task;
 
 /// Parts that the examples are dealt into.
 const PARTS: usize = 4;
@@ -204,9 +206,10 @@ impl Selection<'_> {
     ) -> Result<(Logits, Option<Error>)> {
         let rest = self.train.subset(&self.rest(fold))?;
         let mut ends = vec![None; path.stages()];
+        let mut average = self.settings.averages().then(|| Average::of(start, trainer.trained()));
         let mut predict = |step: usize, network: &mut Network| {
             if let Some(stage) = path.ended(step) {
-                let logits = self.rows.outputs(network, self.train, &self.folds[fold])?;
+                let logits = self.end(network, fold, average.as_mut())?;
                 check_finite(&logits, step)?;
                 ends[stage] = Some(logits);
             }
@@ -220,6 +223,25 @@ impl Selection<'_> {
             Err(error) if error.kind() == Kind::Diverged => Ok((predicted, Some(error))),
             Err(error) => Err(error),
         }
+    }
+
+    /// What is predicted of a fold at the end of a stage: by the average up to there, if a run ends
+    /// at one.
+    fn end(
+        &self,
+        network: &mut Network,
+        fold: usize,
+        average: Option<&mut Average>,
+    ) -> Result<Array2<f32>> {
+        let held_out = &self.folds[fold];
+        let Some(average) = average else {
+            return self.rows.outputs(network, self.train, held_out);
+        };
+        let weights = average.add(network)?;
+        network.set_weights(average.mean())?;
+        let logits = self.rows.outputs(network, self.train, held_out)?;
+        network.set_weights(&weights)?;
+        Ok(logits)
     }
 
     /// The examples that are not in `fold`.
@@ -271,7 +293,7 @@ impl Selection<'_> {
             };
             let (rows, start) = (self.rows, start[fold].as_ref());
             let head = rows.head(self.train, &rest, settings, start, &threads, &mut observe)?;
-            logits.push(apply(&head, &self.rows.features(held_out))?);
+            logits.push(head_logits(&head, &self.rows.features(held_out))?);
             heads.push(head);
         }
         if is_stopped {
@@ -336,13 +358,4 @@ fn stacked(logits: &Logits) -> Result<Array2<f32>> {
 /// Outputs of all folds, divided by a temperature.
 fn outputs(logits: &Logits, temperature: f64) -> Result<Vec<f64>> {
     Ok(stacked(logits)?.iter().map(|&x| f64::from(x) / temperature).collect())
-}
-
-/// Logits of a dense head on features `[N, F]`.
-fn apply(head: &Weights, features: &Array2<f32>) -> Result<Array2<f32>> {
-    let missing = || Error::internal("a head is a matrix and a vector");
-    let get = |name: &str| head.get(name).map(|w| w.view()).ok_or_else(missing);
-    let weight = get(HEAD_WEIGHT)?.into_dimensionality::<Ix2>().map_err(|_| missing())?;
-    let bias = get(HEAD_BIAS)?.into_dimensionality::<Ix1>().map_err(|_| missing())?;
-    Ok(features.dot(&weight.t()) + bias)
 }

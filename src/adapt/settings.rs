@@ -52,7 +52,9 @@ pub struct Settings {
     /// of the linear probe; where the examples are too few for that, it is 1.
     pub head_variance: Option<f64>,
     /// Whether the linear probe is kept where cross-validation on the training examples finds that
-    /// training all weights does not better its likelihood.
+    /// training all weights does not better its likelihood. A run whose strength is chosen ends at
+    /// the mean of the weights along its path, the probe's among them; without a gate, as with a
+    /// given strength, at the last of them.
     pub gate: bool,
     /// How the posterior is approximated.
     pub posterior: PosteriorSettings,
@@ -116,6 +118,12 @@ impl Settings {
     pub fn fixed() -> Self {
         let (strength, head_variance) = (Some(1.0), Some(1.0));
         Settings { strength, head_variance, gate: false, ..Settings::default() }
+    }
+
+    /// Whether a run ends at the average along its path, and not at the path's end: where neither
+    /// the strength was given nor the gate opened, which ask for that end.
+    pub(super) fn averages(&self) -> bool {
+        self.strength.is_none() && self.prior != PriorKind::None && self.gate
     }
 
     /// Checks every setting.

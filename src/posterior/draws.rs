@@ -1,17 +1,23 @@
-//! One pass over data for each draw, in an order that is random but fixed.
+//! One pass over data for each draw, in an order that is random but fixed; or one pass for all
+//! draws, where they differ in the head alone.
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis, Ix1, Ix2};
 
-use super::parts::outputs;
+use super::network::Network;
+use super::parts::{finite, outputs};
 use super::{Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::prior::Weights;
 use crate::rng::{Key, Stream};
-use crate::task::Task;
+use crate::task::{HEAD_BIAS, HEAD_WEIGHT, Task};
 
 /// Decoded images that are kept between draws take at most this much memory.
 const DECODED_BYTES_MAX: usize = 256 << 20;
+
+/// So do features that draws share.
+const FEATURES_MAX: usize = (256 << 20) / size_of::<f32>();
 
 /// Is given examples and their logits by one draw, and returns those to go on with.
 pub type Visitor<'a> = &'a mut dyn FnMut(&[usize], &Array2<f32>) -> Vec<usize>;
@@ -39,6 +45,9 @@ impl Posterior {
         }
         let preprocess = &self.description.preprocess;
         let mut network = self.network(engine)?;
+        if self.shares_features(data.len()) {
+            return self.visit_heads(&mut network, data, observe, visit);
+        }
         let data = match self.draws.len() {
             1 => data.clone(),
             _ => data.resized(preprocess, DECODED_BYTES_MAX, network.threads())?,
@@ -63,10 +72,62 @@ impl Posterior {
         Ok(())
     }
 
+    /// Whether several draws differ in the head alone, and the features of so many examples may be
+    /// kept.
+    fn shares_features(&self, examples: usize) -> bool {
+        let [first, rest @ ..] = self.draws() else { return false };
+        let width = first.get(HEAD_WEIGHT).map_or(0, |w| w.len() / w.shape()[0].max(1));
+        let of_head = |name: &str| name == HEAD_WEIGHT || name == HEAD_BIAS;
+        let is_like_first = |draw: &Weights| {
+            draw.iter().filter(|(name, _)| !of_head(name)).all(|(name, w)| {
+                first.get(name).is_some_and(|own| own.as_ptr() == w.as_ptr() || own == w)
+            })
+        };
+        let kept = examples.saturating_mul(width);
+        !rest.is_empty() && kept <= FEATURES_MAX && rest.iter().all(is_like_first)
+    }
+
+    /// [`Posterior::visit_draws`] of draws that share their features.
+    fn visit_heads(
+        &self,
+        network: &mut Network,
+        data: &Dataset,
+        observe: &mut dyn FnMut(Progress) -> bool,
+        visit: Visitor<'_>,
+    ) -> Result<()> {
+        let (draws, first) = (self.draws.len(), &self.draws[0]);
+        network.set_weights(first)?;
+        let total = data.len().saturating_mul(draws);
+        let features = finite(network, Some(first), &mut |network| {
+            network.features(data, &mut |p| observe(Progress { done: p.done * draws, total }))
+        })?;
+        let mut examples: Vec<usize> = (0..data.len()).collect();
+        for &draw in &self.order() {
+            let logits = head_logits(&self.draws[draw], &features.select(Axis(0), &examples))?;
+            examples = visit(&examples, &logits);
+            if examples.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// The draws in random order: those of a chain resemble their neighbours.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.draws.len()).collect();
         Key::new(0, Stream::Draw).at(0).shuffle(&mut order);
         order
     }
+}
+
+/// Logits `[N, classes]` of a dense head on features `[N, F]`.
+///
+/// # Errors
+/// When `head` has no head's weights.
+pub(crate) fn head_logits(head: &Weights, features: &Array2<f32>) -> Result<Array2<f32>> {
+    let missing = || Error::internal("a head is a matrix and a vector");
+    let get = |name: &str| head.get(name).map(|w| w.view()).ok_or_else(missing);
+    let weight = get(HEAD_WEIGHT)?.into_dimensionality::<Ix2>().map_err(|_| missing())?;
+    let bias = get(HEAD_BIAS)?.into_dimensionality::<Ix1>().map_err(|_| missing())?;
+    Ok(features.dot(&weight.t()) + bias)
 }

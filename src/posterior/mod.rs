@@ -33,6 +33,7 @@ pub use self::calibration::{
 };
 pub use self::conformal::{PredictionSets, quantile};
 pub use self::draws::Visitor;
+pub(crate) use self::draws::head_logits;
 pub use self::evaluate::Evaluation;
 pub(crate) use self::evaluate::{evaluate, evaluate_outputs, noise_of};
 pub use self::export::{About, ExportSettings, Exported, METADATA, NUMBERS, PROBABILITIES};

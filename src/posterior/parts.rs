@@ -139,8 +139,18 @@ pub(super) fn outputs(
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Array2<f32>> {
+    finite(network, draw, &mut |network| network.logits(data, observe))
+}
+
+/// What `pass` computes with the weights of `draw`, which the network has; where there is one, on
+/// another device if its own fails.
+pub(super) fn finite(
+    network: &mut Network,
+    draw: Option<&Weights>,
+    pass: &mut dyn FnMut(&mut Network) -> Result<Array2<f32>>,
+) -> Result<Array2<f32>> {
     let outputs = loop {
-        match (network.logits(data, observe), draw) {
+        match (pass(network), draw) {
             (Err(error), Some(draw)) if error.kind() == Kind::Device => {
                 network.fall_back(error, draw)?;
             }

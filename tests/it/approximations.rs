@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ndarray::Array4;
+use ndarray::{Array2, Array4};
 use priorfit::adapt::{
     Adapted, Adapter, Control, Ending, PosteriorKind, PosteriorSettings, PriorKind, Settings,
 };
@@ -11,7 +11,7 @@ use priorfit::adapt::{Phase, Progress};
 use priorfit::data::Dataset;
 use priorfit::error::Result;
 use priorfit::onnx::Model;
-use priorfit::posterior::Posterior;
+use priorfit::posterior::{FORWARD_BATCH, Posterior};
 use priorfit::prior::{Prior, Weights};
 use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT};
 use priorfit::tensor::contiguous;
@@ -96,6 +96,37 @@ fn laplace_draws_share_everything_but_the_head() {
             let shared = weight.as_ptr() == laplace.draws()[0][name].as_ptr();
             assert!(shared || is_head, "{name} is stored once");
         }
+    }
+}
+
+/// Heads on the same features are averaged from one pass over the images, and from a file too.
+#[test]
+fn draws_that_share_their_features_take_one_pass() {
+    // Sums of products in another order, and their softmax.
+    const ROUNDING: f64 = 1e-5;
+    let fixture = fixture();
+    let (train, rest) = fixture.few(3);
+    let posterior = fixture.fit(&train, settings(PosteriorKind::Laplace, 3)).posterior;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("adapted");
+    posterior.save(&path).expect("saved");
+    let (passes, opened) = (rest.len().div_ceil(FORWARD_BATCH), Posterior::load(&path));
+    let mut apart = Array2::<f64>::zeros((rest.len(), 10));
+    for draw in posterior.draws() {
+        let (description, model) = (posterior.description().clone(), Arc::clone(&fixture.model));
+        let alone = Posterior::new(description, model, vec![draw.clone()]).expect("a draw");
+        apart += &alone.predict(&rest, &fixture.threads, &mut |_| true).expect("predicted");
+    }
+    for shared in [&posterior, &opened.expect("a posterior")] {
+        let mut seen = Vec::new();
+        let p = shared.predict(&rest, &fixture.threads, &mut |p| {
+            seen.push((p.done, p.total));
+            true
+        });
+        let off = p.expect("predicted") - &apart / 3.0;
+        assert!(off.iter().all(|x| x.abs() < ROUNDING));
+        assert_eq!(seen.len(), passes);
+        assert_eq!(seen.last(), Some(&(3 * rest.len(), 3 * rest.len())));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod adapt;
 mod approximations;
+mod average;
 #[cfg(feature = "gpu")]
 mod bindings;
 mod choice;

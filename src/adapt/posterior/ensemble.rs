@@ -20,7 +20,7 @@ impl Approximation for Ensemble {
         let mut draws = Vec::new();
         for number in 0..members {
             let start = shaken(run.start, &key, number)?;
-            let leg = run.leg([number, members], run.path.clone(), &start, &mut ())?;
+            let leg = run.mode([number, members], &start)?;
             let leg = match leg {
                 Outcome::Ended(ending, end) => match check_finite(&end, run.settings.steps) {
                     Ok(()) => Outcome::Ended(ending, end),

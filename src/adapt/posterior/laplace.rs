@@ -68,11 +68,15 @@ impl Approximation for Laplace {
 fn features(run: &mut Sampling<'_, '_>, end: &Weights) -> Result<Array2<f32>> {
     loop {
         let network = run.trainer.network_mut();
-        let found = network.features(run.train, &mut |p| {
-            let phase = Phase::Features;
-            let progress =
-                Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
-            (run.observe)(progress) == Control::Continue
+        // Training ended elsewhere where they are an average.
+        let set = network.set_weights(end);
+        let found = set.and_then(|()| {
+            network.features(run.train, &mut |p| {
+                let phase = Phase::Features;
+                let progress =
+                    Progress { phase, step: p.done, steps: p.total, loss: None, penalty: None };
+                (run.observe)(progress) == Control::Continue
+            })
         });
         match found {
             Err(error) if error.kind() == Kind::Device => network.fall_back(error, end)?,

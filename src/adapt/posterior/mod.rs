@@ -3,11 +3,11 @@
 //!
 //! | kind | what it costs | what its draws are |
 //! |---|---|---|
-//! | MAP | one run | its end |
+//! | MAP | one run | its end, or the average along its path |
 //! | SGLD, SGHMC | one run for each chain | states of the chains |
 //! | SWAG | one run for each chain | from a Gaussian around the second half of the run |
 //! | Laplace | one run, and a pass over the examples | the MAP with heads from a Gaussian |
-//! | ensemble | one run for each draw | the ends of the runs |
+//! | ensemble | one run for each draw | what each run ends with |
 
 mod ensemble;
 mod langevin;
@@ -22,6 +22,7 @@ use self::langevin::Langevin;
 use self::laplace::Laplace;
 use self::map::Map;
 use self::swag::Swag;
+use super::average::{Average, Averaging};
 use super::path::Path;
 use super::settings::Settings;
 use super::trainer::{Collect, Leg, Trainer};
@@ -282,10 +283,28 @@ impl Sampling<'_, '_> {
 
     /// A single leg, to the MAP.
     fn map(&mut self) -> Result<(Ending, Weights)> {
-        match self.leg([0, 1], self.path.clone(), self.start, &mut ())? {
+        match self.mode([0, 1], self.start)? {
             Outcome::Ended(ending, end) => Ok((ending, end)),
             Outcome::Diverged(error) => Err(error),
         }
+    }
+
+    /// Leg `number` of `of` along the run's own path: to its end, or to the average along it, which
+    /// the linear probe begins wherever the leg starts.
+    fn mode(&mut self, legs: [usize; 2], start: &Weights) -> Result<Outcome> {
+        let path = self.path.clone();
+        if !self.settings.averages() {
+            return self.leg(legs, path, start, &mut ());
+        }
+        let average = Average::of(self.start, self.trainer.trained());
+        let mut averaging = Averaging::new(&path, average);
+        Ok(match self.leg(legs, path.clone(), start, &mut averaging)? {
+            Outcome::Ended(ending, end) => {
+                let end = averaging.finish(end, ending == Ending::Stopped);
+                Outcome::Ended(ending, end)
+            }
+            diverged => diverged,
+        })
     }
 
     /// All steps under the prior that the path ends with.
