@@ -9,10 +9,14 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sha2::{Digest, Sha256};
+
 use crate::error::{Error, Result};
 
 /// How many names are tried for the sibling before giving up.
 const ATTEMPTS: usize = 100;
+/// Digits of the hash in a name by content.
+const HASH_LEN: usize = 16;
 
 /// Puts what `content` writes at `path`.
 ///
@@ -40,19 +44,38 @@ pub fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
 /// can be read. Nobody may be writing there.
 pub(crate) fn sweep(folder: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let left = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_temporary));
+    let left = entries.filter(|entry| {
+        entry.file_name().to_str().is_some_and(|name| target_of_sibling(name).is_some())
+    });
     left.for_each(|entry| {
         // One that stays takes room and does no other harm.
         let _ = fs::remove_file(entry.path());
     });
 }
 
-/// Whether a file is called as a sibling is: `.<name>.<process>-<count>.tmp`.
-fn is_temporary(name: &str) -> bool {
-    let numbers = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
-    let numbers = numbers.and_then(|name| name.rsplit_once('.')?.1.split_once('-'));
+/// `<stem>-<hash>.<extension>`: a name that other content does not have. The hash is the first 16
+/// hexadecimal digits of the content's SHA-256.
+pub fn name_by_content(stem: &str, content: &[u8], extension: &str) -> String {
+    let digest = Sha256::digest(content);
+    let hash: String = digest.iter().take(HASH_LEN / 2).map(|byte| format!("{byte:02x}")).collect();
+    format!("{stem}-{hash}.{extension}")
+}
+
+/// Whether `name` is one that [`name_by_content`] gives with this stem and extension.
+pub fn is_named_by_content(name: &str, stem: &str, extension: &str) -> bool {
+    let hash = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('-'));
+    let hash = hash.and_then(|rest| rest.strip_suffix(extension)?.strip_suffix('.'));
+    let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    hash.is_some_and(|hash| hash.len() == HASH_LEN && hash.chars().all(is_digit))
+}
+
+/// The name of the file that one called `name` was to take the place of, where it is a temporary
+/// sibling, which a killed program leaves behind.
+pub fn target_of_sibling(name: &str) -> Option<&str> {
+    let (target, number) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
+    let (process, count) = number.split_once('-')?;
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    numbers.is_some_and(|(process, count)| is_number(process) && is_number(count))
+    (is_number(process) && is_number(count)).then_some(target)
 }
 
 /// New content on the disk that has not taken its place yet.

@@ -78,3 +78,36 @@ fn a_link_keeps_pointing_at_the_file_it_names() {
     assert_eq!(fs::read(&file).expect("exists"), b"new");
     assert!(fs::symlink_metadata(&link).expect("exists").is_symlink());
 }
+
+#[test]
+fn names_by_content_tell_content_apart_and_are_recognised() {
+    // SHA-256 of the empty text and of "abc", from FIPS 180-4's examples.
+    assert_eq!(name_by_content("a", b"", "bin"), "a-e3b0c44298fc1c14.bin");
+    assert_eq!(
+        name_by_content("draws", b"abc", "safetensors"),
+        "draws-ba7816bf8f01cfea.safetensors"
+    );
+    assert!(is_named_by_content("a-e3b0c44298fc1c14.bin", "a", "bin"));
+    for other in [
+        "a.bin",
+        "b-e3b0c44298fc1c14.bin",
+        "a-e3b0c44298fc1c14.onnx",
+        "a-e3b0c44298fc1c1.bin",
+        "a-E3b0c44298fc1c14.bin",
+        "a-mine-98fc1c14298f.bin",
+        ".a-e3b0c44298fc1c14.bin.12-0.tmp",
+    ] {
+        assert!(!is_named_by_content(other, "a", "bin"), "{other}");
+    }
+}
+
+#[test]
+fn what_a_killed_program_leaves_is_recognised() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (sibling, _file) = Sibling::create(&folder.path().join("a.b.bin")).expect("created");
+    let name = sibling.path.file_name().and_then(|name| name.to_str()).expect("a name").to_string();
+    assert_eq!(target_of_sibling(&name), Some("a.b.bin"));
+    for other in ["a.b.bin", ".a.b.bin.tmp", ".a.b.bin.12-x.tmp", "a.b.bin.12-0.tmp", ".tmp"] {
+        assert_eq!(target_of_sibling(other), None, "{other}");
+    }
+}

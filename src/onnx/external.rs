@@ -1,15 +1,68 @@
-//! Tensor data outside the ONNX file, and nowhere outside its folder.
+//! Tensor data outside the ONNX file, and nowhere outside its folder: read and written.
 //!
 //! A tensor may name a file beside the model, an offset and a length. The name must stay inside
 //! the folder, also through symbolic links, and the bytes must exist before they are allocated.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use tract_onnx::pb::TensorProto;
+use prost::Message;
+use tract_onnx::pb::tensor_proto::DataLocation;
+use tract_onnx::pb::{GraphProto, ModelProto, StringStringEntryProto, TensorProto};
 
+use super::Model;
+use crate::atomic_file::{self, is_named_by_content, name_by_content};
 use crate::error::{Error, Result};
+
+/// Tensors of fewer bytes stay in the file.
+const OUTSIDE_MIN: usize = 1024;
+/// What offsets are multiples of, so that readers can map the file.
+const ALIGNMENT: usize = 4096;
+/// What the names of files written here end in.
+const EXTENSION: &str = "data";
+
+impl Model {
+    /// Writes the model to `path`, whole or not at all; with `external_data` the elements of large
+    /// tensors to a second file `<stem>-<hash>.data` beside it, named by its content, before it. A
+    /// file of that kind that belonged to what was at `path` before is removed.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or the model does not fit one file of 2 GiB.
+    pub fn save(&self, path: &Path, external_data: bool) -> Result<()> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let old = outside_of(path, &stem);
+        let mut written = None;
+        if external_data {
+            let mut name = String::new();
+            let (model, data) = self.to_bytes_apart(|data| {
+                name = name_by_content(&stem, data, EXTENSION);
+                name.clone()
+            })?;
+            let beside = path.with_file_name(name);
+            atomic_file::write_all(&[(&beside, &data), (path, &model)])?;
+            written = Some(beside);
+        } else {
+            atomic_file::write_all(&[(path, &self.to_bytes()?)])?;
+        }
+        for file in old.into_iter().filter(|file| written.as_ref() != Some(file)) {
+            // The new model is in place and does not need it.
+            let _ = std::fs::remove_file(file);
+        }
+        Ok(())
+    }
+}
+
+/// The files of [`Model::save`] that the model at `path` refers to, if there is one.
+fn outside_of(path: &Path, stem: &str) -> BTreeSet<PathBuf> {
+    let model = std::fs::read(path).ok().and_then(|bytes| ModelProto::decode(&bytes[..]).ok());
+    let graph = model.and_then(|model| model.graph);
+    let tensors = graph.iter().flat_map(|graph| &graph.initializer);
+    let names = tensors.filter_map(|tensor| entry(tensor, "location"));
+    let ours = names.filter(|name| is_named_by_content(name, stem, EXTENSION));
+    ours.map(|name| path.with_file_name(name)).collect()
+}
 
 /// The `expected` bytes of `proto` from a file in `folder`.
 ///
@@ -68,4 +121,30 @@ fn contained(folder: &Path, location: &str) -> Result<PathBuf> {
         true => Ok(path),
         false => Err(outside()),
     }
+}
+
+/// Takes the raw elements of large initialisers out of `graph`: they become the content of a file
+/// beside it, whose name is what `location` makes of that content.
+pub(super) fn detach(graph: &mut GraphProto, location: impl FnOnce(&[u8]) -> String) -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut moved = Vec::new();
+    for tensor in graph.initializer.iter_mut().filter(|t| t.raw_data.len() >= OUTSIDE_MIN) {
+        data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+        let raw = std::mem::take(&mut tensor.raw_data);
+        moved.push((tensor, data.len(), raw.len()));
+        data.extend(raw);
+    }
+    let location = location(&data);
+    for (tensor, offset, length) in moved {
+        let entries = [
+            ("location", location.clone()),
+            ("offset", offset.to_string()),
+            ("length", length.to_string()),
+        ];
+        let entry =
+            |(key, value): (&str, String)| StringStringEntryProto { key: key.into(), value };
+        tensor.external_data = entries.map(entry).to_vec();
+        tensor.data_location = Some(DataLocation::External as i32);
+    }
+    data
 }

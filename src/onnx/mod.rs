@@ -11,6 +11,7 @@
 //! an error that names the file's node where it is known.
 
 mod cut;
+mod extend;
 mod external;
 mod lower;
 mod norms;
@@ -30,6 +31,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tract_onnx::pb::{self, GraphProto, ModelProto, ValueInfoProto};
 
+pub use extend::{Appended, Layer, Linear};
 pub use roles::Frozen;
 
 use crate::error::{Context, Error, Result};
@@ -269,11 +271,21 @@ impl Model {
     /// # Errors
     /// When it is larger than an ONNX file can be (2 GiB).
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let proto = self.restored();
-        if proto.encoded_len() > i32::MAX as usize {
-            return Err(Error::unsupported("the model does not fit one ONNX file of 2 GiB"));
-        }
-        Ok(proto.encode_to_vec())
+        encode(&self.restored())
+    }
+
+    /// The model as an ONNX file without the elements of its large tensors, and these as the
+    /// content of a second file in the same folder, whose name is what `location` makes of it.
+    ///
+    /// # Errors
+    /// When the rest is larger than an ONNX file can be (2 GiB).
+    pub fn to_bytes_apart(
+        &self,
+        location: impl FnOnce(&[u8]) -> String,
+    ) -> Result<(Vec<u8>, Vec<u8>)> {
+        let mut proto = self.restored();
+        let data = external::detach(graph_of(&mut proto)?, location);
+        Ok((encode(&proto)?, data))
     }
 
     fn proto_graph(&self) -> &GraphProto {
@@ -285,11 +297,19 @@ impl Model {
         let mut proto = self.proto.clone();
         for initialiser in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
             if let Some(value) = self.weights.get(&initialiser.name) {
-                *initialiser = proto::from_tensor(&initialiser.name, value);
+                initialiser.raw_data = proto::raw(&contiguous(value));
             }
         }
         proto
     }
+}
+
+fn encode(proto: &ModelProto) -> Result<Vec<u8>> {
+    if proto.encoded_len() > i32::MAX as usize {
+        return Err(Error::unsupported("the model does not fit one ONNX file of 2 GiB")
+            .hint("its weights can be written to a second file"));
+    }
+    Ok(proto.encode_to_vec())
 }
 
 fn graph_of(proto: &mut ModelProto) -> Result<&mut GraphProto> {

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use prost::Message;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{self, GraphProto, ModelProto, TensorProto, ValueInfoProto};
 
 use super::external;
@@ -291,9 +292,14 @@ fn float_proto(name: &str, shape: &Shape, elements: &[f32]) -> TensorProto {
         name: name.to_string(),
         dims: shape.iter().map(|&extent| extent as i64).collect(),
         data_type: DataType::Float as i32,
-        raw_data: elements.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        raw_data: raw(elements),
         ..TensorProto::default()
     }
+}
+
+/// Elements as a protobuf holds them.
+pub(super) fn raw(elements: &[f32]) -> Vec<u8> {
+    elements.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
 /// What the file declares of the value `name`.
@@ -303,12 +309,7 @@ pub(super) fn value_info<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a Va
 
 /// A declaration of an `f32` value of `shape`.
 pub(super) fn declare(name: &str, shape: &[usize]) -> ValueInfoProto {
-    use pb::tensor_shape_proto::{Dimension, dimension::Value};
-    let dim = |&extent: &usize| Dimension {
-        value: Some(Value::DimValue(extent as i64)),
-        ..Dimension::default()
-    };
-    let shape = pb::TensorShapeProto { dim: shape.iter().map(dim).collect() };
+    let shape = pb::TensorShapeProto { dim: shape.iter().map(|&side| extent(side)).collect() };
     let tensor = pb::type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(shape) };
     let value = Some(pb::type_proto::Value::TensorType(tensor));
     ValueInfoProto {
@@ -316,6 +317,12 @@ pub(super) fn declare(name: &str, shape: &[usize]) -> ValueInfoProto {
         r#type: Some(pb::TypeProto { value, ..pb::TypeProto::default() }),
         ..ValueInfoProto::default()
     }
+}
+
+/// An extent that is a number.
+pub(super) fn extent(extent: usize) -> Dimension {
+    let value = Some(dimension::Value::DimValue(extent as i64));
+    Dimension { value, ..Dimension::default() }
 }
 
 /// The elements of an integer tensor, when it is one.

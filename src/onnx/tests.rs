@@ -1,6 +1,7 @@
 //! Import, checked on small files made here: against tract's own run, and against hostility.
 
 mod cutting;
+mod extending;
 mod files;
 mod golden;
 mod hostile;

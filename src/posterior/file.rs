@@ -1,12 +1,10 @@
-//! A posterior on disk: a folder of three files.
-//!
-//! - `posterior.json`: the [`Description`].
-//! - `backbone.onnx`: the network up to its features, with the weights before adaptation.
-//! - `draws.safetensors`: the draws, as differences from a base:
+//! Draws as a safetensors file: differences from a base.
 //!
 //! | tensor | dtype | |
 //! |---|---|---|
 //! | `base/<parameter>` | F32 | the mean of the draws; absent where it is the backbone's weight |
+//! | `shift/<parameter>` | F16 | instead of it: mean minus the backbone's weight, over its scale |
+//! | `shift_scale/<parameter>` | F32, `[1]` | a power of two that the shift is multiplied by |
 //! | `<draw>/<parameter>` | F32 or F16 | draw minus base, over the scale; absent where it is 0 |
 //! | `scale/<parameter>` | F32, `[1]` | a power of two that F16 differences are multiplied by |
 //!
@@ -16,30 +14,21 @@
 //!
 //! A single draw comes back bit for bit. Of several, a weight θ = base + δ comes back within
 //! 2⁻²⁴(|θ| + |δ|) in F32; in F16 within another 2⁻¹¹|δ| + 2⁻³⁹ max|δ|, the maximum being over the
-//! parameter: a thousandth of the draws' own spread.
-//!
-//! All three files are on the disk before the first takes its place, the description last: a folder
-//! without it is no posterior, and a folder that had one keeps it until the new one is complete.
+//! parameter: a thousandth of the draws' own spread. A shift adds as much again, of its own size.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Description, Posterior, VERSION, own_weights};
-use crate::atomic_file;
+use super::{Posterior, own_weights};
 use crate::error::{Context, Error, Result};
 use crate::onnx::Model;
 use crate::prior::Weights;
 use crate::task::{HEAD_BIAS, HEAD_WEIGHT};
 use crate::tensor::{Tensor, contiguous, tensor};
 
-const DESCRIPTION: &str = "posterior.json";
-const BACKBONE: &str = "backbone.onnx";
-const DRAWS: &str = "draws.safetensors";
 /// Most draws of one posterior.
 pub(crate) const DRAWS_MAX: usize = 10_000;
 /// The metadata that holds their number.
@@ -57,80 +46,14 @@ pub enum DrawPrecision {
 }
 
 impl Posterior {
-    /// Writes the posterior into `folder`, which is made if it does not exist; the draws in `f32`.
-    ///
-    /// # Errors
-    /// Names the file that cannot be written; what was there before is still there.
-    pub fn save(&self, folder: &Path) -> Result<()> {
-        self.save_as(folder, DrawPrecision::F32)
-    }
-
-    /// [`Posterior::save`] with differences between draws of this precision.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn save_as(&self, folder: &Path, precision: DrawPrecision) -> Result<()> {
-        let backbone = self.model.to_bytes()?;
-        let draws = self.draw_bytes(precision)?;
-        let json = self.description_bytes()?;
-        let is_new = !folder.exists();
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make", folder, e))?;
-        let paths = [BACKBONE, DRAWS, DESCRIPTION].map(|name| folder.join(name));
-        let [first, second, last] = &paths;
-        let written =
-            atomic_file::write_all(&[(first, &backbone), (second, &draws), (last, &json)]);
-        if written.is_err() && is_new {
-            // It is empty; the failure that led here is what the caller needs to hear about.
-            let _ = std::fs::remove_dir(folder);
-        }
-        written
-    }
-
-    /// Writes the description anew into the folder that this posterior was read from.
-    ///
-    /// # Errors
-    /// As for [`Posterior::save`].
-    pub fn save_description(&self, folder: &Path) -> Result<()> {
-        let json = self.description_bytes()?;
-        atomic_file::write_all(&[(&folder.join(DESCRIPTION), &json)])
-    }
-
-    /// Reads a posterior.
-    ///
-    /// # Errors
-    /// Names the file and tensor that are missing, malformed, or do not belong together.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join(DESCRIPTION);
-        let json = read(&path)?;
-        let description: Description = serde_json::from_slice(&json).map_err(|e| {
-            let message = format!("{}: not the description of a posterior: {e}", path.display());
-            Error::malformed(message).caused_by(e)
-        })?;
-        if description.version != VERSION {
-            let message = format!("{} has version {}", path.display(), description.version);
-            return Err(Error::unsupported(message).hint(format!("expected version {VERSION}")));
-        }
-        let backbone = folder.join(BACKBONE);
-        let model = Model::load(&backbone)?;
-        if model.fingerprint() != description.backbone {
-            let message = format!("{} is not the backbone that was adapted", backbone.display());
-            return Err(Error::mismatch(message)
-                .hint(format!("its weights do not have the fingerprint in {}", path.display())));
-        }
-        let path = folder.join(DRAWS);
-        let outputs = description.task.outputs();
-        let draws = parse_draws(&read(&path)?, &model, outputs);
-        let draws = draws.context(|| path.display().to_string())?;
-        let in_description = || folder.join(DESCRIPTION).display().to_string();
-        Posterior::new(description, Arc::new(model), draws).context(in_description)
-    }
-
-    fn description_bytes(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec_pretty(&self.description)
-            .map_err(|e| Error::internal("a description is always JSON").caused_by(e))
-    }
-
-    fn draw_bytes(&self, precision: DrawPrecision) -> Result<Vec<u8>> {
+    /// The draws as a file with this further metadata; `shift` is the precision of how far their
+    /// mean is from the backbone.
+    pub(super) fn draw_bytes(
+        &self,
+        precision: DrawPrecision,
+        shift: DrawPrecision,
+        metadata: Vec<(&str, String)>,
+    ) -> Result<Vec<u8>> {
         let mut parts = Parts::default();
         for (name, first) in self.draws.first().into_iter().flatten() {
             let weights: Vec<_> = self.draws.iter().filter_map(|draw| draw.get(name)).collect();
@@ -138,12 +61,14 @@ impl Posterior {
                 true => first.clone(),
                 false => mean(&weights)?,
             };
-            if !self.model.weight(name).is_some_and(|own| same_bits(own, &base)) {
-                parts.push(format!("base/{name}"), base.shape(), &contiguous(&base));
+            match self.model.weight(name) {
+                Some(own) if same_bits(own, &base) => {}
+                Some(own) if shift == DrawPrecision::F16 => parts.push_shift(name, own, &base),
+                _ => parts.push(format!("base/{name}"), base.shape(), &contiguous(&base)),
             }
             parts.push_deltas(name, &base, &weights, precision);
         }
-        parts.serialize(self.draws.len())
+        parts.serialize(self.draws.len(), metadata)
     }
 }
 
@@ -157,6 +82,21 @@ impl Parts {
         self.0.insert(name, (Dtype::F32, shape.to_vec(), bytes));
     }
 
+    /// What the base of one parameter differs from the backbone by.
+    fn push_shift(&mut self, name: &str, own: &Tensor, base: &Tensor) {
+        let shift: Vec<f32> = base.iter().zip(own).map(|(base, own)| base - own).collect();
+        let scale = half_scale(largest(&shift));
+        self.push(format!("shift_scale/{name}"), &[1], &[scale]);
+        self.push_half(format!("shift/{name}"), base.shape(), &shift, scale);
+    }
+
+    /// Numbers over a scale, in half precision.
+    fn push_half(&mut self, name: String, shape: &[usize], data: &[f32], scale: f32) {
+        let half = |x: &f32| f16::from_f32(x / scale).to_le_bytes();
+        let bytes = data.iter().flat_map(half).collect();
+        self.0.insert(name, (Dtype::F16, shape.to_vec(), bytes));
+    }
+
     /// What the draws of one parameter differ from their base by.
     fn push_deltas(
         &mut self,
@@ -167,7 +107,7 @@ impl Parts {
     ) {
         let delta = |draw: &Tensor| draw.iter().zip(base).map(|(x, base)| x - base).collect();
         let deltas: Vec<Vec<f32>> = draws.iter().map(|draw| delta(draw)).collect();
-        let largest = deltas.iter().flatten().fold(0.0f32, |most, x| most.max(x.abs()));
+        let largest = deltas.iter().map(|delta| largest(delta)).fold(0.0, f32::max);
         if largest == 0.0 {
             return;
         }
@@ -182,16 +122,12 @@ impl Parts {
             }
             match precision {
                 DrawPrecision::F32 => self.push(name, base.shape(), delta),
-                DrawPrecision::F16 => {
-                    let half = |x: &f32| f16::from_f32(x / scale).to_le_bytes();
-                    let bytes = delta.iter().flat_map(half).collect();
-                    self.0.insert(name, (Dtype::F16, base.shape().to_vec(), bytes));
-                }
+                DrawPrecision::F16 => self.push_half(name, base.shape(), delta, scale),
             }
         }
     }
 
-    fn serialize(&self, draws: usize) -> Result<Vec<u8>> {
+    fn serialize(&self, draws: usize, metadata: Vec<(&str, String)>) -> Result<Vec<u8>> {
         let failed = |e| Error::internal("the draws are valid tensors").caused_by(e);
         let views = self
             .0
@@ -201,9 +137,15 @@ impl Parts {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed)?;
-        let metadata = HashMap::from([(COUNT.to_string(), draws.to_string())]);
+        let metadata = metadata.into_iter().chain([(COUNT, draws.to_string())]);
+        let metadata = metadata.map(|(key, value)| (key.to_string(), value)).collect();
         safetensors::serialize(views, Some(metadata)).map_err(failed)
     }
+}
+
+/// The largest size of a number.
+fn largest(data: &[f32]) -> f32 {
+    data.iter().fold(0.0, |most, x| most.max(x.abs()))
 }
 
 /// The power of two that brings `largest` to 2¹⁴..2¹⁵, which leaves the smallest differences as
@@ -227,16 +169,18 @@ pub(super) fn mean(weights: &[&Tensor]) -> Result<Tensor> {
     tensor(weights[0].shape(), sum.into_iter().map(|x| (x / count) as f32).collect())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))
+/// What a file of draws says under a key of its metadata.
+pub(super) fn parse_metadata(bytes: &[u8], key: &str) -> Result<Option<String>> {
+    let malformed = |e| Error::malformed(format!("not a safetensors file: {e}")).caused_by(e);
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
+    Ok(metadata.metadata().as_ref().and_then(|map| map.get(key).cloned()))
 }
 
 /// The draws of a posterior of `model` with this many outputs; what they have in common is shared.
-fn parse_draws(bytes: &[u8], model: &Model, outputs: usize) -> Result<Vec<Weights>> {
+pub(super) fn parse_draws(bytes: &[u8], model: &Model, outputs: usize) -> Result<Vec<Weights>> {
     let malformed = |e| Error::malformed(format!("not a safetensors file: {e}")).caused_by(e);
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
+    let count = parse_metadata(bytes, COUNT)?.and_then(|count| count.parse().ok());
     let file = SafeTensors::deserialize(bytes).map_err(malformed)?;
-    let count = metadata.metadata().as_ref().and_then(|map| map.get(COUNT)?.parse().ok());
     let count: usize = count.filter(|count| (1..=DRAWS_MAX).contains(count)).ok_or_else(|| {
         let message = format!("the metadata '{COUNT}' is no number of draws");
         Error::malformed(message).hint(format!("expected 1 to {DRAWS_MAX}"))
@@ -246,7 +190,7 @@ fn parse_draws(bytes: &[u8], model: &Model, outputs: usize) -> Result<Vec<Weight
     for (name, view) in file.tensors() {
         let scene = || format!("tensor '{name}'");
         let (part, parameter) = name.split_once('/').unwrap_or((&name, ""));
-        if part == "base" || part == "scale" {
+        if ["base", "scale", "shift", "shift_scale"].contains(&part) {
             continue;
         }
         let draw = part.parse().ok().and_then(|number: usize| draws.get_mut(number));
@@ -256,7 +200,7 @@ fn parse_draws(bytes: &[u8], model: &Model, outputs: usize) -> Result<Vec<Weight
             return Err(Error::malformed(message).hint(hint));
         };
         let scale = match view.dtype() {
-            Dtype::F16 => parse_scale(&file, parameter)?,
+            Dtype::F16 => parse_scale(&file, "scale", parameter)?,
             _ => 1.0,
         };
         let delta = parse_numbers(&view, base.shape()).context(scene)?;
@@ -271,11 +215,20 @@ fn parse_draws(bytes: &[u8], model: &Model, outputs: usize) -> Result<Vec<Weight
 fn parse_base(file: &SafeTensors<'_>, model: &Model, outputs: usize) -> Result<Weights> {
     let mut base = own_weights(model);
     for (name, view) in file.tensors() {
+        if let Some(parameter) = name.strip_prefix("shift/") {
+            let own = base.get(parameter).cloned().ok_or_else(|| unknown(parameter))?;
+            let scale = parse_scale(file, "shift_scale", parameter)?;
+            let shift = parse_numbers(&view, own.shape()).context(|| format!("tensor '{name}'"))?;
+            let moved = own.iter().zip(&shift).map(|(own, shift)| own + scale * shift).collect();
+            let moved = finite(moved).context(|| format!("tensor '{name}'"))?;
+            base.insert(parameter.to_string(), tensor(own.shape(), moved)?);
+            continue;
+        }
         let Some(parameter) = name.strip_prefix("base/") else { continue };
         let shape = match base.get(parameter) {
             Some(own) => own.shape().to_vec(),
             None if [HEAD_WEIGHT, HEAD_BIAS].contains(&parameter) => view.shape().to_vec(),
-            None => return Err(Error::mismatch(format!("the backbone has no '{parameter}'"))),
+            None => return Err(unknown(parameter)),
         };
         let numbers = parse_numbers(&view, &shape).and_then(finite);
         let numbers = numbers.context(|| format!("tensor '{name}'"))?;
@@ -291,8 +244,13 @@ fn parse_base(file: &SafeTensors<'_>, model: &Model, outputs: usize) -> Result<W
     Ok(base)
 }
 
-fn parse_scale(file: &SafeTensors<'_>, parameter: &str) -> Result<f32> {
-    let name = format!("scale/{parameter}");
+#[cold]
+fn unknown(parameter: &str) -> Error {
+    Error::mismatch(format!("the backbone has no '{parameter}'"))
+}
+
+fn parse_scale(file: &SafeTensors<'_>, kind: &str, parameter: &str) -> Result<f32> {
+    let name = format!("{kind}/{parameter}");
     let view = file
         .tensor(&name)
         .map_err(|e| Error::malformed(format!("there is no tensor '{name}'")).caused_by(e))?;

@@ -9,7 +9,9 @@ mod calibration;
 mod conformal;
 mod draws;
 mod evaluate;
+mod export;
 mod file;
+mod folder;
 pub mod metrics;
 mod network;
 mod next;
@@ -34,8 +36,10 @@ pub use self::draws::Visitor;
 pub(crate) use self::draws::head_logits;
 pub use self::evaluate::Evaluation;
 pub(crate) use self::evaluate::{evaluate, evaluate_outputs, noise_of};
+pub use self::export::{About, ExportSettings, Exported, METADATA, NUMBERS, PROBABILITIES};
 pub(crate) use self::file::DRAWS_MAX;
 pub use self::file::DrawPrecision;
+use self::folder::Files;
 pub(crate) use self::network::own_weights;
 pub use self::network::{FORWARD_BATCH, Network, Progress};
 pub(crate) use self::next::check_prior;
@@ -54,7 +58,7 @@ use crate::prior::Weights;
 use crate::task::Task;
 
 /// The version of the folder's format that this crate reads and writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What is known of a posterior besides its weights; stored as JSON beside them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,6 +88,8 @@ pub struct Posterior {
     model: Arc<Model>,
     draws: Vec<Weights>,
     forward_batch: usize,
+    /// Those of the folder it was read from.
+    files: Option<Files>,
 }
 
 impl Posterior {
@@ -105,7 +111,7 @@ impl Posterior {
         let task = &description.task;
         description.calibration.as_ref().map_or(Ok(()), |c| c.check(task))?;
         draws.iter().try_for_each(check_finite)?;
-        Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH })
+        Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH, files: None })
     }
 
     /// The same, predicting this many examples at once, at least 1: fewer take less memory.
@@ -129,6 +135,11 @@ impl Posterior {
             known.for_each(|(standard, &noise)| standard.noise = Some(noise));
         }
         task
+    }
+
+    /// The backbone as it was before adaptation, to the last bit.
+    pub fn backbone(&self) -> &Model {
+        &self.model
     }
 
     /// The draws.

@@ -29,7 +29,7 @@ pub use self::classification::cross_entropy;
 pub use self::contrast::{PROJECTOR, TEMPERATURE_MIN, new_projector, nt_xent, projector};
 pub use self::multilabel::binary_cross_entropy;
 pub use self::regression::{Standard, squared_error};
-pub use self::segmentation::{dense_head, pixel_cross_entropy, pixel_features};
+pub use self::segmentation::{dense_head, interpolation, pixel_cross_entropy, pixel_features};
 use crate::data::{Augmentation, Dataset, Preprocess, TargetKind, one_hot};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, MatMul, ValueId};

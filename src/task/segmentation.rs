@@ -4,7 +4,7 @@
 use super::{COUNTED, HEAD_BIAS, HEAD_WEIGHT, TARGETS};
 use crate::error::{Error, Result};
 use crate::graph::{Binary, Conv2d, Graph, MatMul, Unary, ValueId};
-use crate::tensor::{Shape, tensor};
+use crate::tensor::{Shape, Tensor, tensor};
 
 /// Checks that features are maps `[N, C, h, w]`.
 pub(super) fn check_map(graph: &Graph, features: ValueId) -> Result<ValueId> {
@@ -96,6 +96,18 @@ fn weights(from: usize, to: usize) -> Vec<f32> {
         }
     }
     map
+}
+
+/// The linear maps `[H, h]` and `[W, w]` of [`dense_head`]'s interpolation between maps of two
+/// sizes: each result is rows · map · columnsᵀ.
+///
+/// # Errors
+/// When a map has no extent.
+pub fn interpolation([h, w]: [usize; 2], [height, width]: [usize; 2]) -> Result<[Tensor; 2]> {
+    if h == 0 || w == 0 {
+        return Err(Error::mismatch("a feature map without extent"));
+    }
+    Ok([tensor(&[height, h], weights(h, height))?, tensor(&[width, w], weights(w, width))?])
 }
 
 /// The two samples that position `at` lies between, and what each counts.

@@ -229,6 +229,48 @@ fn a_fit_is_resumed_and_a_posterior_is_the_next_prior() {
 }
 
 #[test]
+fn an_adapted_model_is_exported_and_undone() {
+    let (folder, train) = workplace();
+    let at = |name: &str| folder.path().join(name);
+    let (backbone, out) = (file(CLASSIFIER), at("out"));
+    let few = ["--steps", "2", "--posterior", "ensemble", "--draws", "2", "--strength", "1"];
+    let adapt = ["adapt", "--backbone", &backbone, "--train", text(&train), "--out", text(&out)];
+    succeeds(&[&adapt[..], &few, &["--no-gate"]].concat(), &[]);
+    let export = ["export", "--posterior", text(&out)];
+    let (net, before, delta) = (at("net.onnx"), at("before.onnx"), at("delta.safetensors"));
+    let write = |more: &[&str]| succeeds(&[&export[..], more].concat(), &["onnx", "draws"]);
+    fails(&[&export[..], &["--out", text(&net)]].concat(), &["2 draws", "--weights each"]);
+    let each = write(&["--out", text(&net), "--weights", "each"]);
+    assert_eq!(each["onnx"].as_array().map(Vec::len), Some(2));
+    write(&["--out", text(&net), "--weights", "mean", "--external-data"]);
+    // Whoever reads ONNX reads these; here it is ourselves.
+    for name in ["net.onnx", "net-0.onnx", "net-1.onnx"] {
+        let report = succeeds(&["verify", text(&at(name))], &["ok"]);
+        assert_eq!(report["ok"], true, "{name}: {report}");
+    }
+    write(&["--out", text(&before), "--weights", "backbone"]);
+    let inspect =
+        |path: &str| succeeds(&["inspect", path], &["fingerprint"])["fingerprint"].clone();
+    let posterior = fs::read(out.join("posterior.json")).expect("a description");
+    let posterior: Value = serde_json::from_slice(&posterior).expect("JSON");
+    assert_eq!(inspect(text(&before)), posterior["backbone"]);
+    write(&["--delta", text(&delta)]);
+    let again = at("again");
+    let on = ["export", "--delta", text(&delta), "--folder", text(&again), "--backbone"];
+    succeeds(&[&on[..], &[&backbone]].concat(), &["folder"]);
+    let predicted = [&out, &again]
+        .map(|folder| succeeds(&["predict", "--posterior", text(folder), text(&train)], &[]));
+    for number in 0..EXAMPLES {
+        // Draws are stored as differences, which are rounded each time.
+        let probability = |report: &Value| report["predictions"][number]["probability"].as_f64();
+        let [old, new] = [0, 1].map(|at| probability(&predicted[at]).expect("a probability"));
+        assert!((old - new).abs() < 1e-5, "{old}, {new}");
+    }
+    let other = file(BACKBONE);
+    fails(&[&on[..], &[&other]].concat(), &["delta.safetensors", "not the backbone"]);
+}
+
+#[test]
 fn a_prior_is_fitted_without_labels() {
     let (folder, train) = workplace();
     let (backbone, out) = (file(BACKBONE), folder.path().join("prior.safetensors"));

@@ -307,10 +307,8 @@ fn sharper(posterior: &Posterior, times: f32) -> Posterior {
         let head = draw.iter_mut().filter(|(name, _)| [HEAD_WEIGHT, HEAD_BIAS].contains(&&***name));
         head.for_each(|(_, weight)| weight.mapv_inplace(|x| times * x));
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    posterior.save(folder.path()).expect("saved");
-    let model = Model::load(&folder.path().join("backbone.onnx")).expect("the backbone");
-    Posterior::new(posterior.description().clone(), Arc::new(model), draws).expect("a posterior")
+    let model = Arc::new(posterior.backbone().clone());
+    Posterior::new(posterior.description().clone(), model, draws).expect("a posterior")
 }
 
 /// Held-out labels and masks find how much too sure a posterior is.

@@ -17,8 +17,8 @@ use priorfit::claim::Claim;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Error, Kind as Failure, Result};
 use priorfit::job::{Job, JobOptions, StopReason};
+use priorfit::posterior::Posterior;
 use priorfit::posterior::metrics::Measure;
-use priorfit::posterior::{DrawPrecision, Posterior};
 use priorfit::prior::Prior;
 use priorfit::task::Task;
 use priorfit::update::Optimizer;
@@ -27,8 +27,8 @@ use serde::Serialize;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
-    AugmentArgs, Auto, BudgetArgs, ByteSize, CheckpointArgs, Destination, PreprocessArgs,
-    check_destination, percent,
+    AugmentArgs, Auto, BudgetArgs, ByteSize, CheckpointArgs, Destination, Precision,
+    PreprocessArgs, check_destination, percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
 use crate::tasks::TaskArgs;
@@ -205,14 +205,6 @@ struct PosteriorOptions {
     /// Precision that the draws' differences are stored in
     #[arg(long, value_enum, default_value = "f32", value_name = "P")]
     draw_precision: Precision,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Precision {
-    /// Half the space; within a thousandth of the draws' spread
-    F16,
-    /// As they are
-    F32,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -394,11 +386,7 @@ impl Adapt {
 
     /// Saves the result; then the checkpoints that led to it are needed no more.
     fn save(&self, posterior: &Posterior, checkpoints: Option<Checkpoints>) -> Result<()> {
-        let precision = match self.posterior.draw_precision {
-            Precision::F16 => DrawPrecision::F16,
-            Precision::F32 => DrawPrecision::F32,
-        };
-        posterior.save_as(&self.out, precision)?;
+        posterior.save_as(&self.out, self.posterior.draw_precision.into())?;
         checkpoints.map_or(Ok(()), |checkpoints| checkpoints.remove())
     }
 

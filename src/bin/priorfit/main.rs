@@ -11,6 +11,7 @@ mod calibrate;
 mod demo;
 mod devices;
 mod evaluate;
+mod export;
 mod globals;
 mod inspect;
 mod monitor;
@@ -61,6 +62,7 @@ enum Command {
     Calibrate(calibrate::Calibrate),
     Predict(predict::Predict),
     Evaluate(evaluate::Evaluate),
+    Export(export::Export),
     Bench(bench::Bench),
     Demo(demo::Demo),
     Devices(devices::Devices),
@@ -76,6 +78,7 @@ impl Command {
             Command::Calibrate(command) => command.run(globals),
             Command::Predict(command) => command.run(globals),
             Command::Evaluate(command) => command.run(globals),
+            Command::Export(command) => command.run(globals),
             Command::Bench(command) => command.run(globals, started),
             Command::Demo(command) => command.run(globals, started),
             Command::Devices(command) => command.run(globals),

@@ -10,6 +10,7 @@ use priorfit::data::{Augment, Crop, Dataset, Flip, Preprocess, Resize, Statistic
 use priorfit::error::{Error, Result};
 use priorfit::job::{Budget, Priority};
 use priorfit::onnx::Model;
+use priorfit::posterior::DrawPrecision;
 use priorfit::threads::Threads;
 
 /// How images become the network's input.
@@ -146,6 +147,24 @@ impl PreprocessArgs {
         };
         let size = self.image_size.map(|size| [size.height, size.width]);
         InputSettings { size, resize, normalise }.resolve(model, data, threads)
+    }
+}
+
+/// How differences between weights are stored.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Precision {
+    /// Half the space; within a thousandth of the spread
+    F16,
+    /// As they are
+    F32,
+}
+
+impl From<Precision> for DrawPrecision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F16 => DrawPrecision::F16,
+            Precision::F32 => DrawPrecision::F32,
+        }
     }
 }
 

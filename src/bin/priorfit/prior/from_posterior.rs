@@ -22,16 +22,17 @@ use crate::options::{Destination, check_destination, percent};
 /// covariance of that prior is kept, or shrunk, around the posterior's mean: the way for a
 /// posterior of one draw, which says nothing of its spread.
 ///
-/// The prior belongs to the backbone that was adapted, as it was before (the posterior's folder
-/// has it, as backbone.onnx): adapt that file under the new prior, and the run starts at the
-/// prior's mean, where the last one ended. Give --strength 1, or the covariance is rescaled.
+/// The prior belongs to the backbone that was adapted, as it was before (the posterior's folder has
+/// it, and `export --weights backbone` writes it): adapt that file under the new prior, and the run
+/// starts at the prior's mean, where the last one ended. Give --strength 1, or the covariance is
+/// rescaled.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
   priorfit prior from-posterior --posterior monday/ --out tuesday.safetensors
   priorfit prior from-posterior --posterior monday/ --prior first.safetensors --scale 0.5 \\
       --out tuesday.safetensors
-  priorfit adapt --backbone monday/backbone.onnx --prior tuesday.safetensors --strength 1 ...")]
+  priorfit adapt --backbone backbone.onnx --prior tuesday.safetensors --strength 1 ...")]
 pub struct FromPosterior {
     /// The folder that `adapt` wrote
     #[arg(long, value_name = "DIR")]
