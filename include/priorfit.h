@@ -539,6 +539,12 @@ priorfit_status priorfit_posterior_save(const struct priorfit_posterior *posteri
                                         const char *folder,
                                         struct priorfit_error **error);
 
+// Writes an adapted network as an ONNX file: the graph, names and metadata of the backbone's file,
+// with the mean of the adapted weights and the new head, for any engine that reads ONNX.
+priorfit_status priorfit_posterior_export(const struct priorfit_posterior *posterior,
+                                          const char *file,
+                                          struct priorfit_error **error);
+
 // What is known of an adapted network besides its weights, as JSON: its task with the names of the
 // outputs, preprocessing, temperature, calibration, and how it came about. See the head of this
 // file for `buffer`.

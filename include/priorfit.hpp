@@ -243,6 +243,11 @@ public:
         detail::call(
             [&](auto error) { return priorfit_posterior_save(get(), folder.c_str(), error); });
     }
+    /* Writes an ONNX file with the mean of the adapted weights and the new head. */
+    void export_onnx(const std::string &file) const {
+        detail::call(
+            [&](auto error) { return priorfit_posterior_export(get(), file.c_str(), error); });
+    }
     std::string describe() const {
         return detail::text([&](auto... to) { return priorfit_posterior_describe(get(), to...); });
     }

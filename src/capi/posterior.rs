@@ -15,7 +15,7 @@ use super::sources::EngineHandle;
 use crate::backend::Engine;
 use crate::data::Dataset;
 use crate::error::Error;
-use crate::posterior::{Part, Posterior};
+use crate::posterior::{ExportSettings, Part, Posterior};
 
 /// An adapted network: draws of its weights with everything needed to predict.
 pub struct PosteriorHandle {
@@ -77,6 +77,24 @@ pub unsafe extern "C" fn priorfit_posterior_save(
         // SAFETY: the caller's promise.
         let folder = unsafe { path("folder", folder) }?;
         Ok(posterior.save(folder)?)
+    })
+}
+
+/// Writes an adapted network as an ONNX file: the graph, names and metadata of the backbone's file,
+/// with the mean of the adapted weights and the new head, for any engine that reads ONNX.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn priorfit_posterior_export(
+    posterior: *const PosteriorHandle,
+    file: *const c_char,
+    error: Option<&mut MaybeUninit<*mut ErrorHandle>>,
+) -> Status {
+    answer(error, || {
+        let posterior = handles::get::<Posterior>("posterior", posterior)?;
+        // SAFETY: the caller's promise.
+        let file = unsafe { path("file", file) }?;
+        let settings = ExportSettings { each: false, external_data: false };
+        posterior.export(file, settings)?;
+        Ok(())
     })
 }
 

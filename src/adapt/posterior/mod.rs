@@ -39,9 +39,9 @@ use crate::update::{Optimizer, Schedule};
 /// predict worse than its mode; DESIGN.md has what was measured.
 pub const COLD: f32 = 0.01;
 
-/// A base learning rate that chains of SGHMC bear. At the 0.01 of a MAP, whose gradients are clipped,
-/// a chain over a ResNet-14 and 1000 labels diverged in its first ten steps, and at 0.005 its loss
-/// rose; nothing may clip what samples.
+/// A base learning rate that chains of SGHMC bear. At the 0.01 of a MAP, whose gradients are
+/// clipped, a chain over a ResNet-14 and 1000 labels diverged in its first ten steps, and at 0.005
+/// its loss rose; nothing may clip what samples.
 pub const SGHMC_RATE: f32 = 0.002;
 
 /// How the posterior is approximated.

@@ -434,6 +434,12 @@ static void predictions(const char *out)
     EXPECT(IO, "", priorfit_posterior_save(posterior, in(out, "a-file"), &error));
     EXPECT(IO, "", priorfit_posterior_load(in(out, "a-file"), &loaded, &error));
     OK(priorfit_posterior_save(posterior, in(out, "saved"), &error));
+    EXPECT(NULL_POINTER, "file", priorfit_posterior_export(posterior, NULL, &error));
+    EXPECT(IO, "", priorfit_posterior_export(posterior, in(out, "a-file/net.onnx"), &error));
+    OK(priorfit_posterior_export(posterior, in(out, "exported.onnx"), &error));
+    priorfit_model *exported = NULL;
+    OK(priorfit_model_load(in(out, "exported.onnx"), &exported, &error));
+    OK(priorfit_model_free(exported, &error));
     OK(priorfit_posterior_load(in(out, "saved"), &loaded, &error));
     into = (priorfit_predictions){.mean = again, .mean_len = into.mean_len};
     PREDICT(OK, "", loaded, NULL);
