@@ -491,7 +491,7 @@ fn a_run_whose_time_is_up_saves_the_last_good_state() {
     let (backbone, out) = (file(BACKBONE), folder.path().join("out"));
     let adapt = ["adapt", "--backbone", &backbone, "--train", text(&train), "--out", text(&out)];
     let endless = ["--steps", "100000000", "--strength", "1", "--no-gate"];
-    let budget = ["--time-budget", "1s", "--duty-cycle", "0.9", "--low-priority"];
+    let budget = ["--time-budget", "4s", "--duty-cycle", "0.9", "--low-priority"];
     let (report, output) = json(&[&adapt[..], &endless, &budget].concat());
     assert_eq!(output.status.code(), Some(130));
     assert_eq!(

@@ -43,6 +43,9 @@ fn posterior(draws: usize) -> Posterior {
     let draw = |number: u64| {
         let own = common.iter().zip(normal(number + 1)).map(|(c, x)| 1.5 * c + 0.5 * x);
         let mut draw = weights.clone();
+        // Draws that differ in the head alone would be predicted with in one pass.
+        let first = draw.values_mut().next().expect("a weight");
+        first.mapv_inplace(|x| x + 1e-6 * number as f32);
         let weight = tensor(&[CLASSES, FEATURES], own.collect()).expect("a weight");
         draw.insert(HEAD_WEIGHT.to_string(), weight);
         let bias = tensor(&[CLASSES], vec![0.0; CLASSES]).expect("a bias");
