@@ -1,10 +1,10 @@
 /*
  * Adapts the bundled backbone to a few handwritten digits and predicts as many others, in C.
  *
- *   sh include/install.sh /tmp/priorfit
- *   export PKG_CONFIG_PATH=/tmp/priorfit/lib/pkgconfig
+ *   sh include/install.sh PREFIX
+ *   export PKG_CONFIG_PATH=PREFIX/lib/pkgconfig
  *   cc examples/c/adapt.c $(pkg-config --cflags --libs priorfit) -o adapt
- *   LD_LIBRARY_PATH=/tmp/priorfit/lib ./adapt models/demo /tmp/mine
+ *   LD_LIBRARY_PATH=PREFIX/lib ./adapt models/demo OUT
  */
 #include <priorfit.h>
 

@@ -1,10 +1,10 @@
 /*
  * Adapts the bundled backbone to images in memory, in C++: bars that lie and bars that stand.
  *
- *   sh include/install.sh /tmp/priorfit
- *   export PKG_CONFIG_PATH=/tmp/priorfit/lib/pkgconfig
+ *   sh include/install.sh PREFIX
+ *   export PKG_CONFIG_PATH=PREFIX/lib/pkgconfig
  *   c++ -std=c++17 examples/c/memory.cpp $(pkg-config --cflags --libs priorfit) -o memory
- *   LD_LIBRARY_PATH=/tmp/priorfit/lib ./memory models/demo [OPTIONS-JSON]
+ *   LD_LIBRARY_PATH=PREFIX/lib ./memory models/demo [OPTIONS-JSON]
  */
 #include <priorfit.hpp>
 

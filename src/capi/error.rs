@@ -107,7 +107,7 @@ pub extern "C" fn priorfit_error_status(error: *const ErrorHandle) -> Status {
 #[unsafe(no_mangle)]
 pub extern "C" fn priorfit_error_message(error: *const ErrorHandle) -> *const c_char {
     const NONE: &CStr = c"there is no such error: its handle is null, freed, or another object's";
-    // The registry keeps the message where it is until the error is freed.
+    // The table keeps the message where it is until the error is freed.
     handles::get::<Failure>("error", error).map_or(NONE.as_ptr(), |e| e.message.as_ptr())
 }
 

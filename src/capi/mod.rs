@@ -1,7 +1,7 @@
 //! The C ABI, with the feature `capi`: what `include/priorfit.h` declares.
 //!
 //! ```text
-//! handle (a number) -> registry -> Arc of the object       bad number: INVALID_HANDLE
+//! handle (a number) -> table -> Arc of the object       bad number: INVALID_HANDLE
 //! body of a call    -> guard    -> status, error handle    panic: INTERNAL
 //! ```
 //!
