@@ -62,9 +62,11 @@ pub const SHIFT_NLL: Of = |record| record.shift.map(|shift| shift.nll);
 const SHIFT_ECE: Of = |record| record.shift.map(|Measured { ece, .. }| ece);
 const SECONDS: Of = |record| Some(record.seconds);
 
-/// Mean of a row over the seeds.
+/// Mean of a row over the seeds; none of what only some of them have.
 pub fn mean(records: &Records, row: Row, shots: usize, of: Of) -> Option<Mean> {
-    Mean::of(&values(records, row, shots, of).iter().map(|(_, x)| *x).collect::<Vec<_>>())
+    let seeds = values(records, row, shots, |_| Some(1.0)).len();
+    let found: Vec<_> = values(records, row, shots, of).iter().map(|(_, x)| *x).collect();
+    if found.len() == seeds { Mean::of(&found) } else { None }
 }
 
 /// Mean of `row` less `other` over the seeds that both have.
@@ -320,6 +322,16 @@ mod tests {
         assert!((error - 1.0 / 3f64.sqrt()).abs() < 1e-15);
         assert_eq!(Mean::of(&[]), None);
         assert_eq!(Mean::of(&[0.5]).expect("one value").text(100.0, 1), "50.0");
+    }
+
+    #[test]
+    fn what_some_seeds_have_is_no_mean_of_the_row() {
+        let mut of_one = record(Row::Swag, 1, 0.5, 1.0);
+        of_one.plain = Some(of_one.test);
+        let some = records(vec![of_one.clone(), record(Row::Swag, 2, 0.5, 1.0)]);
+        assert_eq!(mean(&some, Row::Swag, 5, PLAIN_NLL), None);
+        assert!(mean(&some, Row::Swag, 5, NLL).is_some());
+        assert!(mean(&records(vec![of_one]), Row::Swag, 5, PLAIN_NLL).is_some());
     }
 
     /// The default is 0.5 ± 0.5 points below L2-SP, which is within one standard error, and has the

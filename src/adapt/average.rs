@@ -20,9 +20,15 @@ const MEAN: &str = "average/";
 const COUNT: &str = "averaged";
 
 /// The mean of what was added to it.
-#[derive(Clone)]
 pub(super) struct Average {
-    mean: Weights,
+    now: Mean,
+    /// As it was at the last shadow.
+    marked: Mean,
+}
+
+#[derive(Clone)]
+struct Mean {
+    weights: Weights,
     count: usize,
 }
 
@@ -30,7 +36,9 @@ impl Average {
     /// That of the weights `names` among those that a run starts from.
     pub(super) fn of<'a>(start: &Weights, names: impl IntoIterator<Item = &'a str>) -> Self {
         let trained = names.into_iter().filter_map(|name| start.get_key_value(name));
-        Average { mean: trained.map(|(name, w)| (name.clone(), w.clone())).collect(), count: 1 }
+        let weights = trained.map(|(name, w)| (name.clone(), w.clone())).collect();
+        let now = Mean { weights, count: 1 };
+        Average { marked: now.clone(), now }
     }
 
     /// Adds the network's present weights, and returns them.
@@ -38,41 +46,53 @@ impl Average {
     /// # Errors
     /// When the device fails.
     pub(super) fn add(&mut self, network: &Network) -> Result<Weights> {
-        let weights = network.weights(self.mean.keys().map(String::as_str))?;
+        let weights = network.weights(self.now.weights.keys().map(String::as_str))?;
         self.add_weights(&weights);
         Ok(weights)
     }
 
     fn add_weights(&mut self, weights: &Weights) {
-        self.count += 1;
-        let share = (self.count as f32).recip();
-        for (name, mean) in &mut self.mean {
+        self.now.count += 1;
+        let share = (self.now.count as f32).recip();
+        for (name, mean) in &mut self.now.weights {
             if let Some(weight) = weights.get(name) {
                 *mean = moved(mean, weight, share);
             }
         }
     }
 
+    /// A shadow was taken.
+    pub(super) fn mark(&mut self) {
+        self.marked.clone_from(&self.now);
+    }
+
+    /// Steps go on from the last mark, or from the start if there was none.
+    pub(super) fn restore(&mut self) {
+        self.now.clone_from(&self.marked);
+    }
+
     /// What it consists of.
     pub(super) fn arrays(&self) -> Arrays<'_> {
-        let mut arrays = Arrays::from([(COUNT.to_string(), Array::number(self.count as f64))]);
-        put_weights(&mut arrays, MEAN, &self.mean);
+        let count = Array::number(self.now.count as f64);
+        let mut arrays = Arrays::from([(COUNT.to_string(), count)]);
+        put_weights(&mut arrays, MEAN, &self.now.weights);
         arrays
     }
 
-    /// Becomes that of the same run that was kept.
+    /// Becomes that of the same run that was kept, and is marked.
     ///
     /// # Errors
     /// When there is none of the same weights; it is then as before.
     pub(super) fn recall(&mut self, kept: &Archive) -> Result<()> {
         let count = kept.number(COUNT)?;
-        *self = Average { mean: kept.weights(MEAN, &self.mean)?, count };
+        self.now = Mean { weights: kept.weights(MEAN, &self.now.weights)?, count };
+        self.mark();
         Ok(())
     }
 
     /// The mean.
     pub(super) fn mean(&self) -> &Weights {
-        &self.mean
+        &self.now.weights
     }
 }
 
@@ -85,14 +105,12 @@ fn moved(mean: &Tensor, weight: &Tensor, share: f32) -> Tensor {
 pub(super) struct Averaging<'a> {
     path: &'a Path,
     average: Average,
-    /// As it was at the last shadow.
-    marked: Average,
 }
 
 impl<'a> Averaging<'a> {
     /// That of a run along `path` which begins with `average`.
     pub(super) fn new(path: &'a Path, average: Average) -> Self {
-        Averaging { path, marked: average.clone(), average }
+        Averaging { path, average }
     }
 
     /// The weights `end` that the run came to, with the average in place of those that were
@@ -101,7 +119,7 @@ impl<'a> Averaging<'a> {
         if is_stopped {
             self.average.add_weights(&end);
         }
-        end.extend(self.average.mean);
+        end.extend(self.average.now.weights);
         end
     }
 }
@@ -115,11 +133,11 @@ impl Collect for Averaging<'_> {
     }
 
     fn mark(&mut self) {
-        self.marked.clone_from(&self.average);
+        self.average.mark();
     }
 
     fn restore(&mut self) {
-        self.average.clone_from(&self.marked);
+        self.average.restore();
     }
 
     fn arrays(&self) -> Arrays<'_> {
@@ -132,8 +150,6 @@ impl Collect for Averaging<'_> {
         _draws: &mut dyn Iterator<Item = Result<Archive>>,
         _like: &Weights,
     ) -> Result<()> {
-        self.average.recall(kept)?;
-        self.mark();
-        Ok(())
+        self.average.recall(kept)
     }
 }

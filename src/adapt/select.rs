@@ -195,7 +195,6 @@ impl Selection<'_> {
                 path: &path,
                 shape: probed[number].dim().into(),
                 ends: vec![None; path.stages()],
-                marked: average.clone(),
                 average,
             };
             let (predicted, error) = self.follow(trainer, fold, &start, observe)?;
@@ -318,8 +317,6 @@ struct Ends<'a> {
     shape: [usize; 2],
     ends: Vec<Option<Array2<f32>>>,
     average: Option<Average>,
-    /// The average as it was at the last shadow.
-    marked: Option<Average>,
 }
 
 impl Ends<'_> {
@@ -348,11 +345,11 @@ impl Collect for Ends<'_> {
     }
 
     fn mark(&mut self) {
-        self.marked.clone_from(&self.average);
+        self.average.iter_mut().for_each(Average::mark);
     }
 
     fn restore(&mut self) {
-        self.average.clone_from(&self.marked);
+        self.average.iter_mut().for_each(Average::restore);
     }
 
     fn arrays(&self) -> Arrays<'_> {
@@ -381,7 +378,6 @@ impl Collect for Ends<'_> {
             average.recall(kept)?;
         }
         self.ends = ends;
-        self.mark();
         Ok(())
     }
 
