@@ -229,6 +229,8 @@ impl Cell<'_> {
             let settings =
                 Settings { strength: Some(strength), head_variance: head, ..settings.clone() };
             let (nll, temperature) = self.held_out(&folds, &settings)?;
+            // What diverged has no number.
+            let nll = if nll.is_nan() { f64::INFINITY } else { nll };
             if best.as_ref().is_none_or(|(least, _)| nll < *least) {
                 best = Some((nll, Tuned { settings, temperature }));
             }

@@ -11,6 +11,7 @@
 mod build;
 mod check;
 pub mod eval;
+mod fold;
 mod op;
 mod shape;
 mod text;

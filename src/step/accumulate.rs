@@ -36,7 +36,8 @@ pub fn gradient_state(param: &str) -> String {
 ///
 /// # Errors
 /// Those of [`train_step`](super::train_step).
-pub fn gradient_step(mut graph: Graph, recipe: &Recipe) -> Result<Graph> {
+pub fn gradient_step(graph: Graph, recipe: &Recipe) -> Result<Graph> {
+    let mut graph = graph.fold_scales()?;
     let loss = graph.output(LOSS).ok_or_else(|| Error::internal("the graph has no loss"))?;
     let params = parameters(&graph, recipe)?;
     graph.clear_outputs();

@@ -117,7 +117,8 @@ pub enum PriorState {
 /// # Errors
 /// When the graph has no such output or no such parameter, or something on the way from the loss to
 /// a trainable parameter cannot be differentiated.
-pub fn train_step(mut graph: Graph, recipe: &Recipe) -> Result<Graph> {
+pub fn train_step(graph: Graph, recipe: &Recipe) -> Result<Graph> {
+    let mut graph = graph.fold_scales()?;
     let loss = graph.output(LOSS).ok_or_else(|| Error::internal("the graph has no loss"))?;
     let params = parameters(&graph, recipe)?;
     graph.set_stage(Stage::Update);

@@ -359,6 +359,32 @@ fn bench_has_the_promised_numbers() {
 }
 
 #[test]
+fn a_profile_says_how_far_kernels_are_from_what_the_machine_can_do() {
+    let model = file(BACKBONE);
+    let bench = ["bench", &model, "--batch", "2", "--repeats", "3", "--device", "cpu"];
+    let rows = |detail| {
+        let report = succeeds(&[&bench[..], &[detail]].concat(), &["profile"]);
+        let roof = &report["profile"]["roof"];
+        for key in ["gflops", "gb_per_s"] {
+            assert!(roof[key].as_f64().is_some_and(|x| x > 0.0), "{key}: {roof}");
+        }
+        report["profile"]["rows"].as_array().expect("rows").clone()
+    };
+    let (kinds, shapes) = (rows("--profile"), rows("--profile=shapes"));
+    let sum = |rows: &[Value], key: &str| -> f64 {
+        rows.iter().map(|row| row[key].as_f64().expect("a number")).sum()
+    };
+    assert!(kinds.len() < shapes.len());
+    assert_eq!(sum(&kinds, "count"), sum(&shapes, "count"));
+    for rows in [&kinds, &shapes] {
+        assert!(rows.is_sorted_by(|a, b| a["ms"].as_f64() >= b["ms"].as_f64()));
+        assert!(sum(rows, "least_ms") > 0.0);
+        assert!(rows.iter().any(|row| row["bound"] == "memory"));
+    }
+    assert!(shapes.iter().any(|row| row["kernel"].as_str().is_some_and(|k| k.contains("3x3"))));
+}
+
+#[test]
 fn bench_keeps_to_a_memory_cap_or_says_what_it_takes() {
     let model = file(BACKBONE);
     let bench = ["bench", &model, "--batch", "16", "--repeats", "1", "--no-prior"];

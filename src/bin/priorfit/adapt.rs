@@ -194,7 +194,7 @@ struct PosteriorOptions {
     cycles: usize,
     /// Temperature of the draws: 1 is the posterior, less is narrower, 0 adds no noise [default: 1
     /// for swag, 0.01 for sgld, sghmc and laplace]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Share of the velocity that a step of sghmc loses; 0.1 is momentum 0.9
     #[arg(long, value_name = "A", default_value_t = PosteriorSettings::default().friction)]
@@ -558,8 +558,14 @@ impl fmt::Display for Report {
         writeln!(f, "ran on    {}", self.ran_on)?;
         writeln!(f, "memory    {}", memory_text(&self.memory))?;
         writeln!(f, "took      {:.1} s, {}", self.seconds, peak_rss_text(self.peak_rss_mb))?;
-        if let Some(choice) = &self.choice {
-            write!(f, "{}", choice_text(choice))?;
+        match &self.choice {
+            Some(choice) => write!(f, "{}", choice_text(choice))?,
+            None if self.settings.gate && self.ending == Ending::Completed => writeln!(
+                f,
+                "\nToo few examples to hold any out: default strengths hold, and nothing was \
+                 compared with the linear probe."
+            )?,
+            None => {}
         }
         if let (Some(probe), Some(adapted)) = (&self.probe, &self.adapted) {
             writeln!(f, "\nheld-out     {:>9}     NLL     ECE", probe.measure)?;

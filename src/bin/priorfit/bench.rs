@@ -3,9 +3,10 @@
 //! The step is the one that `adapt` runs: forward, loss, backward, prior and update. The prior is
 //! synthetic: its mean is the weights, its precision and deviations are noise of plausible scale.
 
+mod profile;
+mod roof;
 mod step;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeBounds;
 use std::path::PathBuf;
@@ -17,10 +18,12 @@ use clap::builder::RangedU64ValueParser;
 use priorfit::error::Result;
 use priorfit::graph::Stage;
 use priorfit::kernel::Kernel;
-use priorfit::plan::Plan;
+use priorfit::plan::{Dispatch, Plan};
 use priorfit::prior::MAX_RANK;
 use serde::Serialize;
 
+use self::profile::{Detail, Profile};
+use self::roof::Roof;
 use self::step::Bencher;
 use crate::globals::Globals;
 use crate::options::{ByteSize, ImageSize};
@@ -32,10 +35,16 @@ use crate::process::{peak_rss_mb, peak_rss_text};
 Examples:
   priorfit bench resnet18.onnx --batch 8
   priorfit bench resnet18.onnx --batch 8 --no-prior --threads 1 --profile
+  priorfit bench resnet18.onnx --batch 8 --profile=shapes
   priorfit bench resnet18.onnx --batch 32 --memory-cap 2G
 
 Times are medians over the repeats. The first step's time counts from the start of the program and
-so holds reading the file, import, planning and setting up the prior.")]
+so holds reading the file, import, planning and setting up the prior.
+
+In a profile, \"least\" is the longer of two times: that of a kernel's operations at the rate of
+multiply-adds in registers, and that of reading each operand and writing each result once at the
+rate of a copy in memory. Operations are counted by definition, so that a 3x3 convolution by minimal
+filtering may need less, and what lies in a cache is read faster than memory is.")]
 pub struct Bench {
     /// The ONNX file
     model: PathBuf,
@@ -65,9 +74,11 @@ pub struct Bench {
     /// Timed steps, after two that are not
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
-    /// List the time of each kind of kernel
-    #[arg(long)]
-    profile: bool,
+    /// List the time of each kind of kernel, or of each of its shapes, and on a processor how far
+    /// that is from what the machine can do
+    #[arg(long, value_name = "DETAIL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "kinds", value_enum)]
+    profile: Option<Detail>,
 }
 
 /// The most classes; more than any data set has.
@@ -105,23 +116,14 @@ struct Report {
     first_step_ms: f64,
     repeats: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    profile: Option<Vec<KernelTime>>,
-}
-
-/// The time of one kind of kernel within a step, on average.
-#[derive(Serialize)]
-struct KernelTime {
-    kernel: &'static str,
-    stage: &'static str,
-    count: usize,
-    ms: f64,
-    gflops: f64,
+    profile: Option<Profile>,
 }
 
 impl Bench {
     /// Runs the command.
     pub fn run(&self, globals: &Globals, started: Instant) -> Result<ExitCode> {
-        let mut bencher = Bencher::new(self, &globals.engine()?)?;
+        let engine = globals.engine()?;
+        let mut bencher = Bencher::new(self, &engine)?;
         let mut watch = Watch::new(bencher.plan());
         bencher.step()?;
         let first_step_ms = ms(started.elapsed());
@@ -141,6 +143,11 @@ impl Bench {
         let (gflop, update_bytes) = (plan.flops() as f64 / 1e9, update_bytes(plan));
         let step_ms = median(&mut watch.steps);
         let [forward_ms, backward_ms, prior_update_ms] = watch.stages.map(|mut t| median(&mut t));
+        let profile = self.profile.map(|detail| {
+            // What a GPU can do at most is not measured.
+            let roof = (!engine.can_fail()).then(|| Roof::measure(engine.threads()));
+            Profile::new(plan, &watch.dispatches, self.repeats, detail, roof)
+        });
         globals.print(&Report {
             file: self.model.clone(),
             backend: bencher.backend.name(),
@@ -160,7 +167,7 @@ impl Bench {
             peak_rss_mb: peak,
             first_step_ms,
             repeats: self.repeats,
-            profile: self.profile.then(|| profile(plan, &watch.dispatches, self.repeats)),
+            profile,
         })?;
         Ok(ExitCode::SUCCESS)
     }
@@ -226,35 +233,14 @@ fn median(values: &mut [f64]) -> f64 {
 
 /// What the updates must read and write: weight, gradient, moments and prior of each parameter.
 fn update_bytes(plan: &Plan) -> u64 {
-    let len = |buffer: &priorfit::plan::BufferId| plan.buffers()[buffer.index()].len as u64;
     let updates = plan.dispatches().iter().filter(|d| matches!(d.kernel, Kernel::Update { .. }));
-    4 * updates.flat_map(|d| d.reads.iter().chain(&d.writes)).map(len).sum::<u64>()
+    updates.map(|dispatch| bytes(plan, dispatch)).sum()
 }
 
-/// The time of each kind of kernel in each stage, longest first.
-fn profile(plan: &Plan, times: &[Duration], repeats: u32) -> Vec<KernelTime> {
-    let mut kinds: BTreeMap<(&str, &str), (usize, Duration, u64)> = BTreeMap::new();
-    for (dispatch, &time) in plan.dispatches().iter().zip(times) {
-        let stage = match dispatch.stage {
-            Stage::Forward => "forward",
-            Stage::Backward => "backward",
-            Stage::Update => "update",
-        };
-        let kind = kinds.entry((dispatch.kernel.name(), stage)).or_default();
-        kind.0 += 1;
-        kind.1 += time / repeats;
-        kind.2 += dispatch.kernel.flops();
-    }
-    let report = |((kernel, stage), (count, time, flops))| KernelTime {
-        kernel,
-        stage,
-        count,
-        ms: ms(time),
-        gflops: flops as f64 / (1e9 * time.as_secs_f64()).max(f64::MIN_POSITIVE),
-    };
-    let mut profile: Vec<KernelTime> = kinds.into_iter().map(report).collect();
-    profile.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    profile
+/// What a launch must read and write: each operand and each result once.
+fn bytes(plan: &Plan, dispatch: &Dispatch) -> u64 {
+    let buffers = dispatch.reads.iter().chain(&dispatch.writes);
+    4 * buffers.map(|buffer| plan.buffers()[buffer.index()].len as u64).sum::<u64>()
 }
 
 impl fmt::Display for Report {
@@ -276,10 +262,6 @@ impl fmt::Display for Report {
         let again = if self.recomputes { ", activations computed twice" } else { "" };
         writeln!(f, "memory       {planned:>9.0} MiB planned{again}, {peak} at most")?;
         let Some(profile) = &self.profile else { return Ok(()) };
-        writeln!(f, "\n{:20} {:9} {:>5} {:>9} {:>9}", "kernel", "stage", "count", "ms", "GFLOP/s")?;
-        for KernelTime { kernel, stage, count, ms, gflops } in profile {
-            writeln!(f, "{kernel:20} {stage:9} {count:>5} {ms:>9.2} {gflops:>9.1}")?;
-        }
-        Ok(())
+        write!(f, "\n{profile}")
     }
 }

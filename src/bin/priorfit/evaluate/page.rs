@@ -166,6 +166,39 @@ pub fn write_history(page: &mut String, about: &Description) {
         curves => *page += &curves,
     }
     *page += "</div>\n";
+    if let Some(choice) = about.provenance.get("choice") {
+        write_choice(page, choice);
+    }
+}
+
+/// What cross-validation compared, and what it kept; as much as the provenance tells.
+fn write_choice(page: &mut String, choice: &Value) {
+    let Some(candidates) = choice["candidates"].as_array() else { return };
+    let kept = choice["kept"].as_u64();
+    let number = |value: &Value, digits| {
+        value.as_f64().map_or("–".to_string(), |number| format!("{number:.digits$}"))
+    };
+    let row = |(at, candidate): (usize, &Value)| {
+        let steps = candidate["steps"].as_u64().unwrap_or_default();
+        let strength = candidate["strength"].as_f64();
+        let held_out = &candidate["held_out"];
+        vec![
+            if kept == Some(at as u64) { "kept".to_string() } else { String::new() },
+            if at == 0 { "linear probe".to_string() } else { format!("{steps} steps") },
+            strength.map_or("–".to_string(), |strength| format!("{strength:.2e}")),
+            number(&candidate["temperature"], 3),
+            number(&held_out["score"], 4),
+            number(&held_out["nll"], 4),
+            number(&held_out["ece"], 4),
+        ]
+    };
+    let held_out = choice["held_out"].as_u64().unwrap_or_default();
+    put(page, format_args!("<h3>What {held_out} held-out training examples decided</h3>"));
+    if kept == Some(0) {
+        *page += "<p>Training all weights did not better the linear probe's likelihood.</p>";
+    }
+    let titles = ["", "run to", "strength", "temperature", "score", "NLL", "ECE"];
+    write_rows(page, &titles, candidates.iter().enumerate().map(row));
 }
 
 /// A table with a title for each column.
