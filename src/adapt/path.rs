@@ -12,6 +12,8 @@ pub(super) struct Path {
     scales: Vec<f64>,
     /// Steps of each stage.
     steps: Vec<usize>,
+    /// The first stages, which keep the base rate; the others follow the schedule.
+    unscheduled: usize,
     schedule: Schedule,
 }
 
@@ -23,7 +25,12 @@ impl Path {
         let end = |stage: usize| (steps * stage).div_ceil(stages.max(1));
         let lengths = (0..stages).map(|stage| end(stage + 1) - end(stage));
         let lengths: Vec<usize> = lengths.take(steps).collect();
-        Path { scales, steps: lengths, schedule }.until(steps)
+        Path { scales, steps: lengths, unscheduled: 0, schedule }.until(steps)
+    }
+
+    /// `burn_in` steps at the base rate, then `steps` along `schedule`, all at scale 1.
+    pub(super) fn after_burn_in(burn_in: usize, steps: usize, schedule: Schedule) -> Self {
+        Path { scales: vec![1.0; 2], steps: vec![burn_in, steps], unscheduled: 1, schedule }
     }
 
     /// The first `stages` of it.
@@ -31,7 +38,7 @@ impl Path {
         let (mut scales, mut steps) = (self.scales.clone(), self.steps.clone());
         scales.truncate(stages);
         steps.truncate(stages);
-        Path { scales, steps, schedule: self.schedule }
+        Path { scales, steps, ..*self }
     }
 
     /// Number of stages.
@@ -69,7 +76,10 @@ impl Path {
     /// The share of the base learning rate at `step`.
     pub(super) fn rate(&self, step: usize) -> f32 {
         let (stage, within) = self.at(step);
-        self.schedule.factor(within, self.steps.get(stage).copied().unwrap_or(0))
+        match stage < self.unscheduled {
+            true => 1.0,
+            false => self.schedule.factor(within, self.steps.get(stage).copied().unwrap_or(0)),
+        }
     }
 
     /// Whether a sampler adds no noise at `step`.
@@ -99,6 +109,17 @@ mod tests {
         assert_eq!(ended, [(3, 0), (6, 1), (9, 2)]);
         assert_eq!([0, 4, 7].map(|step| path.rate(step)), [1.0; 3], "a warm restart");
         assert!(path.rate(9) < path.rate(7));
+    }
+
+    #[test]
+    fn a_burn_in_keeps_the_base_rate_and_cycles_begin_after_it() {
+        let schedule = Schedule::Cyclical { cycles: 2 };
+        let path = Path::after_burn_in(3, 8, schedule);
+        assert_eq!(path.steps(), 11);
+        assert_eq!([0, 1, 2, 3, 7].map(|step| path.rate(step)), [1.0; 5]);
+        assert!((3..11).all(|step| path.rate(step) == schedule.factor(step - 3, 8)));
+        let none = Path::after_burn_in(0, 8, schedule);
+        assert!((0..8).all(|step| none.rate(step) == schedule.factor(step, 8)));
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct SourceSettings {
     pub objective: SourceObjective,
     /// Passes over the data while snapshots are taken.
     pub epochs: usize,
-    /// Passes before the first snapshot.
+    /// Passes before the first snapshot, at the base rate.
     pub burn_in: usize,
     /// Snapshots in all.
     pub snapshots: usize,
@@ -91,7 +91,7 @@ pub struct SourceSettings {
     pub learning_rate: f32,
     /// Its momentum.
     pub momentum: f32,
-    /// Constant or cyclical.
+    /// Constant or cyclical, after the burn-in.
     pub schedule: Schedule,
     /// Largest norm of the loss's gradient; none does not clip.
     pub clip: Option<f32>,
@@ -246,7 +246,7 @@ pub fn fit_prior_with(
     let (training, objective) = (training(settings, steps), settings.objective.objective());
     let adapter = Adapter::new(Arc::clone(model), preprocess.clone(), engine);
     let adapter = adapter.with_settings(training.clone())?;
-    let path = Path::new(vec![1.0], steps, settings.schedule);
+    let path = collector.due.path();
     let extent = Extent { runs: vec![[data.len(), steps]], passes: vec![data.len()] };
     let mut trainer = Trainer::new(network, training, objective, None, path, &extent)?;
     let mut is_cut = false;
@@ -326,6 +326,11 @@ struct Snapshots {
 }
 
 impl Snapshots {
+    /// What the steps follow.
+    fn path(&self) -> Path {
+        Path::after_burn_in(self.burn_in, self.steps - self.burn_in, self.schedule)
+    }
+
     /// Whether one is due after step number `step`.
     fn after(&self, step: usize) -> bool {
         let (at, steps) = (step.checked_sub(self.burn_in), self.steps - self.burn_in);
@@ -421,5 +426,24 @@ fn header(model: &Model, data: &Dataset, settings: &SourceSettings) -> Header {
         },
         num_data: data.len() as u64,
         ..Header::new(model.fingerprint(), settings.epsilon)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_of_cycles_are_taken_where_the_rate_is_low() {
+        let schedule = Schedule::Cyclical { cycles: 2 };
+        for burn_in in [0, 5, 8, 13] {
+            let steps = burn_in + 40;
+            let due = Snapshots { schedule, count: 2, burn_in, steps };
+            let taken: Vec<usize> = (0..steps).filter(|&step| due.after(step)).collect();
+            assert_eq!(taken, [burn_in + 19, burn_in + 39]);
+            let path = due.path();
+            assert!(taken.iter().all(|&step| path.rate(step) < 0.01), "{path:?}");
+            assert!((0..=burn_in).all(|step| path.rate(step) == 1.0), "{path:?}");
+        }
     }
 }

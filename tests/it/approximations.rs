@@ -160,6 +160,32 @@ fn without_temperature_draws_do_not_spread() {
     }
 }
 
+/// The first quarter of a cycle is a descent: until its last step temperature changes nothing.
+#[test]
+fn a_cycle_begins_without_noise() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(3);
+    for kind in [PosteriorKind::Sgld, PosteriorKind::Sghmc] {
+        for (cycles, quiet) in [(0, 6), (1, 6), (2, 3)] {
+            let losses = |temperature| {
+                let mut settings = settings(kind, 4);
+                settings.posterior.cycles = cycles;
+                settings.posterior.temperature = Some(temperature);
+                let mut losses = Vec::new();
+                let run = fixture.try_fit(&train, settings, &mut |progress| {
+                    losses.extend(progress.loss.filter(|_| progress.phase == Phase::Train));
+                    Control::Continue
+                });
+                run.expect("a chain");
+                losses
+            };
+            let pairs: Vec<(f32, f32)> = losses(0.0).into_iter().zip(losses(1.0)).collect();
+            // A step's loss is that before it.
+            assert_eq!(pairs.iter().take_while(|(a, b)| a == b).count(), quiet + 1, "{kind:?}");
+        }
+    }
+}
+
 /// Bad luck with the data is no error: an example of each class, two examples in all, images
 /// without any difference. One class alone is.
 #[test]
@@ -205,6 +231,13 @@ fn a_chain_that_diverges_keeps_what_was_good_and_says_what_to_change() {
             assert!(notice.contains("lower --lr") && notice.contains("kept"), "{notice}");
             assert!(fixture.accuracy(&adapted.posterior, &rest) > 0.7, "{kind:?}: the start");
         }
+        // Noise far above the weights, and a loss that is a number all the same.
+        let mut warm = Settings { prior: PriorKind::None, ..settings(kind, 4) };
+        warm.posterior.temperature = Some(1e4);
+        let notice = fixture.fit(&train, warm).notice.expect("a reason");
+        let loss = notice.split("loss ").nth(1).and_then(|rest| rest.split(',').next());
+        let loss: f32 = loss.and_then(|loss| loss.parse().ok()).expect("a loss");
+        assert!(loss.is_finite() && loss > 10.0, "{notice}");
     }
 }
 

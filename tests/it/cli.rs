@@ -215,6 +215,11 @@ fn a_fit_is_resumed_and_a_posterior_is_the_next_prior() {
     fails(&[&source[..], &few].concat(), &["prior.safetensors.checkpoints", "--resume"]);
     assert!(checkpoints.exists() && prior.exists(), "nothing is lost");
     fs::remove_dir_all(&checkpoints).expect("removed");
+    let before = fs::read(&prior).expect("the prior");
+    let diverging = ["--lr", "1e30", "--clip", "none", "--checkpoint-every", "0s"];
+    fails(&[&source[..], &few, &diverging].concat(), &["lower --lr"]);
+    assert!(!checkpoints.exists(), "nothing is in the way of a lower rate");
+    assert!(fs::read(&prior).expect("the prior") == before);
 
     let adapt = ["adapt", "--backbone", &backbone, "--train", train, "--steps", "2"];
     let under = ["--prior", text(&prior), "--out", text(&out)];

@@ -13,8 +13,9 @@ use priorfit::data::{Augment, Colour, Crop, Dataset, Preprocess, Statistics};
 use priorfit::error::{Kind, Result};
 use priorfit::onnx::Model;
 use priorfit::posterior::Posterior;
-use priorfit::prior::{DrawsFit, Prior};
+use priorfit::prior::{DrawsFit, Grouping, Prior};
 use priorfit::threads::Threads;
+use priorfit::update::Schedule;
 
 use crate::support::repository;
 
@@ -59,15 +60,21 @@ impl Source {
     }
 
     /// The same with checkpoints, stopped after the training step `stop`.
-    fn fit_until(&self, path: &Path, resume: bool, stop: usize) -> Result<Prior> {
+    fn fit_until(
+        &self,
+        settings: &SourceSettings,
+        path: &Path,
+        resume: bool,
+        stop: usize,
+    ) -> Result<Prior> {
         let checkpoints = Checkpoints { path: path.to_path_buf(), resume };
         let mut observe = |progress: Progress| match progress.phase {
             Phase::Train if progress.step == stop => Control::Stop,
             _ => Control::Continue,
         };
         let engine = Engine::cpu(Arc::new(Threads::new(2)));
-        let (settings, kept) = (settings(), Some(&checkpoints));
-        fit_prior_with(&self.model, &self.data, &input(), &settings, engine, kept, &mut observe)
+        let kept = Some(&checkpoints);
+        fit_prior_with(&self.model, &self.data, &input(), settings, engine, kept, &mut observe)
     }
 }
 
@@ -75,24 +82,34 @@ fn bytes(prior: &Prior) -> Vec<u8> {
     prior.to_bytes().expect("bytes")
 }
 
+/// With labels and without, at a constant rate and in cycles.
 #[test]
 fn a_fit_that_was_stopped_goes_on_to_the_same_bits() {
-    let source = source(5);
+    let cyclical = SourceSettings { schedule: Schedule::Cyclical { cycles: 2 }, ..settings() };
+    let (labelled, unlabelled) = (source(5), unlabelled(5));
+    is_resumed(&labelled, &settings());
+    is_resumed(&labelled, &cyclical);
+    is_resumed(&unlabelled, &contrast());
+}
+
+fn is_resumed(source: &Source, settings: &SourceSettings) {
     let threads = Arc::new(Threads::new(2));
-    let whole = source.fit(&settings(), &threads).expect("a prior");
+    let whole = source.fit(settings, &threads).expect("a prior");
+    assert_eq!(whole.header().learned.snapshots, 8);
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("prior.checkpoint");
+    let fit = |resume, stop| source.fit_until(settings, &path, resume, stop);
     // Before the first snapshot, and in the midst of an epoch after the second checkpoint.
-    let error = source.fit_until(&path, false, 5).expect_err("no snapshot yet");
+    let error = fit(false, 5).expect_err("no snapshot yet");
     assert_eq!(error.kind(), Kind::Cancelled);
     assert!(error.to_string().contains("--resume"), "{error}");
-    let part = source.fit_until(&path, true, 14).expect("the prior of some snapshots");
+    let part = fit(true, 14).expect("the prior of some snapshots");
     assert!(part.header().learned.snapshots < 8, "{:?}", part.header());
-    let resumed = source.fit_until(&path, true, usize::MAX).expect("a prior");
+    let resumed = fit(true, usize::MAX).expect("a prior");
     assert!(bytes(&resumed) == bytes(&whole), "the same file");
     assert!(path.exists(), "it is the caller's to remove");
     // A second fit to the same place would lose it.
-    let error = source.fit_until(&path, false, usize::MAX).expect_err("there is a checkpoint");
+    let error = fit(false, usize::MAX).expect_err("there is a checkpoint");
     assert!(error.to_string().contains("--resume"), "{error}");
 }
 
@@ -125,6 +142,19 @@ fn the_rank_is_chosen_by_what_it_explains() {
     let wrong = SourceSettings { explained: Some(1.5), ..settings };
     let error = source.fit(&wrong, &threads).expect_err("no share").to_string();
     assert!(error.contains("share of variance"), "{error}");
+}
+
+#[test]
+fn a_fit_may_be_in_blocks() {
+    let source = source(3);
+    let threads = Arc::new(Threads::new(2));
+    let whole = source.fit(&settings(), &threads).expect("a prior");
+    let grouping = Grouping::Tensor;
+    let blocked = source.fit(&SourceSettings { blocks: grouping, ..settings() }, &threads);
+    let blocked = blocked.expect("a prior");
+    assert!(blocked.blocks() > 2, "{}", blocked.blocks());
+    let expected = whole.block_diagonal(grouping).expect("a prior");
+    assert!(bytes(&blocked) == bytes(&expected), "the same deviations, in blocks");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use priorfit::adapt::{
     fit_prior_with,
 };
 use priorfit::data::{Augment, Colour, Crop, Dataset};
-use priorfit::error::{Context, Result};
+use priorfit::error::{Context, Kind, Result};
 use priorfit::prior::{Header, MAX_RANK, Spread};
 use priorfit::task::Task;
 use priorfit::update::Schedule;
@@ -90,7 +90,7 @@ pub struct Fit {
     /// Passes over the data while snapshots are taken
     #[arg(long, default_value_t = SourceSettings::default().epochs)]
     epochs: usize,
-    /// Passes before the first snapshot
+    /// Passes before the first snapshot, at the base rate
     #[arg(long, default_value_t = SourceSettings::default().burn_in)]
     burn_in: usize,
     /// Learning rate
@@ -102,7 +102,7 @@ pub struct Fit {
     /// Largest norm of the loss's gradient, or none [default: 2]
     #[arg(long, value_name = "NORM")]
     clip: Option<Clip>,
-    /// Cycles of a cyclical learning rate; constant without it
+    /// Cycles of a cyclical learning rate after them; constant without it
     #[arg(long)]
     cycles: Option<usize>,
     /// Examples of a step
@@ -224,6 +224,12 @@ impl Fit {
         let prior =
             fit_prior_with(&model, &data, &preprocess, &settings, &engine, to, &mut observe);
         monitor.finish();
+        if let (Err(error), Some(kept)) = (&prior, to)
+            && error.kind() == Kind::Diverged
+        {
+            // It would do so again.
+            kept.remove()?;
+        }
         let prior = prior?;
         prior.save(&self.out)?;
         if let (Some(kept), false) = (&kept, interrupted) {
