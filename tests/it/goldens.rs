@@ -19,13 +19,17 @@ use crate::support::{
 /// Share of the largest gradient below which a difference is rounding.
 const ROUNDING: f64 = 1e-4;
 
-/// Checks one golden network on a backend; what is wrong, if anything.
-fn check(name: &str, backend: &mut dyn Backend) -> Result<(f64, f64), String> {
+/// Checks one golden network on a backend, as the file has it or with scales folded into filters, as
+/// training has it; what is wrong, if anything.
+fn check(name: &str, folds: bool, backend: &mut dyn Backend) -> Result<(f64, f64), String> {
     let model = Model::load(&repository(&format!("models/golden/{name}.onnx")))
         .map_err(|e| e.to_string())?;
     let golden = tensors(&format!("models/golden/{name}.safetensors"));
     let input = &golden["input"];
     let mut graph = model.graph(input.shape()).map_err(|e| e.to_string())?;
+    if folds {
+        graph = graph.fold_scales().map_err(|e| e.to_string())?;
+    }
     let (output_name, output) = graph.outputs()[0].clone();
     let shape = graph.shape(output).clone();
     let projection = graph.input("projection", &shape).map_err(|e| e.to_string())?;
@@ -96,17 +100,21 @@ fn every_golden_network_agrees_with_pytorch() {
     assert!(names.len() >= 24, "two files or more for each of twelve families");
     // All networks share names of weights, so each has a backend of its own.
     let mut failures = Vec::new();
-    let mut judge = |name: &str, backend: &mut dyn Backend| match check(name, backend) {
-        Ok((forward, gradient)) => {
-            let machine = backend.name();
-            println!("{name} on {machine}: forward {forward:.1e}, gradients {gradient:.1e}");
+    let mut judge = |name: &str, folds, backend: &mut dyn Backend| {
+        let what = format!("{name}{} on {}", if folds { ", folded" } else { "" }, backend.name());
+        match check(name, folds, backend) {
+            Ok((forward, gradient)) => {
+                println!("{what}: forward {forward:.1e}, gradients {gradient:.1e}");
+            }
+            Err(error) => failures.push(format!("{what}: {error}")),
         }
-        Err(error) => failures.push(format!("{name} on {}: {error}", backend.name())),
     };
     for name in &names {
-        judge(name, &mut Cpu::new(Arc::new(Threads::new(2))));
+        for folds in [false, true] {
+            judge(name, folds, &mut Cpu::new(Arc::new(Threads::new(2))));
+        }
         if let Some(mut gpu) = gpu() {
-            judge(name, &mut *gpu);
+            judge(name, true, &mut *gpu);
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

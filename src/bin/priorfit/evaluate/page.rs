@@ -223,3 +223,33 @@ pub fn write_table(page: &mut String, caption: &str, rows: &[(&str, String)]) {
     }
     *page += "</tbody></table>\n";
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_page_says_what_cross_validation_kept() {
+        let held_out = |nll: f64| json!({"measure": "accuracy", "score": 0.5, "nll": nll});
+        let candidates = json!([
+            {"steps": 0, "strength": null, "temperature": 1.0, "held_out": held_out(1.25)},
+            {"steps": 40, "strength": 0.5, "temperature": 1.5, "held_out": held_out(1.5)},
+        ]);
+        let text = |choice: &Value| {
+            let mut page = String::new();
+            write_choice(&mut page, choice);
+            page
+        };
+        let page = text(&json!({"held_out": 50, "kept": 0, "candidates": candidates}));
+        for part in ["50 held-out", "did not better", "<td>kept</td><td>linear probe", "1.2500"] {
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        let page = text(&json!({"held_out": 50, "kept": 1, "candidates": candidates}));
+        assert!(page.contains("<td>kept</td><td>40 steps</td><td>5.00e-1</td>"), "{page}");
+        assert!(!page.contains("did not better"));
+        // What is not a choice of ours is not told.
+        assert_eq!(text(&json!("kept")), "");
+    }
+}
