@@ -7,7 +7,9 @@ use std::sync::Arc;
 use priorfit::adapt::{
     Adapter, Centre, PriorKind, Settings, SourceSettings, fit_prior, fit_prior_with,
 };
-use priorfit::adapt::{Checkpoints, ContrastSettings, Control, Phase, Progress, SourceObjective};
+use priorfit::adapt::{
+    Checkpoints, ContrastSettings, Control, Existing, Phase, Progress, SourceObjective,
+};
 use priorfit::backend::Engine;
 use priorfit::data::{Augment, Colour, Crop, Dataset, Preprocess, Statistics};
 use priorfit::error::{Kind, Result};
@@ -59,8 +61,8 @@ impl Source {
     }
 
     /// The same with checkpoints, stopped after the training step `stop`.
-    fn fit_until(&self, path: &Path, resume: bool, stop: usize) -> Result<Prior> {
-        let checkpoints = Checkpoints { path: path.to_path_buf(), resume };
+    fn fit_until(&self, path: &Path, existing: Existing, stop: usize) -> Result<Prior> {
+        let checkpoints = Checkpoints { path: path.to_path_buf(), existing };
         let mut observe = |progress: Progress| match progress.phase {
             Phase::Train if progress.step == stop => Control::Stop,
             _ => Control::Continue,
@@ -83,17 +85,18 @@ fn a_fit_that_was_stopped_goes_on_to_the_same_bits() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("prior.checkpoint");
     // Before the first snapshot, and in the midst of an epoch after the second checkpoint.
-    let error = source.fit_until(&path, false, 5).expect_err("no snapshot yet");
+    let error = source.fit_until(&path, Existing::Refuse, 5).expect_err("no snapshot yet");
     assert_eq!(error.kind(), Kind::Cancelled);
-    assert!(error.to_string().contains("--resume"), "{error}");
-    let part = source.fit_until(&path, true, 14).expect("the prior of some snapshots");
+    assert!(error.to_string().contains("the same command goes on"), "{error}");
+    let part = source.fit_until(&path, Existing::Resume, 14).expect("the prior of some snapshots");
     assert!(part.header().learned.snapshots < 8, "{:?}", part.header());
-    let resumed = source.fit_until(&path, true, usize::MAX).expect("a prior");
+    let resumed = source.fit_until(&path, Existing::Resume, usize::MAX).expect("a prior");
     assert!(bytes(&resumed) == bytes(&whole), "the same file");
     assert!(path.exists(), "it is the caller's to remove");
     // A second fit to the same place would lose it.
-    let error = source.fit_until(&path, false, usize::MAX).expect_err("there is a checkpoint");
-    assert!(error.to_string().contains("--resume"), "{error}");
+    let error =
+        source.fit_until(&path, Existing::Refuse, usize::MAX).expect_err("there is a checkpoint");
+    assert!(error.to_string().contains("go on from them, or remove them"), "{error}");
 }
 
 #[test]
