@@ -224,6 +224,73 @@ typedef uint32_t priorfit_target_type;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// What feeds a machine.
+enum priorfit_power
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // The host does not know.
+    PRIORFIT_POWER_UNKNOWN = 0,
+    // The mains.
+    PRIORFIT_POWER_MAINS = 1,
+    // Its battery.
+    PRIORFIT_POWER_BATTERY = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum priorfit_power priorfit_power;
+#else
+typedef uint32_t priorfit_power;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How hot a machine is, in the four levels that operating systems tell.
+enum priorfit_heat
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // The host does not know.
+    PRIORFIT_HEAT_UNKNOWN = 0,
+    // As it should be.
+    PRIORFIT_HEAT_NOMINAL = 1,
+    // Warm; fans may be heard.
+    PRIORFIT_HEAT_FAIR = 2,
+    // Its speed suffers.
+    PRIORFIT_HEAT_SERIOUS = 3,
+    // It must cool down.
+    PRIORFIT_HEAT_CRITICAL = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum priorfit_heat priorfit_heat;
+#else
+typedef uint32_t priorfit_heat;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Whether anybody is using a machine.
+enum priorfit_presence
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // The host does not know.
+    PRIORFIT_PRESENCE_UNKNOWN = 0,
+    // Somebody is.
+    PRIORFIT_PRESENCE_USED = 1,
+    // Nobody is.
+    PRIORFIT_PRESENCE_IDLE = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum priorfit_presence priorfit_presence;
+#else
+typedef uint32_t priorfit_presence;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 // Examples: images, and what is known of them.
 typedef struct priorfit_dataset priorfit_dataset;
 
@@ -339,6 +406,22 @@ typedef struct priorfit_adaptation {
     // Whom to tell of progress; nobody where its members are null.
     struct priorfit_callback progress;
 } priorfit_adaptation;
+
+// The state of a machine, as far as its host knows it; all zeros say that nothing is known.
+typedef struct priorfit_conditions {
+    // One of priorfit_power.
+    uint32_t power;
+    // The share of the battery's charge that is left, 0 to 1. Of other power it says nothing.
+    float charge;
+    // One of priorfit_heat.
+    uint32_t heat;
+    // One of priorfit_presence.
+    uint32_t presence;
+    // Seconds that the host's last frames took, about.
+    float frame_seconds;
+    // Seconds that a frame may take; 0 where the host draws none.
+    float frame_target;
+} priorfit_conditions;
 
 // Where predictions go, example after example. A buffer that is null and has length 0 is not
 // wanted; any other must have exactly the length given here.
@@ -527,6 +610,21 @@ priorfit_status priorfit_job_join(const struct priorfit_job *job,
 // Frees a job. One that has not ended is cancelled, without waiting, and what it would have made
 // is lost; CANCELLED says so, and the job is freed all the same. Null is passed over.
 priorfit_status priorfit_job_free(struct priorfit_job *job, struct priorfit_error **error);
+
+// Tells a job how the machine is now, in place of what it was told before; it counts from the next
+// step on. On a battery, in heat and while frames are late the job computes less; with little
+// charge, or where the machine must cool down, it is held. Where nobody uses the machine the duty
+// cycle of its budget does not count. Nothing is asked of the host: it tells when it learns
+// something, from any thread. Never waits.
+priorfit_status priorfit_job_set_conditions(const struct priorfit_job *job,
+                                            const struct priorfit_conditions *conditions,
+                                            struct priorfit_error **error);
+
+// The user's own will: whether a job goes on at full speed whatever the conditions and its duty
+// cycle say. A pause still holds it. Never waits.
+priorfit_status priorfit_job_run_regardless(const struct priorfit_job *job,
+                                            bool regardless,
+                                            struct priorfit_error **error);
 
 // Loads an adapted network from its folder.
 priorfit_status priorfit_posterior_load(const char *folder,

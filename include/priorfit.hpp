@@ -334,6 +334,18 @@ public:
     void cancel() const {
         detail::call([&](auto error) { return priorfit_job_cancel(get(), error); });
     }
+    /* Tells how the machine is now; what is zero is not known. */
+    void set_conditions(const priorfit_conditions &conditions) const {
+        detail::call([&](auto error) {
+            return priorfit_job_set_conditions(get(), &conditions, error);
+        });
+    }
+    /* The user's own will against conditions and duty cycle. */
+    void run_regardless(bool regardless) const {
+        detail::call([&](auto error) {
+            return priorfit_job_run_regardless(get(), regardless, error);
+        });
+    }
     /* Waits for its end, or for so long at most; whether it has ended. */
     bool wait(std::chrono::milliseconds time) const {
         bool ended = false;

@@ -35,7 +35,7 @@ const VERSION: u32 = 2;
 
 const SUFFIX: &str = ".safetensors";
 
-/// Where a run leaves its checkpoints, and whether it begins with one.
+/// Where a run leaves its checkpoints, and what it does with those it finds.
 ///
 /// What is kept is up to the observer, who answers [`Control::Checkpoint`](super::Control) when it
 /// is time; besides, the ends of a run's parts are kept, and where it was stopped. The run that is
@@ -45,12 +45,31 @@ const SUFFIX: &str = ".safetensors";
 pub struct Checkpoints {
     /// A folder of their own, made if it does not exist. Only one run at a time may have it.
     pub path: PathBuf,
-    /// Whether to go on from what is there, if anything is. Else a run refuses to start while there
-    /// is something: it would be lost.
-    pub resume: bool,
+    /// What it does with those that are there.
+    pub existing: Existing,
+}
+
+/// What a run does with checkpoints that it finds. Nothing is removed unless that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It refuses to start.
+    Refuse,
+    /// It goes on from its own, to the bits that it would end with if it started anew, and refuses
+    /// to start where they are another run's.
+    Resume,
+    /// It goes on from its own, and removes another run's.
+    Supersede,
 }
 
 impl Checkpoints {
+    /// Whether there are any.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn exist(&self) -> Result<bool> {
+        Ok(self.path.is_dir() && !files(&self.path)?.is_empty())
+    }
+
     /// Removes them, if there are any, and the folder unless anything else is in it.
     ///
     /// # Errors
@@ -125,7 +144,7 @@ impl Journal {
     ///
     /// # Errors
     /// When another run has the folder, when there are checkpoints that are not wanted, or of
-    /// another run or version.
+    /// another run or version and not to be removed.
     pub(super) fn open(to: &Checkpoints, run: &impl Serialize) -> Result<Self> {
         let internal = |e| Error::internal("a run can be written as JSON").caused_by(e);
         // Numbers are compared as they are read, not as they were before they became text.
@@ -140,17 +159,19 @@ impl Journal {
             is_elsewhere: false,
         };
         let files = files(&to.path)?;
-        match (to.resume, files.is_empty()) {
-            (false, false) => {
-                let message = format!("{} has the checkpoints of a run", to.path.display());
-                return Err(Error::invalid(message).hint("go on with --resume, or remove them"));
-            }
-            (true, true) => log::warn!("there is no checkpoint in {}", to.path.display()),
-            _ => {}
+        if to.existing == Existing::Refuse && !files.is_empty() {
+            let message = format!("{} has the checkpoints of a run", to.path.display());
+            return Err(Error::invalid(message).hint("go on from them, or remove them"));
         }
         for path in files {
-            if let Some(entry) = journal.glance(&path)? {
-                journal.turn = journal.turn.max(entry.turn + 1);
+            match journal.glance(&path) {
+                Ok(entry) => {
+                    journal.turn = journal.turn.max(entry.map_or(0, |entry| entry.turn + 1));
+                }
+                Err(_) if to.existing == Existing::Supersede => {
+                    fs::remove_file(&path).map_err(|e| Error::io("cannot remove", &path, e))?;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(journal)
@@ -298,7 +319,8 @@ impl Journal {
 
     /// Checks that a record is of this run.
     fn check(&self, json: &str) -> Result<()> {
-        let hint = "go on with what it was made with, or remove it";
+        let hint = "to go on, repeat the command that left it; to begin anew and lose what it \
+                    holds, add --restart, or remove the folder";
         let record: Value = serde_json::from_str(json).unwrap_or_default();
         if record["version"] != VERSION {
             let message =

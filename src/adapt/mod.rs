@@ -14,6 +14,7 @@
 mod archive;
 mod average;
 mod checkpoint;
+mod forget;
 mod glob;
 mod input;
 mod memory;
@@ -32,8 +33,9 @@ use std::sync::Arc;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-pub use self::checkpoint::Checkpoints;
 use self::checkpoint::Journal;
+pub use self::checkpoint::{Checkpoints, Existing};
+pub use self::forget::{Data, Forget, Recipe, Record, Replay, Rest};
 pub use self::glob::matches as name_matches;
 pub use self::input::{InputSettings, Normalise};
 use self::memory::Extent;
@@ -180,6 +182,8 @@ struct Run<'a> {
     /// The prior's means, where there is a stored one.
     means: Weights,
     path: Path,
+    /// What makes the result again, but for where it ran.
+    record: Record,
 }
 
 /// Adapts backbones.
@@ -191,6 +195,7 @@ pub struct Adapter {
     /// What was found before, if it was.
     choice: Option<Choice>,
     checkpoints: Option<Checkpoints>,
+    recipe: Recipe,
     engine: Engine,
 }
 
@@ -207,6 +212,7 @@ impl Adapter {
             settings: Settings::default(),
             choice: None,
             checkpoints: None,
+            recipe: Recipe::default(),
             engine: engine.into(),
         }
     }
@@ -285,6 +291,7 @@ impl Adapter {
         let validation = validation.map(|data| task.align(data)).transpose()?;
         let validation = validation.as_ref();
         let journal = self.journal(train, validation)?;
+        let record = self.record(train, validation)?;
         let folds = self.folds(train)?;
         let prior = state::choose(&self.settings, self.prior.as_ref(), &self.model)?;
         let means = prior.as_ref().map_or(Ok(Weights::new()), state::means)?;
@@ -316,7 +323,7 @@ impl Adapter {
             }
         };
         let (task, rows) = (&task, rows.as_ref());
-        let run = Run { train, validation, folds: &folds, task, rows, means, path };
+        let run = Run { train, validation, folds: &folds, task, rows, means, path, record };
         self.fit_along(&mut trainer, run, observe)
     }
 
@@ -368,16 +375,18 @@ impl Adapter {
         let kept = choice.as_ref().map(Choice::kept);
         let of_probe = choice.as_ref().map(|choice| &choice.candidates[0]);
         let memory = trainer.footprint();
-        let found = (&history[..], choice.as_ref());
+        let ran_on = trainer.network_mut().backend().name();
+        let record = run.record.made_on(&ran_on);
+        let found = (&history[..], choice.as_ref(), Some(&record));
         Ok(Adapted {
             posterior: self.posterior(&run, draws, kept, found, memory)?,
-            probe: self.posterior(&run, vec![start], of_probe, (&[], None), memory)?,
+            probe: self.posterior(&run, vec![start], of_probe, (&[], None, None), memory)?,
             choice,
             memory,
             history,
             ending: if is_stopped { Ending::Stopped } else { ending },
             notice,
-            ran_on: trainer.network_mut().backend().name(),
+            ran_on,
         })
     }
 
@@ -536,7 +545,7 @@ impl Adapter {
         run: &Run<'_>,
         draws: Vec<Weights>,
         found: Option<&Candidate>,
-        (history, choice): (&[Epoch], Option<&Choice>),
+        (history, choice, record): (&[Epoch], Option<&Choice>, Option<&Record>),
         memory: Footprint,
     ) -> Result<Posterior> {
         let provenance = serde_json::json!({
@@ -545,6 +554,7 @@ impl Adapter {
             "prior": self.prior.as_ref().map(Prior::header),
             "history": history,
             "choice": choice,
+            "record": record,
         });
         let description = Description {
             version: VERSION,

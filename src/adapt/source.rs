@@ -264,7 +264,7 @@ pub fn fit_prior_with(
         let message = "stopped before two snapshots were taken";
         let error = Error::new(Kind::Cancelled, message);
         return Err(match checkpoints.is_some_and(|to| to.path.exists()) {
-            true => error.hint("go on with --resume"),
+            true => error.hint("the same command goes on from the checkpoint"),
             false => error,
         });
     }

@@ -18,7 +18,7 @@ use super::memory::{optional_text, write_text};
 use super::options::Options;
 use super::posterior::PosteriorHandle;
 use super::sources::{EngineHandle, ModelHandle, PriorHandle};
-use crate::adapt::{Adapted, Adapter};
+use crate::adapt::{Adapted, Adapter, Recipe};
 use crate::backend::Engine;
 use crate::data::Dataset;
 use crate::error::Error;
@@ -130,7 +130,8 @@ fn start(from: &Adaptation, options: &Options, progress: Callback) -> Result<Run
     if let Some(prior) = prior {
         adapter = adapter.with_prior((*prior).clone())?;
     }
-    let adapter = adapter.with_settings(settings)?;
+    let recipe = Recipe { input: Some(options.input.clone()), epochs: None };
+    let adapter = adapter.with_settings(settings)?.with_recipe(recipe);
     let brake = Arc::new(Brake::default());
     let on_progress = observer(progress, Arc::clone(&brake));
     let options = JobOptions { budget, on_progress, ..JobOptions::default() };
@@ -225,9 +226,14 @@ fn steer(
     how: impl FnOnce(&Handle),
 ) -> Status {
     answer(error, || {
-        how(&handles::get::<Running>("job", job)?.handle);
+        how(&handle_of(job)?);
         Ok(())
     })
+}
+
+/// What steers a job.
+pub(super) fn handle_of(job: *const JobHandle) -> Result<Handle, Failure> {
+    Ok(handles::get::<Running>("job", job)?.handle.clone())
 }
 
 /// Waits until a job has ended, or for so many milliseconds at most; `ended` tells which. Not in a

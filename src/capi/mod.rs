@@ -19,6 +19,7 @@
 
 mod adaptation;
 mod callback;
+mod conditions;
 mod dataset;
 mod error;
 mod guard;

@@ -95,6 +95,17 @@ impl Images {
         }
     }
 
+    /// Those in `rows` alone, which must exist.
+    pub(super) fn gather(&self, rows: &[usize]) -> Self {
+        match self {
+            Images::U8(array) => Images::U8(array.select(Axis(0), rows)),
+            Images::F32(array) => Images::F32(array.select(Axis(0), rows)),
+            Images::Files(paths) => {
+                Images::Files(rows.iter().map(|&row| paths[row].clone()).collect())
+            }
+        }
+    }
+
     /// The image in `row`, which must exist.
     pub(super) fn load(&self, row: usize) -> Result<Picture<'_>> {
         match self {

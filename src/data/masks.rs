@@ -101,6 +101,14 @@ impl Masks {
         }
     }
 
+    /// The file of the mask in `row`, if it has one.
+    pub(super) fn path(&self, row: usize) -> Option<&Path> {
+        match &self.storage {
+            Storage::Array(_) => None,
+            Storage::Files(paths) => paths.get(row).map(PathBuf::as_path),
+        }
+    }
+
     /// Every pixel is of a class below `classes`, or ignored.
     pub(super) fn check(&self, mask: &Mask<'_>, classes: usize) -> Result<()> {
         let is_unknown = |&index: &u8| usize::from(index) >= classes && index != self.ignore;

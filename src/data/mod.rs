@@ -23,6 +23,7 @@ mod fingerprint;
 #[cfg(test)]
 mod fixtures;
 mod folder;
+mod identity;
 mod images;
 mod masks;
 mod npy;
@@ -40,6 +41,7 @@ mod thumbnail;
 pub use augment::{Augment, Augmentation, Crop, Flip};
 pub use batches::{Batches, one_hot};
 pub use colour::Colour;
+pub use identity::Identity;
 use images::Images;
 use masks::Masks;
 pub use masks::{IGNORED, encode_grey, encode_mask};

@@ -193,6 +193,12 @@ impl Handle {
         self.0.change(|state| state.is_paused = false);
     }
 
+    /// Tells the job how the machine is now, in place of what it was told before. For a job without
+    /// a [`Host`](super::Host), who is asked again and again and would say otherwise.
+    pub fn set_conditions(&self, conditions: Conditions) {
+        self.0.change(|state| state.conditions = conditions);
+    }
+
     /// The user's own will: whether the job is to go on at full speed whatever its host reports
     /// and its duty cycle says. A pause still holds it.
     pub fn run_regardless(&self, regardless: bool) {

@@ -158,6 +158,22 @@ fn heat_holds_a_job_and_its_user_may_override_it() {
     until(job.handle(), |snapshot| snapshot.status == Status::Running);
 }
 
+#[test]
+fn a_host_that_is_not_asked_may_tell() {
+    let job = start(1_000_000, JobOptions::default());
+    until(job.handle(), |snapshot| snapshot.status == Status::Running);
+    let battery =
+        |charge| Conditions { power: Some(Power::Battery(charge)), ..Conditions::default() };
+    job.handle().set_conditions(battery(0.1));
+    until(job.handle(), |snapshot| snapshot.status == Status::Held(Hold::Battery));
+    job.handle().run_regardless(true);
+    until(job.handle(), |snapshot| snapshot.status == Status::Running);
+    job.handle().run_regardless(false);
+    until(job.handle(), |snapshot| snapshot.status == Status::Held(Hold::Battery));
+    job.handle().set_conditions(battery(0.9));
+    until(job.handle(), |snapshot| snapshot.status == Status::Running);
+}
+
 /// A clock that a second passes on whenever it is asked.
 #[derive(Default)]
 struct Seconds(AtomicU64);

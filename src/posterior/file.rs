@@ -176,6 +176,14 @@ pub(super) fn parse_metadata(bytes: &[u8], key: &str) -> Result<Option<String>> 
     Ok(metadata.metadata().as_ref().and_then(|map| map.get(key).cloned()))
 }
 
+/// The precision that a file's differences between draws have.
+pub(super) fn parse_precision(bytes: &[u8]) -> Result<DrawPrecision> {
+    let malformed = |e| Error::malformed(format!("not a safetensors file: {e}")).caused_by(e);
+    let file = SafeTensors::deserialize(bytes).map_err(malformed)?;
+    let has_scales = file.names().into_iter().any(|name| name.starts_with("scale/"));
+    Ok(if has_scales { DrawPrecision::F16 } else { DrawPrecision::F32 })
+}
+
 /// The draws of a posterior of `model` with this many outputs; what they have in common is shared.
 pub(super) fn parse_draws(bytes: &[u8], model: &Model, outputs: usize) -> Result<Vec<Weights>> {
     let malformed = |e| Error::malformed(format!("not a safetensors file: {e}")).caused_by(e);

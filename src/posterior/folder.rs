@@ -10,16 +10,19 @@
 //! set whole, whatever happens after the new. Files that no description names any more are removed
 //! at the end, and those that a killed program left by the next that saves.
 //!
+//! A model that is withdrawn loses its description first, then all that was learned. What stays is
+//! the backbone, which holds nothing of the examples.
+//!
 //! Folders of version 2, whose files are called `backbone.onnx` and `draws.safetensors`, are read
 //! and calibrated as they are.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::file::{parse_draws, parse_metadata};
+use super::file::{parse_draws, parse_metadata, parse_precision};
 use super::{Description, DrawPrecision, Posterior, VERSION};
 use crate::atomic_file::{self, is_named_by_content, name_by_content, target_of_sibling};
 use crate::error::{Context, Error, Result};
@@ -73,7 +76,24 @@ struct Stored<'a> {
     files: Option<&'a Files>,
 }
 
+/// A folder's files as they are to be.
+struct Contents {
+    files: Files,
+    backbone: Vec<u8>,
+    draws: Vec<u8>,
+    json: Vec<u8>,
+}
+
 impl Posterior {
+    fn contents(&self, precision: DrawPrecision) -> Result<Contents> {
+        let backbone = self.model.to_bytes()?;
+        let draws = self.draw_bytes(precision, DrawPrecision::F32, Vec::new())?;
+        let name = |(stem, extension), bytes: &[u8]| name_by_content(stem, bytes, extension);
+        let files = Files { backbone: name(BACKBONE, &backbone), draws: name(DRAWS, &draws) };
+        let json = self.json(&files)?;
+        Ok(Contents { files, backbone, draws, json })
+    }
+
     /// Writes the posterior into `folder`, which is made if it does not exist; the draws in `f32`.
     /// It takes the place of what the folder held in one moment.
     ///
@@ -88,11 +108,7 @@ impl Posterior {
     /// # Errors
     /// As there.
     pub fn save_as(&self, folder: &Path, precision: DrawPrecision) -> Result<()> {
-        let backbone = self.model.to_bytes()?;
-        let draws = self.draw_bytes(precision, DrawPrecision::F32, Vec::new())?;
-        let name = |(stem, extension), bytes: &[u8]| name_by_content(stem, bytes, extension);
-        let files = Files { backbone: name(BACKBONE, &backbone), draws: name(DRAWS, &draws) };
-        let json = self.json(&files)?;
+        let Contents { files, backbone, draws, json } = self.contents(precision)?;
         let is_new = !folder.exists();
         let old = std::fs::read(folder.join(DESCRIPTION)).ok().and_then(|json| parse(&json).ok());
         std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make", folder, e))?;
@@ -153,21 +169,97 @@ impl Posterior {
         let bytes = read_checked(&path, &files, DRAWS)?;
         let draws = parse_draws(&bytes, &model, description.task.outputs());
         let draws = draws.context(|| path.display().to_string())?;
+        let precision = parse_precision(&bytes).context(|| path.display().to_string())?;
         let posterior = Posterior::new(description, Arc::new(model), draws);
-        Ok(Posterior { files: Some(files), ..posterior.context(in_description)? })
+        Ok(Posterior { files: Some(files), precision, ..posterior.context(in_description)? })
     }
 
     fn json(&self, files: &Files) -> Result<Vec<u8>> {
-        let are_hashed = files.are_hashed();
-        let version = if are_hashed { VERSION } else { UNHASHED };
-        let description = Description { version, ..self.description.clone() };
-        let files = Some(files).filter(|_| are_hashed);
-        serde_json::to_vec_pretty(&Stored { description: &description, files })
-            .map_err(|e| Error::internal("a description is always JSON").caused_by(e))
+        described(&self.description, files)
     }
 }
 
 impl Posterior {
+    /// The files in which `folder` differs from what saving this posterior would put there, bit by
+    /// bit. A calibration that is stored there counts for nothing.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the folder holds no posterior.
+    pub fn differences(&self, folder: &Path, precision: DrawPrecision) -> Result<Vec<String>> {
+        let path = folder.join(DESCRIPTION);
+        let (mut stored, files) = parse(&read(&path)?).context(|| path.display().to_string())?;
+        stored.calibration = None;
+        let Contents { backbone, draws, json, .. } = self.contents(precision)?;
+        let mut found = Vec::new();
+        for (name, bytes) in [(&files.backbone, backbone), (&files.draws, draws)] {
+            if read(&folder.join(name))? != bytes {
+                found.push(name.clone());
+            }
+        }
+        if described(&stored, &files)? != json {
+            found.push(DESCRIPTION.to_string());
+        }
+        Ok(found)
+    }
+
+    /// The files of the posterior in `folder`: its description, the backbone, and the draws.
+    ///
+    /// # Errors
+    /// When there is no description, or it is malformed.
+    pub fn files_in(folder: &Path) -> Result<[PathBuf; 3]> {
+        let path = folder.join(DESCRIPTION);
+        let (_, files) = parse(&read(&path)?).context(|| path.display().to_string())?;
+        Ok([path, folder.join(files.backbone), folder.join(files.draws)])
+    }
+
+    /// Removes what a program that was killed has left in `folder` of a posterior that another took
+    /// the place of.
+    ///
+    /// # Errors
+    /// Those of [`Posterior::files_in`].
+    pub fn sweep(folder: &Path) -> Result<()> {
+        let path = folder.join(DESCRIPTION);
+        let (_, files) = parse(&read(&path)?).context(|| path.display().to_string())?;
+        remove_others(folder, None, &files);
+        Ok(())
+    }
+
+    /// Removes what was learned from `folder`, even if it is damaged: the description first, so
+    /// that from then on there is no model; then all draws. The network before adaptation stays;
+    /// its files are the result.
+    ///
+    /// # Errors
+    /// When there is no posterior, or a file cannot be removed.
+    pub fn withdraw(folder: &Path) -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(folder).map_err(|e| Error::io("cannot list", folder, e))?;
+        let (stem, extension) = DRAWS;
+        let is_ours = |name: &str| {
+            name == DESCRIPTION
+                || name == Files::unhashed().draws
+                || is_named_by_content(name, stem, extension)
+        };
+        let (mut learned, mut backbones) = (Vec::new(), Vec::new());
+        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            if is_ours(target_of_sibling(&name).unwrap_or(&name)) {
+                learned.push(folder.join(name));
+            } else if name == Files::unhashed().backbone
+                || is_named_by_content(&name, BACKBONE.0, BACKBONE.1)
+            {
+                backbones.push(folder.join(name));
+            }
+        }
+        if learned.is_empty() {
+            let message = format!("{} holds no adapted model", folder.display());
+            return Err(Error::invalid(message).hint("expected a folder that `adapt` wrote"));
+        }
+        learned.sort_by_key(|path| !path.ends_with(DESCRIPTION));
+        for path in &learned {
+            std::fs::remove_file(path).map_err(|e| Error::io("cannot remove", path, e))?;
+        }
+        backbones.sort();
+        Ok(backbones)
+    }
+
     /// Writes to `path` everything but the backbone: the description and what differs from the
     /// backbone's weights, in the layout of a folder's draws. In half precision a weight comes back
     /// within a thousandth of the distance that the largest of its parameter moved.
@@ -202,6 +294,16 @@ impl Posterior {
         let draws = parse_draws(&bytes, &model, description.task.outputs()).context(in_file)?;
         Posterior::new(description, model, draws).context(in_file)
     }
+}
+
+/// What `posterior.json` is to hold.
+fn described(description: &Description, files: &Files) -> Result<Vec<u8>> {
+    let are_hashed = files.are_hashed();
+    let version = if are_hashed { VERSION } else { UNHASHED };
+    let description = Description { version, ..description.clone() };
+    let files = Some(files).filter(|_| are_hashed);
+    serde_json::to_vec_pretty(&Stored { description: &description, files })
+        .map_err(|e| Error::internal("a description is always JSON").caused_by(e))
 }
 
 /// The description in the metadata of a delta.

@@ -75,7 +75,8 @@ pub struct Description {
     /// What logits are divided by before the softmax, above 0: what cross-validation found, or 1. A
     /// calibration's takes its place.
     pub temperature: f64,
-    /// How the weights came about: settings and history, for people.
+    /// How the weights came about: settings and history, for people, and what
+    /// `adapt::Replay` needs to make them again.
     pub provenance: serde_json::Value,
     /// What held-out examples taught, if any were asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +91,8 @@ pub struct Posterior {
     forward_batch: usize,
     /// Those of the folder it was read from.
     files: Option<Files>,
+    /// What the differences between its draws were read from.
+    precision: DrawPrecision,
 }
 
 impl Posterior {
@@ -111,7 +114,14 @@ impl Posterior {
         let task = &description.task;
         description.calibration.as_ref().map_or(Ok(()), |c| c.check(task))?;
         draws.iter().try_for_each(check_finite)?;
-        Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH, files: None })
+        Ok(Posterior {
+            description,
+            model,
+            draws,
+            forward_batch: FORWARD_BATCH,
+            files: None,
+            precision: DrawPrecision::F32,
+        })
     }
 
     /// The same, predicting this many examples at once, at least 1: fewer take less memory.
@@ -140,6 +150,17 @@ impl Posterior {
     /// The backbone as it was before adaptation, to the last bit.
     pub fn backbone(&self) -> &Model {
         &self.model
+    }
+
+    /// The same, to be shared.
+    pub fn shared_backbone(&self) -> Arc<Model> {
+        Arc::clone(&self.model)
+    }
+
+    /// The precision that the differences between its draws were stored in, where it was read from
+    /// a folder.
+    pub fn precision(&self) -> DrawPrecision {
+        self.precision
     }
 
     /// The draws.

@@ -11,6 +11,7 @@ mod choice;
 mod cli;
 mod export;
 mod foreign;
+mod forget;
 mod goldens;
 #[cfg(feature = "gpu")]
 mod gpu;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use priorfit::adapt::{
-    Adapted, Checkpoints, Control, Ending, Phase, PosteriorKind, PosteriorSettings, PriorKind,
-    Progress, Settings,
+    Adapted, Checkpoints, Control, Ending, Existing, Phase, PosteriorKind, PosteriorSettings,
+    PriorKind, Progress, Settings,
 };
 use priorfit::data::Dataset;
 use priorfit::error::Kind;
@@ -54,7 +54,7 @@ impl Fixture {
         folder: &Path,
         observe: &mut dyn FnMut(Progress) -> Control,
     ) -> priorfit::Result<Adapted> {
-        let checkpoints = Checkpoints { path: folder.to_path_buf(), resume: true };
+        let checkpoints = Checkpoints { path: folder.to_path_buf(), existing: Existing::Resume };
         let adapter = self.adapter(settings.clone()).with_checkpoints(checkpoints);
         adapter.fit(data[0], Some(data[1]), observe)
     }
@@ -212,14 +212,14 @@ fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
     refused(&settings, [&held, &held], "train is ");
     refused(&settings, [&train, &train], "validation is ");
     let prior = fixture.adapter(settings.clone()).with_prior(fixture.prior()).expect("a prior");
-    let to = Checkpoints { path: folder.path().to_path_buf(), resume: true };
+    let to = Checkpoints { path: folder.path().to_path_buf(), existing: Existing::Resume };
     let error = prior.with_checkpoints(to.clone()).fit(&train, Some(&held), go_on);
     let error = error.err().expect("another prior").to_string();
     assert!(error.contains("prior is null there"), "{error}");
     let adapter = fixture.adapter(settings.clone());
-    let unwanted = adapter.with_checkpoints(Checkpoints { resume: false, ..to });
+    let unwanted = adapter.with_checkpoints(Checkpoints { existing: Existing::Refuse, ..to });
     let error = unwanted.fit(&train, Some(&held), go_on).err().expect("it would be lost");
-    assert!(error.to_string().contains("--resume"), "{error}");
+    assert!(error.to_string().contains("go on from them, or remove them"), "{error}");
     let expected = result(&whole(&fixture, [&train, &held], &settings));
     let adapted = fixture.resumed([&train, &held], &settings, folder.path(), go_on);
     assert!(result(&adapted.expect("nothing was lost")) == expected);
@@ -242,7 +242,7 @@ fn a_checkpoint_takes_no_second_copy_of_the_weights() {
         peak_of(run).1
     };
     let without = peak(Control::Continue, None);
-    let to = Checkpoints { path: folder.path().to_path_buf(), resume: false };
+    let to = Checkpoints { path: folder.path().to_path_buf(), existing: Existing::Refuse };
     let with = peak(Control::Checkpoint, Some(to));
     let weights: usize = fixture.model.weights().map(|(_, w)| 4 * w.len()).sum();
     assert!(with < without + weights / 2, "{with} bytes, {without} without, {weights} of weights");
@@ -290,7 +290,7 @@ fn a_job_goes_on_after_its_process() {
     let settings = settings(PosteriorKind::Sgld);
     let expected = result(&whole(&fixture, [&train, &held], &settings));
     let folder = tempfile::tempdir().expect("a folder");
-    let to = Checkpoints { path: folder.path().to_path_buf(), resume: true };
+    let to = Checkpoints { path: folder.path().to_path_buf(), existing: Existing::Resume };
     let start = || {
         let adapter = fixture.adapter(settings.clone()).with_checkpoints(to.clone());
         let every = Some(std::time::Duration::ZERO);
@@ -333,7 +333,7 @@ fn a_run_goes_on_on_a_gpu_to_the_same_bits_and_elsewhere_within_rounding() {
     let run = |engine: &Engine, resume: bool, stop: usize| {
         let adapter = Adapter::new(Arc::clone(&fixture.model), input(), engine);
         let adapter = adapter.with_settings(fixed.clone()).expect("settings");
-        let to = Checkpoints { path: folder.path().to_path_buf(), resume: true };
+        let to = Checkpoints { path: folder.path().to_path_buf(), existing: Existing::Resume };
         let adapter = if resume { adapter.with_checkpoints(to) } else { adapter };
         let mut observe = |progress: Progress| match progress.phase {
             Phase::Train if progress.step == stop => Control::Stop,

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use priorfit::adapt::{
     Adapter, Centre, PriorKind, Settings, SourceSettings, fit_prior, fit_prior_with,
 };
-use priorfit::adapt::{Checkpoints, ContrastSettings, Control, Phase, Progress, SourceObjective};
+use priorfit::adapt::{
+    Checkpoints, ContrastSettings, Control, Existing, Phase, Progress, SourceObjective,
+};
 use priorfit::backend::Engine;
 use priorfit::data::{Augment, Colour, Crop, Dataset, Preprocess, Statistics};
 use priorfit::error::{Kind, Result};
@@ -64,10 +66,10 @@ impl Source {
         &self,
         settings: &SourceSettings,
         path: &Path,
-        resume: bool,
+        existing: Existing,
         stop: usize,
     ) -> Result<Prior> {
-        let checkpoints = Checkpoints { path: path.to_path_buf(), resume };
+        let checkpoints = Checkpoints { path: path.to_path_buf(), existing };
         let mut observe = |progress: Progress| match progress.phase {
             Phase::Train if progress.step == stop => Control::Stop,
             _ => Control::Continue,
@@ -98,19 +100,19 @@ fn is_resumed(source: &Source, settings: &SourceSettings) {
     assert_eq!(whole.header().learned.snapshots, 8);
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("prior.checkpoint");
-    let fit = |resume, stop| source.fit_until(settings, &path, resume, stop);
+    let fit = |existing, stop| source.fit_until(settings, &path, existing, stop);
     // Before the first snapshot, and in the midst of an epoch after the second checkpoint.
-    let error = fit(false, 5).expect_err("no snapshot yet");
+    let error = fit(Existing::Refuse, 5).expect_err("no snapshot yet");
     assert_eq!(error.kind(), Kind::Cancelled);
-    assert!(error.to_string().contains("--resume"), "{error}");
-    let part = fit(true, 14).expect("the prior of some snapshots");
+    assert!(error.to_string().contains("the same command goes on"), "{error}");
+    let part = fit(Existing::Resume, 14).expect("the prior of some snapshots");
     assert!(part.header().learned.snapshots < 8, "{:?}", part.header());
-    let resumed = fit(true, usize::MAX).expect("a prior");
+    let resumed = fit(Existing::Resume, usize::MAX).expect("a prior");
     assert!(bytes(&resumed) == bytes(&whole), "the same file");
     assert!(path.exists(), "it is the caller's to remove");
     // A second fit to the same place would lose it.
-    let error = fit(false, usize::MAX).expect_err("there is a checkpoint");
-    assert!(error.to_string().contains("--resume"), "{error}");
+    let error = fit(Existing::Refuse, usize::MAX).expect_err("there is a checkpoint");
+    assert!(error.to_string().contains("go on from them, or remove them"), "{error}");
 }
 
 #[test]

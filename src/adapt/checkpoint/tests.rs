@@ -2,9 +2,9 @@ use super::*;
 use crate::adapt::archive::Array;
 use crate::error::Kind;
 
-fn open(path: &Path, run: u32, resume: bool) -> Result<Journal> {
+fn open(path: &Path, run: u32, existing: Existing) -> Result<Journal> {
     Journal::open(
-        &Checkpoints { path: path.to_path_buf(), resume },
+        &Checkpoints { path: path.to_path_buf(), existing },
         &serde_json::json!({"seed": run}),
     )
 }
@@ -38,11 +38,11 @@ fn damage(path: &Path) {
 fn the_newer_position_counts_and_a_damaged_one_leaves_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(format!("{name}.safetensors"));
-    let mut journal = open(folder.path(), 1, false).expect("new");
+    let mut journal = open(folder.path(), 1, Existing::Refuse).expect("new");
     assert_eq!(found(&mut journal, 0), None);
     (1..4).for_each(|done| keep(&mut journal, 0, done, 10.0 * done as f64));
     drop(journal);
-    let mut journal = open(folder.path(), 1, true).expect("the same run");
+    let mut journal = open(folder.path(), 1, Existing::Resume).expect("the same run");
     assert_eq!(found(&mut journal, 0), Some((Some(3), 30)));
     assert_eq!(found(&mut journal, 1), None, "of another leg there is nothing");
     damage(&at("position-0"));
@@ -59,18 +59,30 @@ fn the_newer_position_counts_and_a_damaged_one_leaves_the_other() {
 }
 
 #[test]
+fn those_of_another_run_go_and_its_own_stay_where_they_are_superseded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    keep(&mut open(folder.path(), 1, Existing::Refuse).expect("new"), 0, 1, 10.0);
+    let mut journal = open(folder.path(), 2, Existing::Supersede).expect("another run");
+    assert_eq!(files(folder.path()).expect("a folder").len(), 0);
+    keep(&mut journal, 0, 3, 30.0);
+    drop(journal);
+    let mut journal = open(folder.path(), 2, Existing::Supersede).expect("the same run");
+    assert_eq!(found(&mut journal, 0), Some((Some(3), 30)));
+}
+
+#[test]
 fn checkpoints_of_another_run_or_version_are_refused_and_stay() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("position-0.safetensors");
-    keep(&mut open(folder.path(), 1, false).expect("new"), 0, 1, 10.0);
+    keep(&mut open(folder.path(), 1, Existing::Refuse).expect("new"), 0, 1, 10.0);
     let before = fs::read(&path).expect("a file");
-    let error = open(folder.path(), 2, true).err().expect("another run");
+    let error = open(folder.path(), 2, Existing::Resume).err().expect("another run");
     assert_eq!(error.kind(), Kind::Mismatch);
     for part in ["position-0", "seed is 1 there and 2 here", "another run"] {
         assert!(error.to_string().contains(part), "{error}");
     }
-    let error = open(folder.path(), 1, false).err().expect("it would be lost");
-    assert!(error.to_string().contains("--resume"), "{error}");
+    let error = open(folder.path(), 1, Existing::Refuse).err().expect("it would be lost");
+    assert!(error.to_string().contains("go on from them, or remove them"), "{error}");
     assert!(fs::read(&path).expect("there") == before);
 
     let run = serde_json::json!({"seed": 1});
@@ -83,22 +95,25 @@ fn checkpoints_of_another_run_or_version_are_refused_and_stay() {
     };
     let record = Record { version: VERSION + 1, run, ran_on: "here".to_string(), entry };
     archive::write(&path, &record, &Arrays::new()).expect("written");
-    let error = open(folder.path(), 1, true).err().expect("another version");
+    let error = open(folder.path(), 1, Existing::Resume).err().expect("another version");
     assert_eq!(error.kind(), Kind::Unsupported);
     let expected = format!("version {}; expected {VERSION}", VERSION + 1);
     assert!(error.to_string().contains(&expected), "{error}");
     // What only seems to be of another version is damaged, and no reason to stop.
     damage(&path);
-    assert_eq!(found(&mut open(folder.path(), 1, true).expect("nothing of use"), 0), None);
+    assert_eq!(
+        found(&mut open(folder.path(), 1, Existing::Resume).expect("nothing of use"), 0),
+        None
+    );
 }
 
 #[test]
 fn one_run_at_a_time_has_them_and_removing_leaves_what_is_not_theirs() {
     let outer = tempfile::tempdir().expect("a folder");
     let folder = outer.path().join("checkpoints");
-    let to = Checkpoints { path: folder.clone(), resume: true };
-    let mut journal = open(&folder, 1, false).expect("new");
-    assert_eq!(open(&folder, 1, true).err().expect("in use").kind(), Kind::Busy);
+    let to = Checkpoints { path: folder.clone(), existing: Existing::Resume };
+    let mut journal = open(&folder, 1, Existing::Refuse).expect("new");
+    assert_eq!(open(&folder, 1, Existing::Resume).err().expect("in use").kind(), Kind::Busy);
     assert_eq!(to.remove().expect_err("in use").kind(), Kind::Busy);
     keep(&mut journal, 0, 1, 10.0);
     drop(journal);
@@ -110,14 +125,14 @@ fn one_run_at_a_time_has_them_and_removing_leaves_what_is_not_theirs() {
     to.remove().expect("nothing to remove");
     to.remove().expect("not even a folder");
     assert!(!folder.exists());
-    drop(open(&folder, 1, false).expect("new"));
+    drop(open(&folder, 1, Existing::Refuse).expect("new"));
     assert!(!folder.exists(), "a journal without an entry leaves nothing");
 }
 
 #[test]
 fn a_disk_that_is_full_leaves_the_last_position() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut journal = open(folder.path(), 1, false).expect("new");
+    let mut journal = open(folder.path(), 1, Existing::Refuse).expect("new");
     keep(&mut journal, 0, 1, 10.0);
     let state = |done| State::Going { done, tally: Tally::default(), loss_limit: None };
     for done in [2, 3] {

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use priorfit::adapt::{
-    Adapted, Adapter, Candidate, Checkpoints, Choice, Ending, Epoch, Footprint, PosteriorKind,
-    PosteriorSettings, PriorKind, SGHMC_RATE, Settings, Summary,
+    Adapted, Adapter, Candidate, Checkpoints, Choice, Ending, Epoch, Existing, Footprint,
+    PosteriorKind, PosteriorSettings, PriorKind, Recipe, SGHMC_RATE, Settings, Summary,
 };
 use priorfit::backend::Engine;
 use priorfit::claim::Claim;
@@ -40,7 +40,7 @@ use crate::{backbone, tasks};
 /// under the prior. The result is a folder that `predict` and `evaluate` read. Ctrl-C stops after
 /// the step in hand, saves the last good state, and exits with status 130; so does --time-budget.
 /// Until the result is saved, checkpoints are kept in its folder: whatever ends the run, a power
-/// cut included, the same command with --resume goes on, to the same bits.
+/// cut included, the same command goes on, to the same bits.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -51,7 +51,7 @@ Examples:
   priorfit adapt --backbone b.onnx --prior none --freeze 'layer1.*' ...
   priorfit adapt --backbone b.onnx --posterior sghmc --steps 1000 --chains 2 --draws 16 ...
   priorfit adapt --backbone b.onnx --duty-cycle 0.5 --time-budget 90s --low-priority ...
-  priorfit adapt --backbone b.onnx --train photos/ --out mine/ --resume
+  priorfit adapt --backbone b.onnx --train photos/ --out mine/ --restart
 
 --prior takes a stored prior's file (any value that ends in .safetensors or contains a path
 separator), one of the words below, or is given twice for both:
@@ -286,7 +286,9 @@ impl FromStr for PriorArg {
 }
 
 /// The folder for checkpoints, in that of the result.
-const CHECKPOINTS: &str = "checkpoints";
+pub const CHECKPOINTS: &str = "checkpoints";
+/// The one of `forget`, which makes a result again.
+pub const FORGETTING: &str = "forgetting";
 
 #[derive(Serialize)]
 struct Report {
@@ -294,7 +296,7 @@ struct Report {
     ending: Ending,
     /// Why it ended before its last step, if it was asked to.
     stopped_by: Option<StopReason>,
-    /// Whether --resume goes on from here.
+    /// Whether the same command goes on from here.
     resumable: bool,
     notice: Option<String>,
     draws: usize,
@@ -328,7 +330,8 @@ impl Adapt {
         model.notes().iter().for_each(|note| globals.note(note));
         let validation = self.validation(&task)?;
         let examples = train.len();
-        let settings = self.settings(kind, examples);
+        let recipe = Recipe { input: Some(self.preprocess.input()?), epochs: self.training.epochs };
+        let settings = self.settings(kind, &recipe, examples);
         let preprocess = self.preprocess.resolve(&model, &train, engine.threads())?;
         backbone::check_import(&self.backbone, &model, &preprocess)?;
         let notes = model.notes().to_vec();
@@ -336,8 +339,8 @@ impl Adapt {
         if let Some((prior, path)) = prior {
             adapter = adapter.with_prior(prior).context(|| path.display().to_string())?;
         }
-        let mut adapter = adapter.with_settings(settings.clone())?;
-        let checkpoints = self.checkpoints.checkpoints(self.out.join(CHECKPOINTS));
+        let mut adapter = adapter.with_settings(settings.clone())?.with_recipe(recipe);
+        let checkpoints = self.checkpoints.checkpoints(self.out.join(CHECKPOINTS), globals)?;
         if let Some(checkpoints) = &checkpoints {
             adapter = adapter.with_checkpoints(checkpoints.clone());
         }
@@ -387,6 +390,9 @@ impl Adapt {
     /// Saves the result; then the checkpoints that led to it are needed no more.
     fn save(&self, posterior: &Posterior, checkpoints: Option<Checkpoints>) -> Result<()> {
         posterior.save_as(&self.out, self.posterior.draw_precision.into())?;
+        // Those of a `forget` that did not come to its end are of a model that is no more.
+        let path = self.out.join(FORGETTING);
+        Checkpoints { path, existing: Existing::Supersede }.remove()?;
         checkpoints.map_or(Ok(()), |checkpoints| checkpoints.remove())
     }
 
@@ -417,11 +423,10 @@ impl Adapt {
         self.val.as_ref().map(open).transpose()
     }
 
-    fn settings(&self, prior: PriorKind, examples: usize) -> Settings {
+    fn settings(&self, prior: PriorKind, recipe: &Recipe, examples: usize) -> Settings {
         let PriorOptions { strength, isotropic_variance, head_variance, no_gate } =
             self.prior_options;
         let (t, p) = (&self.training, &self.posterior);
-        let per_epoch = examples.div_ceil(t.batch.max(1));
         let defaults = Settings::default();
         Settings {
             prior,
@@ -447,10 +452,7 @@ impl Adapt {
                 (None, Kind::Sghmc) => SGHMC_RATE,
                 (None, _) => defaults.learning_rate,
             },
-            steps: match t.epochs {
-                Some(epochs) => epochs.saturating_mul(per_epoch),
-                None => t.steps.unwrap_or(defaults.steps),
-            },
+            steps: recipe.steps(t.steps.unwrap_or(defaults.steps), examples, t.batch),
             batch_size: t.batch,
             clip: match (t.clip, p.posterior) {
                 (Some(clip), _) => clip.0,
@@ -541,7 +543,7 @@ impl fmt::Display for Report {
             };
             writeln!(f, "{why}: this is the last good state.")?;
             if self.resumable {
-                writeln!(f, "The same command with --resume goes on.")?;
+                writeln!(f, "The same command goes on.")?;
             }
         }
         if let Some(notice) = &self.notice {

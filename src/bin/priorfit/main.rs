@@ -12,6 +12,7 @@ mod demo;
 mod devices;
 mod evaluate;
 mod export;
+mod forget;
 mod globals;
 mod inspect;
 mod monitor;
@@ -63,6 +64,7 @@ enum Command {
     Predict(predict::Predict),
     Evaluate(evaluate::Evaluate),
     Export(export::Export),
+    Forget(Box<forget::Forget>),
     Bench(bench::Bench),
     Demo(demo::Demo),
     Devices(devices::Devices),
@@ -79,6 +81,7 @@ impl Command {
             Command::Predict(command) => command.run(globals),
             Command::Evaluate(command) => command.run(globals),
             Command::Export(command) => command.run(globals),
+            Command::Forget(command) => command.run(globals, started),
             Command::Bench(command) => command.run(globals, started),
             Command::Demo(command) => command.run(globals, started),
             Command::Devices(command) => command.run(globals),

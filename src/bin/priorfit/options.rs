@@ -5,13 +5,15 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use priorfit::adapt::{Checkpoints, Control, InputSettings, Normalise};
+use priorfit::adapt::{Checkpoints, Control, Existing, InputSettings, Normalise};
 use priorfit::data::{Augment, Crop, Dataset, Flip, Preprocess, Resize, Statistics};
 use priorfit::error::{Error, Result};
 use priorfit::job::{Budget, Priority};
 use priorfit::onnx::Model;
 use priorfit::posterior::DrawPrecision;
 use priorfit::threads::Threads;
+
+use crate::globals::Globals;
 
 /// How images become the network's input.
 #[derive(Args)]
@@ -125,6 +127,14 @@ impl PreprocessArgs {
     /// When the model takes no images, its input's size is not known, the options do not fit it, or
     /// the data cannot be read.
     pub fn resolve(&self, model: &Model, data: &Dataset, threads: &Threads) -> Result<Preprocess> {
+        self.input()?.resolve(model, data, threads)
+    }
+
+    /// What is said of the input.
+    ///
+    /// # Errors
+    /// When the options contradict each other.
+    pub fn input(&self) -> Result<InputSettings> {
         let default = if self.mean.is_empty() { Normal::Dataset } else { Normal::Given };
         let normalise = self.normalise.unwrap_or(default);
         if normalise != Normal::Given && !self.mean.is_empty() {
@@ -146,7 +156,7 @@ impl PreprocessArgs {
             }
         };
         let size = self.image_size.map(|size| [size.height, size.width]);
-        InputSettings { size, resize, normalise }.resolve(model, data, threads)
+        Ok(InputSettings { size, resize, normalise })
     }
 }
 
@@ -258,22 +268,43 @@ fn time_expected() -> String {
 #[derive(Args)]
 #[command(next_help_heading = "Checkpoints")]
 pub struct CheckpointArgs {
-    /// Go on from the checkpoint of the same run that did not come to its end, if there is one
+    /// Warn where there is no checkpoint to go on from. One of the same run is gone on from without
+    /// this, too
     #[arg(long)]
     resume: bool,
+    /// Begin anew: remove the checkpoints of a run that did not come to its end, whichever it was
+    #[arg(long, conflicts_with = "resume")]
+    restart: bool,
     /// Time between checkpoints, such as 30s or 5m, or 0 for one after each step: what a crash
     /// costs at most
     #[arg(long, value_name = "TIME", default_value = "60s")]
     checkpoint_every: Interval,
     /// Leave no checkpoints
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with_all = ["resume", "restart"])]
     no_checkpoints: bool,
 }
 
 impl CheckpointArgs {
-    /// Those in the folder `path`, unless none are wanted.
-    pub fn checkpoints(&self, path: PathBuf) -> Option<Checkpoints> {
-        (!self.no_checkpoints).then_some(Checkpoints { path, resume: self.resume })
+    /// Those in the folder `path`, unless none are wanted. Ones that are there are gone on from:
+    /// that ends as beginning anew does, and sooner.
+    ///
+    /// # Errors
+    /// When those that are there cannot be read, or removed where that is asked for.
+    pub fn checkpoints(&self, path: PathBuf, globals: &Globals) -> Result<Option<Checkpoints>> {
+        if self.no_checkpoints {
+            return Ok(None);
+        }
+        let checkpoints = Checkpoints { path, existing: Existing::Resume };
+        if self.restart {
+            checkpoints.remove()?;
+        }
+        let at = checkpoints.path.display();
+        match checkpoints.exist()? {
+            true => globals.note(format!("there are checkpoints in {at}: going on from them")),
+            false if self.resume => log::warn!("there is no checkpoint in {at}"),
+            false => {}
+        }
+        Ok(Some(checkpoints))
     }
 
     /// The time between them.

@@ -7,11 +7,11 @@ use cbindgen::{Builder, Config, DocumentationStyle, EnumConfig, Language, Rename
 use crate::support::repository;
 
 /// The sources of the C ABI, in the order of the header.
-const SOURCES: [&str; 7] =
-    ["version", "error", "sources", "dataset", "callback", "adaptation", "posterior"];
+const SOURCES: [&str; 8] =
+    ["version", "error", "sources", "dataset", "callback", "adaptation", "conditions", "posterior"];
 
 /// Rust's names of types, and C's.
-const NAMES: [(&str, &str); 20] = [
+const NAMES: [(&str, &str); 24] = [
     ("Status", "priorfit_status"),
     ("ErrorHandle", "priorfit_error"),
     ("EngineHandle", "priorfit_engine"),
@@ -31,6 +31,10 @@ const NAMES: [(&str, &str); 20] = [
     ("ProgressReport", "priorfit_progress"),
     ("ProgressCallback", "priorfit_callback"),
     ("Adaptation", "priorfit_adaptation"),
+    ("PowerSource", "priorfit_power"),
+    ("HeatLevel", "priorfit_heat"),
+    ("Presence", "priorfit_presence"),
+    ("ConditionsReport", "priorfit_conditions"),
     ("Predictions", "priorfit_predictions"),
 ];
 
@@ -61,7 +65,8 @@ fn generated() -> String {
     };
     config.export.rename = rename;
     // What C passes as a plain number has no place in a signature.
-    config.export.include = ["Element", "Layout", "TargetType"].map(str::to_string).to_vec();
+    let numbers = ["Element", "Layout", "TargetType", "PowerSource", "HeatLevel", "Presence"];
+    config.export.include = numbers.map(str::to_string).to_vec();
     let builder = SOURCES.iter().fold(Builder::new().with_config(config), |builder, source| {
         builder.with_src(repository(&format!("src/capi/{source}.rs")))
     });

@@ -323,6 +323,50 @@ static void callbacks(void)
     EXPECT(CANCELLED, "freed before it had ended", priorfit_job_free(job, &error));
 }
 
+/* Waits until a job is at something. */
+static int is_at(priorfit_job *job, priorfit_job_state wanted)
+{
+    priorfit_progress report = {.state = PRIORFIT_JOB_STATE_ENDED};
+    for (int i = 0; i < 6000 && !priorfit_job_poll(job, &report, NULL); i++) {
+        if (report.state == wanted)
+            return 1;
+        sleep_a_little();
+    }
+    return 0;
+}
+
+/* What the host tells of its machine holds a job, and its user may override that. */
+static void conditions(void)
+{
+    priorfit_job *job = NULL;
+    priorfit_adaptation a = adaptation(ENDLESS, NULL);
+    OK(priorfit_job_start(&a, &job, &error));
+    priorfit_conditions now = {.power = PRIORFIT_POWER_BATTERY, .charge = 0.1f};
+    OK(priorfit_job_set_conditions(job, &now, &error));
+    THAT(is_at(job, PRIORFIT_JOB_STATE_BATTERY));
+    OK(priorfit_job_run_regardless(job, true, &error));
+    THAT(is_at(job, PRIORFIT_JOB_STATE_RUNNING));
+    OK(priorfit_job_run_regardless(job, false, &error));
+    now = (priorfit_conditions){.heat = PRIORFIT_HEAT_CRITICAL};
+    OK(priorfit_job_set_conditions(job, &now, &error));
+    THAT(is_at(job, PRIORFIT_JOB_STATE_HEAT));
+    /* What cannot be leaves what was told before. */
+    now.heat = 99;
+    EXPECT(INVALID_ARGUMENT, "`heat` is 99", priorfit_job_set_conditions(job, &now, &error));
+    now = (priorfit_conditions){.power = PRIORFIT_POWER_BATTERY, .charge = 10.0f};
+    EXPECT(INVALID_ARGUMENT, "`charge` is 10", priorfit_job_set_conditions(job, &now, &error));
+    now = (priorfit_conditions){.frame_seconds = -1.0f};
+    EXPECT(INVALID_ARGUMENT, "`frame_seconds`", priorfit_job_set_conditions(job, &now, &error));
+    EXPECT(NULL_POINTER, "`conditions`", priorfit_job_set_conditions(job, NULL, &error));
+    THAT(is_at(job, PRIORFIT_JOB_STATE_HEAT));
+    now = (priorfit_conditions){.presence = PRIORFIT_PRESENCE_IDLE};
+    OK(priorfit_job_set_conditions(job, &now, &error));
+    THAT(is_at(job, PRIORFIT_JOB_STATE_RUNNING));
+    EXPECT(CANCELLED, "freed before it had ended", priorfit_job_free(job, &error));
+    EXPECT(INVALID_HANDLE, "was freed", priorfit_job_run_regardless(job, true, &error));
+    EXPECT(INVALID_HANDLE, "was freed", priorfit_job_set_conditions(job, &now, &error));
+}
+
 static void *join(void *job)
 {
     static priorfit_posterior *posterior;
@@ -468,6 +512,7 @@ int main(int argc, char **argv)
     images();
     starts();
     callbacks();
+    conditions();
     drops();
     predictions(argv[2]);
     OK(priorfit_dataset_free(train, &error));

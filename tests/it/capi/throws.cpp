@@ -69,6 +69,30 @@ int main(int argc, char **argv) {
     const priorfit::Posterior moved = std::move(adapted.probe);
     that(moved.output_len() == 10, "a moved posterior is the same");
 
+    // What a machine lacks holds a job; its user may not care.
+    {
+        const priorfit::Job held(engine, model, &prior, train, nullptr,
+                                 R"({"settings": {"steps": 100000000}})");
+        const auto reaches = [&](priorfit_job_state state) {
+            while (held.poll().state != state) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            }
+        };
+        priorfit_conditions now = {};
+        now.heat = PRIORFIT_HEAT_CRITICAL;
+        held.set_conditions(now);
+        reaches(PRIORFIT_JOB_STATE_HEAT);
+        held.run_regardless(true);
+        reaches(PRIORFIT_JOB_STATE_RUNNING);
+        now.presence = 77;
+        try {
+            held.set_conditions(now);
+            that(false, "what the header does not know is refused");
+        } catch (const priorfit::Error &error) {
+            that(error.status() == PRIORFIT_STATUS_INVALID_ARGUMENT, "it is a bad argument");
+        }
+    }
+
     // A job that is destroyed is cancelled, and nobody waits for it.
     priorfit::Job(engine, model, &prior, train, nullptr, R"({"settings": {"steps": 100000000}})");
     return wrong;

@@ -27,14 +27,14 @@ const SCENARIOS: [&[&str]; 4] = [
 ];
 
 /// A few of the bundled digits, and a result's folder.
-struct Place {
-    folder: TempDir,
-    train: PathBuf,
-    val: PathBuf,
+pub(super) struct Place {
+    pub(super) folder: TempDir,
+    pub(super) train: PathBuf,
+    pub(super) val: PathBuf,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let [train, val] = ["train.npz", "val.npz"].map(|name| folder.path().join(name));
         let digits = Dataset::open(&repository("models/demo/digits.npz")).expect("the digits");
@@ -44,12 +44,12 @@ impl Place {
         Place { folder, train, val }
     }
 
-    fn out(&self, name: &str) -> PathBuf {
+    pub(super) fn out(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// A run of the program into `out`.
-    fn command(&self, out: &str, options: &[&str]) -> Command {
+    pub(super) fn command(&self, out: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_priorfit"));
         command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
         command.args([
@@ -99,7 +99,7 @@ impl Place {
 }
 
 /// Writes examples as an `.npz`.
-fn store(path: &Path, data: &Dataset) {
+pub(super) fn store(path: &Path, data: &Dataset) {
     let plain = Preprocess { scale: 1.0, ..Preprocess::new(1, 16, 16) };
     let all: Vec<usize> = (0..data.len()).collect();
     let mut x = vec![0.0; data.len() * 256];
@@ -118,13 +118,13 @@ fn store(path: &Path, data: &Dataset) {
     archive.finish().expect("an archive");
 }
 
-fn ended_well(output: &Output) {
+pub(super) fn ended_well(output: &Output) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {errors}", output.status);
 }
 
 /// All files under a folder with their bytes.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).expect("a folder").flatten() {
         match entry.path() {
@@ -142,13 +142,13 @@ fn checkpoints(mut files: BTreeMap<PathBuf, Vec<u8>>) -> BTreeMap<PathBuf, Vec<u
 }
 
 /// The same by their names.
-fn by_name(files: &BTreeMap<PathBuf, Vec<u8>>) -> BTreeMap<String, &Vec<u8>> {
+pub(super) fn by_name(files: &BTreeMap<PathBuf, Vec<u8>>) -> BTreeMap<String, &Vec<u8>> {
     let name = |path: &PathBuf| path.file_name().expect("a name").to_string_lossy().into_owned();
     files.iter().map(|(path, bytes)| (name(path), bytes)).collect()
 }
 
 /// Lets a process live for a while; whether it then had to be killed.
-fn is_killed_after(run: &mut Child, life: Duration) -> bool {
+pub(super) fn is_killed_after(run: &mut Child, life: Duration) -> bool {
     let started = Instant::now();
     while started.elapsed() < life {
         if run.try_wait().expect("a status").is_some() {
@@ -287,9 +287,38 @@ fn a_checkpoint_of_something_else_is_refused_and_kept() {
         let left = contents(&place.out("out").join("checkpoints"));
         assert!(checkpoints(left) == before, "{more:?}");
     };
-    refused(&[], "go on with --resume, or remove them");
+    let ways = "to go on, repeat the command that left it; to begin anew and lose what it holds, \
+                add --restart, or remove the folder";
+    refused(&["--seed", "7"], ways);
     refused(&["--resume", "--seed", "7"], "settings.seed is 0 there and 7 here");
     refused(&["--resume", "--lr", "0.5"], "settings.learning_rate is 0.01 there and 0.5 here");
     fs::copy(&place.val, &place.train).expect("other data");
     refused(&["--resume"], "train is ");
+}
+
+/// Going on ends as beginning anew does, so nobody needs to ask for it.
+#[test]
+fn the_same_command_goes_on_and_another_says_the_two_ways_there_are() {
+    let place = Place::new();
+    let options = SCENARIOS[0];
+    let (expected, _) = place.undisturbed(options);
+    let position = place.out("out").join("checkpoints/position-1.safetensors");
+    place.killed_when("out", options, &position);
+    let mut run = place.command("out", options);
+    run.env("RUST_LOG", "priorfit=debug");
+    let output = run.output().expect("the program starts");
+    ended_well(&output);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("going on"), "it did not begin anew: {log}");
+    assert!(by_name(&contents(&place.out("out"))) == by_name(&expected));
+    // With another command it is begun anew, if that is asked for.
+    place.killed_when("out", options, &position);
+    let other = [options, &["--seed", "7"]].concat();
+    let output = place.command("out", &other).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(1));
+    let anew = [&other[..], &["--restart"]].concat();
+    ended_well(&place.command("out", &anew).output().expect("the program starts"));
+    ended_well(&place.command("other", &other).output().expect("the program starts"));
+    let [found, expected] = ["out", "other"].map(|name| contents(&place.out(name)));
+    assert!(by_name(&found) == by_name(&expected));
 }

@@ -41,14 +41,14 @@ const EXPLAINED: f64 = 0.9;
 /// two changed views of each image are to be told from those of the others in its batch (NT-Xent),
 /// through a projector that is thrown away. Ctrl-C keeps the prior of the snapshots taken so far,
 /// if they are two or more. A checkpoint is left beside the output now and then; a fit that was
-/// stopped goes on from there with --resume, to the same bits.
+/// stopped goes on from there with the same command, to the same bits.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
   priorfit prior fit --backbone b.onnx --data source/ --out prior.safetensors
   priorfit prior fit --backbone b.onnx --data source.npz --out p.safetensors \\
       --rank 5 --epochs 10 --cycles 2 --normalise imagenet
-  priorfit prior fit --backbone b.onnx --data source/ --out p.safetensors --rank auto --resume
+  priorfit prior fit --backbone b.onnx --data source/ --out p.safetensors --rank auto
   priorfit prior fit --backbone b.onnx --data source/ --out p.safetensors --blocks stage
 
   priorfit prior fit --backbone b.onnx --data photos/ --out p.safetensors \\
@@ -210,7 +210,7 @@ impl Fit {
         backbone::check_import(&self.backbone, &model, &preprocess)?;
         let mut monitor = Monitor::new(globals)?;
         let mut interrupted = false;
-        let kept = self.checkpoints.checkpoints(checkpoints_beside(&self.out));
+        let kept = self.checkpoints.checkpoints(checkpoints_beside(&self.out), globals)?;
         let mut timer = self.checkpoints.timer();
         let mut observe = |progress: Progress| match (monitor.observe(progress), progress.phase) {
             (Control::Continue, Phase::Train) => timer.control(),
@@ -306,7 +306,7 @@ impl fmt::Display for Fitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.interrupted {
             writeln!(f, "Interrupted: this is the prior of the snapshots taken so far.")?;
-            writeln!(f, "The same command with --resume goes on.")?;
+            writeln!(f, "The same command goes on.")?;
         }
         let Header { rank, learned, notes, num_data, .. } = &self.header;
         writeln!(f, "prior     {} (rank {rank})", self.out.display())?;
