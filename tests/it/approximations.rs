@@ -298,7 +298,7 @@ fn draws_survive_the_loss_of_a_device() {
     let fixture = fixture();
     let (train, _) = fixture.few(2);
     for kind in [PosteriorKind::Sghmc, PosteriorKind::Swag] {
-        let mut settings = Settings { steps: STEPS, batch_size: 8, ..settings(kind, 8) };
+        let mut settings = Settings { steps: STEPS, batch_size: 2, ..settings(kind, 8) };
         settings.posterior.chains = 2;
         let run = |loss: usize| {
             let lost = AtomicUsize::new(0);

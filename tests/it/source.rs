@@ -195,8 +195,8 @@ fn a_fit_whose_device_is_lost_goes_on_bit_for_bit() {
     let (options, devices) = watched();
     let source = source(2);
     let engine = Engine::gpu(adapter, options, Arc::new(Threads::new(2)));
-    // Two steps an epoch; the first shadow is taken before step 50.
-    let settings = SourceSettings { epochs: 29, snapshots: 20, ..settings() };
+    // Ten steps an epoch; the first shadow is taken before step 50.
+    let settings = SourceSettings { epochs: 6, snapshots: 20, batch_size: 2, ..settings() };
     let fit = |loses: &dyn Fn(usize) -> bool| {
         let mut observe = |progress: Progress| {
             if progress.phase == Phase::Train && loses(progress.step) {
