@@ -19,12 +19,14 @@ mod ood;
 mod parts;
 mod pixels;
 mod predictive;
+mod race;
+mod runtime;
 mod selective;
 mod settle;
 mod temperature;
 mod uncertainty;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,10 @@ pub use self::ood::Separation;
 pub use self::parts::Part;
 pub(crate) use self::pixels::{PIXELS_MAX, Pixels, truth};
 pub use self::predictive::{Predictions, entropy, softmax, tempered};
+pub use self::race::{Entrant, Race, Ran};
+pub use self::runtime::{
+    Frame, OrtSettings, Output, Provider, Runtime, RuntimeChoice, ort_providers, ort_reference,
+};
 pub use self::selective::{Abstention, CERTAINTY, RiskCoverage, Target};
 pub use self::settle::EarlyExit;
 pub use self::temperature::{Truth, best_temperature};
@@ -90,6 +96,8 @@ pub struct Posterior {
     forward_batch: usize,
     /// Those of the folder it was read from.
     files: Option<Files>,
+    /// What predicts in the place of our own engine.
+    runtime: Option<Mutex<Box<dyn Runtime>>>,
 }
 
 impl Posterior {
@@ -111,7 +119,14 @@ impl Posterior {
         let task = &description.task;
         description.calibration.as_ref().map_or(Ok(()), |c| c.check(task))?;
         draws.iter().try_for_each(check_finite)?;
-        Ok(Posterior { description, model, draws, forward_batch: FORWARD_BATCH, files: None })
+        Ok(Posterior {
+            description,
+            model,
+            draws,
+            forward_batch: FORWARD_BATCH,
+            files: None,
+            runtime: None,
+        })
     }
 
     /// The same, predicting this many examples at once, at least 1: fewer take less memory.
