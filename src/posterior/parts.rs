@@ -143,25 +143,34 @@ pub(super) fn outputs(
     finite(runtime, draw, &mut |runtime| rows(runtime, data, Output::Logits, observe))
 }
 
-/// What `pass` computes with the weights of `draw`, which the network has; where there is one, on
-/// another device if its own fails.
+/// [`somewhere`], where all that it computes is finite.
 pub(super) fn finite(
     runtime: &mut dyn Runtime,
     draw: Option<&Weights>,
     pass: &mut dyn FnMut(&mut dyn Runtime) -> Result<Array2<f32>>,
 ) -> Result<Array2<f32>> {
-    let outputs = loop {
-        match (pass(runtime), draw) {
-            (Err(error), Some(draw)) if error.kind() == Kind::Device => {
-                runtime.fall_back(error, draw)?;
-            }
-            (other, _) => break other?,
-        }
-    };
+    let outputs = somewhere(runtime, draw, pass)?;
     match outputs.iter().all(|x| x.is_finite()) {
         true => Ok(outputs),
         false => Err(Error::new(Kind::Diverged, "the network's outputs are not finite")
             .hint("its weights are too large for these images; adapt again with a lower --lr")),
+    }
+}
+
+/// What `pass` computes with the weights of `draw`, which the network has; where there is one, on
+/// another device if its own fails.
+pub(super) fn somewhere(
+    runtime: &mut dyn Runtime,
+    draw: Option<&Weights>,
+    pass: &mut dyn FnMut(&mut dyn Runtime) -> Result<Array2<f32>>,
+) -> Result<Array2<f32>> {
+    loop {
+        match (pass(runtime), draw) {
+            (Err(error), Some(draw)) if error.kind() == Kind::Device => {
+                runtime.fall_back(error, draw)?;
+            }
+            (other, _) => return other,
+        }
     }
 }
 

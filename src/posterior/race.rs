@@ -12,12 +12,13 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use super::draws::head_logits;
-use super::parts::{finite, outputs};
+use super::parts::somewhere;
 use super::runtime::{Output, Runtime, RuntimeChoice, rows};
 use super::{Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
 use crate::error::{Error, Kind, Result};
+use crate::prior::Weights;
 use crate::task::Task;
 
 /// How far raw outputs may be from our own engine's, relative to the largest of these. Sums in
@@ -165,21 +166,18 @@ impl Posterior {
     /// The raw outputs of `data` by the first draws, as a prediction would have them.
     fn sweep(&self, runtime: &mut dyn Runtime, data: &Dataset) -> Result<Vec<Array2<f32>>> {
         let draws = &self.draws[..self.draws.len().min(DRAWS)];
-        let go_on = &mut |_| true;
         let is_classes = matches!(self.description.task, Task::Classification { .. });
+        let pass = |runtime: &mut dyn Runtime, draw: &Weights, output: Output| {
+            runtime.set_weights(draw)?;
+            somewhere(runtime, Some(draw), &mut |runtime| {
+                rows(runtime, data, output, &mut |_| true)
+            })
+        };
         if is_classes && self.shares_features(data.len()) {
-            runtime.set_weights(&draws[0])?;
-            let features = finite(runtime, None, &mut |runtime| {
-                rows(runtime, data, Output::Features, go_on)
-            })?;
+            let features = pass(runtime, &draws[0], Output::Features)?;
             return draws.iter().map(|draw| head_logits(draw, &features)).collect();
         }
-        let mut all = Vec::new();
-        for draw in draws {
-            runtime.set_weights(draw)?;
-            all.push(outputs(runtime, None, data, go_on)?);
-        }
-        Ok(all)
+        draws.iter().map(|draw| pass(runtime, draw, Output::Logits)).collect()
     }
 }
 
@@ -214,8 +212,8 @@ impl Track<'_> {
         };
         if deviation > AGREEMENT {
             let message = format!(
-                "its outputs differ by {deviation:.1e} from our own engine's; at most {AGREEMENT:.0e} \
-                 is rounding"
+                "its outputs differ by {deviation:.1e} from our own engine's; rounding explains \
+                 {AGREEMENT:.0e}"
             );
             return out(runtime.name(), Some(deviation), Error::mismatch(message));
         }
