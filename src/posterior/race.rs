@@ -99,8 +99,17 @@ impl Posterior {
     /// Whether a race over `data` costs little beside its prediction: with so many entrants, about
     /// a sixteenth or less.
     pub fn is_worth_a_race(&self, data: &Dataset, entrants: usize) -> bool {
-        let raced = self.raced(data) * self.draws.len().min(DRAWS) * (1 + PASSES) * entrants;
-        data.len().saturating_mul(self.draws.len()) >= 16 * raced.max(1)
+        let shares = self.passes_once(data.len());
+        let passes = |draws: usize| if shares { 1 } else { draws };
+        let [all, few] = [self.draws.len(), self.draws.len().min(DRAWS)].map(passes);
+        let raced = self.raced(data) * few * (1 + PASSES) * entrants;
+        data.len().saturating_mul(all) >= 16 * raced.max(1)
+    }
+
+    /// Whether all draws are predicted by one pass through the backbone.
+    fn passes_once(&self, examples: usize) -> bool {
+        let is_classes = matches!(self.description.task, Task::Classification { .. });
+        is_classes && self.shares_features(examples)
     }
 
     /// The same, predicting with the fastest of `entrants` on a few images of `data`. All are
@@ -166,14 +175,13 @@ impl Posterior {
     /// The raw outputs of `data` by the first draws, as a prediction would have them.
     fn sweep(&self, runtime: &mut dyn Runtime, data: &Dataset) -> Result<Vec<Array2<f32>>> {
         let draws = &self.draws[..self.draws.len().min(DRAWS)];
-        let is_classes = matches!(self.description.task, Task::Classification { .. });
         let pass = |runtime: &mut dyn Runtime, draw: &Weights, output: Output| {
             runtime.set_weights(draw)?;
             somewhere(runtime, Some(draw), &mut |runtime| {
                 rows(runtime, data, output, &mut |_| true)
             })
         };
-        if is_classes && self.shares_features(data.len()) {
+        if self.passes_once(data.len()) {
             let features = pass(runtime, &draws[0], Output::Features)?;
             return draws.iter().map(|draw| head_logits(draw, &features)).collect();
         }

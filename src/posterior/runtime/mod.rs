@@ -93,8 +93,7 @@ pub trait Runtime: Send {
     ///
     /// # Errors
     /// `error` itself, when there is nowhere to go.
-    fn fall_back(&mut self, error: Error, weights: &Weights) -> Result<()> {
-        let _ = weights;
+    fn fall_back(&mut self, error: Error, _weights: &Weights) -> Result<()> {
         Err(error)
     }
 
