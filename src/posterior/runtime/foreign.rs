@@ -2,12 +2,12 @@
 //! weights that differ between draws are to be inputs.
 
 use super::Output;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::onnx::Model;
 use crate::posterior::Posterior;
 use crate::prior::Weights;
-use crate::task::HEAD_WEIGHT;
-use crate::tensor::Tensor;
+use crate::task::{HEAD_BIAS, HEAD_WEIGHT};
+use crate::tensor::{Tensor, contiguous, tensor};
 
 /// A network for another engine.
 pub(super) struct Foreign {
@@ -24,14 +24,17 @@ impl Posterior {
     /// The network for another engine.
     ///
     /// # Errors
-    /// When the backbone cannot be imported, or has a weight of the head's name.
+    /// When the backbone cannot be imported, or has something of the head's names.
     pub(super) fn foreign(&self) -> Result<Foreign> {
         let draw = &self.draws[0];
-        if self.model.weight(HEAD_WEIGHT).is_some() {
-            let message = format!("the backbone has a weight called '{HEAD_WEIGHT}'");
-            return Err(Error::unsupported(message).hint("rename it in the file"));
-        }
         let model = self.moved(draw)?.extended(&self.raw_layers(draw)?)?;
+        for name in [HEAD_WEIGHT, HEAD_BIAS] {
+            // A name that the file has already would have become another.
+            if self.model.weight(name).is_some() || model.weight(name).is_none() {
+                let message = format!("the backbone has something called '{name}'");
+                return Err(Error::unsupported(message).hint("rename it in the file"));
+            }
+        }
         let mut open = Vec::new();
         let mut fixed = Weights::new();
         let mut shared = Vec::new();
@@ -95,9 +98,11 @@ impl Foreign {
 
 /// A draw's weight in the shape that the model has it in: a head's matrix may be filters there.
 fn shaped(model: &Model, name: &str, weight: &Tensor) -> Result<Tensor> {
-    let shape = model.weight(name).map_or(weight.shape(), |own| own.shape());
-    weight.clone().into_shape_with_order(shape).map_err(|_| {
-        let own = weight.shape();
-        Error::mismatch(format!("the weight '{name}' of shape {own:?}")).hint(format!("{shape:?}"))
-    })
+    match model.weight(name) {
+        Some(own) if own.shape() != weight.shape() => {
+            let shaped = tensor(own.shape(), contiguous(weight).into_owned());
+            shaped.context(|| format!("the weight '{name}'"))
+        }
+        _ => Ok(weight.clone()),
+    }
 }
