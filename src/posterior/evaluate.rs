@@ -104,8 +104,7 @@ impl Posterior {
         }
         let data = self.description.task.align(data)?;
         let mut predictor = self.predictor(engine)?;
-        let rows =
-            Rows::predict(&mut *predictor, self.weights(), &data, observe, &mut |_| Ok(()))?;
+        let rows = Rows::predict(&mut *predictor, self.weights(), &data, observe, &mut |_| Ok(()))?;
         drop(predictor);
         let noise = rows.noises(&self.description.task);
         self.set_noise(&noise);

@@ -232,8 +232,7 @@ impl Track<'_> {
 
     /// Times an engine that has run before.
     fn time(&mut self, posterior: &Posterior, runtime: &mut dyn Runtime) -> Ran {
-        let mut ran =
-            Ran { engine: runtime.name(), seconds: None, deviation: None, refused: None };
+        let mut ran = Ran { engine: runtime.name(), seconds: None, deviation: None, refused: None };
         for _ in 0..PASSES {
             let started = (self.now)();
             if let Err(error) = posterior.sweep(runtime, self.data) {

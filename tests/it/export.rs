@@ -9,9 +9,7 @@ use priorfit::backend::cpu::Cpu;
 use priorfit::data::Preprocess;
 use priorfit::onnx::{Dim, Model};
 use priorfit::plan::Plan;
-use priorfit::posterior::{
-    About, ExportSettings, Exported, NUMBERS, PROBABILITIES, Posterior,
-};
+use priorfit::posterior::{About, ExportSettings, Exported, NUMBERS, PROBABILITIES, Posterior};
 use priorfit::task::{LOGITS, Task};
 use priorfit::tensor::{Tensor, contiguous};
 use priorfit::threads::Threads;

@@ -108,9 +108,8 @@ impl EngineArgs {
     /// ONNX Runtime, once for each provider.
     fn ort(&self) -> Result<Vec<RuntimeChoice>> {
         let library = self.library();
-        let with = |provider| {
-            RuntimeChoice::Ort(OrtSettings { library: library.clone(), provider })
-        };
+        let with =
+            |provider| RuntimeChoice::Ort(OrtSettings { library: library.clone(), provider });
         if self.ort_provider.iter().any(|name| name == ALL) {
             let names = ort_providers(&library)?;
             return names.into_iter().map(|name| Ok(with(Some(name.parse()?)))).collect();

@@ -109,9 +109,7 @@ impl Posterior {
         let task = runtime.frame().known_task()?.clone();
         let pixels = match task.is_dense() {
             false => None,
-            true => {
-                Some(Pixels::sample(data, &preprocess, PIXELS_MAX, seed, &threads)?)
-            }
+            true => Some(Pixels::sample(data, &preprocess, PIXELS_MAX, seed, &threads)?),
         };
         let all: Vec<usize> = (0..data.len()).collect();
         let Some((_, weight)) = truth(&task, data, &all, pixels.as_ref())? else {

@@ -64,12 +64,7 @@ impl Ort {
     }
 
     /// An output of a batch of `shape`, which the session takes.
-    fn pass(
-        &mut self,
-        shape: [usize; 4],
-        images: &[f32],
-        output: Output,
-    ) -> Result<Vec<f32>> {
+    fn pass(&mut self, shape: [usize; 4], images: &[f32], output: Output) -> Result<Vec<f32>> {
         let place = self.network.place(output)?;
         let input = self.network.model.inputs().first().map_or("", |port| port.name.as_str());
         let (open, given, session) = (&self.network.open, &self.given, &mut self.session);
