@@ -26,6 +26,8 @@ const OPSET_MEAN: i64 = 18;
 pub enum Layer {
     /// The mean over these axes, which disappear.
     Mean(Vec<usize>),
+    /// All axes after the batch as one; rows `[N, F]` stay as they are.
+    Flatten,
     /// `factor · (x Wᵀ + b)` of rows `[N, F]`.
     Dense(Linear),
     /// The same of the channels of maps `[N, F, h, w]`, at each place. The factor is multiplied
@@ -33,6 +35,8 @@ pub enum Layer {
     Pointwise(Linear),
     /// Maps `[N, C, h, w]` resampled to `[N, C, H, W]` by linear maps `[H, h]` and `[W, w]`.
     Resample([Tensor; 2]),
+    /// Maps `[N, C, H, W]` as `[N, H, W, C]`.
+    ChannelsLast,
     /// `scale · x + shift` of rows `[N, D]`, with a number of each for each column.
     Affine {
         /// `[D]`
@@ -173,9 +177,17 @@ impl Tail<'_> {
     fn append(&mut self, layer: &Layer, name: &str) -> Result<()> {
         match layer {
             Layer::Mean(axes) => self.mean(axes, name),
+            Layer::Flatten => {
+                let read = self.value.clone();
+                self.node("Flatten", &[&read], name, vec![int("axis", 1)]);
+            }
             Layer::Dense(linear) => self.dense(linear, name),
             Layer::Pointwise(linear) => self.pointwise(linear, name)?,
             Layer::Resample([rows, columns]) => self.resample(rows, columns, name)?,
+            Layer::ChannelsLast => {
+                let read = self.value.clone();
+                self.node("Transpose", &[&read], name, vec![ints("perm", vec![0, 2, 3, 1])]);
+            }
             Layer::Affine { scale, shift } => {
                 let [scale, shift] = [scale, shift].map(|value| self.constant(value));
                 let inner = self.fresh(&format!("{name}.scaled"));

@@ -19,12 +19,13 @@ mod proto;
 mod rebatch;
 mod rewrite;
 mod roles;
+mod runner;
 mod typed;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use prost::Message;
@@ -33,6 +34,7 @@ use tract_onnx::pb::{self, GraphProto, ModelProto, ValueInfoProto};
 
 pub use extend::{Appended, Layer, Linear};
 pub use roles::Frozen;
+pub use runner::Runner;
 
 use crate::error::{Context, Error, Result};
 use crate::graph::Graph;
@@ -272,6 +274,30 @@ impl Model {
     /// When it is larger than an ONNX file can be (2 GiB).
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         encode(&self.restored())
+    }
+
+    /// The model as one ONNX file in which these weights are inputs, after its own and in this
+    /// order: for programs that are given them with each run.
+    ///
+    /// # Errors
+    /// When it has no weight of a name, or is larger than an ONNX file can be (2 GiB).
+    pub fn to_bytes_with_inputs(&self, names: &[String]) -> Result<Vec<u8>> {
+        let mut proto = self.restored();
+        self.open(graph_of(&mut proto)?, names)?;
+        encode(&proto)
+    }
+
+    /// Makes these weights inputs of `graph`, which is this model's, in this order.
+    fn open(&self, graph: &mut GraphProto, names: &[String]) -> Result<()> {
+        let is_open: HashSet<&str> = names.iter().map(String::as_str).collect();
+        graph.initializer.retain(|initialiser| !is_open.contains(initialiser.name.as_str()));
+        graph.input.retain(|input| !is_open.contains(input.name.as_str()));
+        for name in names {
+            let missing = || Error::mismatch(format!("the model has no weight '{name}'"));
+            let weight = self.weight(name).ok_or_else(missing)?;
+            graph.input.push(proto::declare(name, weight.shape()));
+        }
+        Ok(())
     }
 
     /// The model as an ONNX file without the elements of its large tensors, and these as the

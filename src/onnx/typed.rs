@@ -7,19 +7,32 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use tract_onnx::Onnx;
-use tract_onnx::pb::GraphProto;
+use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::tract_hir::internal::*;
 
 use super::{Dim, Model, lower, norms, proto, rebatch, rewrite};
 use crate::error::{Error, Kind, Result};
 use crate::tensor::{Shape, Tensor as HostTensor, contiguous, tensor};
 
-/// tract's typed graph of `model` for an input of `input_shape`.
+/// tract's typed graph of `model` for an input of `input_shape`, all its weights being inputs.
 pub(super) fn build(model: &Model, input_shape: &[usize]) -> Result<TypedModel> {
+    let trainable = model.params.iter().filter(|param| param.is_trainable());
+    let all: Vec<String> = trainable.map(|param| param.name.clone()).collect();
+    with_inputs(model, model.proto.clone(), input_shape, &all)
+}
+
+/// tract's typed graph of `file`, which is that of `model`, for an input of `input_shape`. The
+/// weights `open` are inputs after it; the others are constants, and `file` has their elements.
+pub(super) fn with_inputs(
+    model: &Model,
+    mut file: ModelProto,
+    input_shape: &[usize],
+    open: &[String],
+) -> Result<TypedModel> {
     let shape = Shape::from(input_shape);
-    let mut file = model.proto.clone();
     let graph = super::graph_of(&mut file)?;
     let input = single_input(model)?;
     let baked = check_input(&input.dims, &shape)?;
@@ -29,10 +42,7 @@ pub(super) fn build(model: &Model, input_shape: &[usize]) -> Result<TypedModel> 
     if let Some(baked) = baked {
         rebatch::rebatch(graph, &input.name, baked, input_shape[0])?;
     }
-    for param in model.params.iter().filter(|param| param.is_trainable()) {
-        graph.input.push(proto::declare(&param.name, &param.shape));
-    }
-    graph.initializer.retain(|initialiser| !model.weights.contains_key(&initialiser.name));
+    model.open(graph, open)?;
     rewrite::sequences_to_splits(graph);
     name_nodes(graph);
     let framework = framework();
@@ -98,12 +108,7 @@ fn run_whole(model: &Model, inputs: &[HostTensor]) -> Result<Vec<HostTensor>> {
     let mut framework = tract_onnx::onnx();
     framework.ignore_value_info = true;
     let outputs = guarded("running the model with tract", || {
-        let typed = framework.parse(&file, None)?.model.into_typed()?;
-        // Some rewrites of tract's fail on sound models; the plain graph then runs as well.
-        let plan = match typed.clone().into_optimized() {
-            Ok(optimised) => optimised.into_runnable()?,
-            Err(_) => typed.into_runnable()?,
-        };
+        let plan = runnable(framework.parse(&file, None)?.model.into_typed()?)?;
         let inputs = inputs
             .iter()
             .map(|x| Ok(Tensor::from_shape(x.shape(), &contiguous(x))?.into_tvalue()))
@@ -111,6 +116,15 @@ fn run_whole(model: &Model, inputs: &[HostTensor]) -> Result<Vec<HostTensor>> {
         plan.run(inputs)
     })?;
     outputs.iter().map(|output| to_host(output)).collect()
+}
+
+/// A plan of tract's, as fast as it can make it.
+pub(super) fn runnable(typed: TypedModel) -> TractResult<Arc<TypedRunnableModel>> {
+    // Some rewrites of tract's fail on sound models; the plain graph then runs as well.
+    match typed.clone().into_optimized() {
+        Ok(optimised) => optimised.into_runnable(),
+        Err(_) => typed.into_runnable(),
+    }
 }
 
 /// Any numeric tensor of tract's as `f32`; truth values become 0 and 1.

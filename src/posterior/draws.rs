@@ -3,8 +3,8 @@
 
 use ndarray::{Array2, Axis, Ix1, Ix2};
 
-use super::network::Network;
 use super::parts::{finite, outputs};
+use super::runtime::{Output, Runtime, rows};
 use super::{Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
@@ -44,13 +44,14 @@ impl Posterior {
                 .hint("use Posterior::predict_parts and Posterior::evaluate"));
         }
         let preprocess = &self.description.preprocess;
-        let mut network = self.network(engine)?;
+        let mut predictor = self.predictor(engine)?;
+        let runtime = &mut *predictor;
         if self.shares_features(data.len()) {
-            return self.visit_heads(&mut network, data, observe, visit);
+            return self.visit_heads(runtime, data, observe, visit);
         }
         let data = match self.draws.len() {
             1 => data.clone(),
-            _ => data.resized(preprocess, DECODED_BYTES_MAX, network.threads())?,
+            _ => data.resized(preprocess, DECODED_BYTES_MAX, &runtime.frame().threads)?,
         };
         let mut examples: Vec<usize> = (0..data.len()).collect();
         let total = data.len().saturating_mul(self.draws.len());
@@ -58,8 +59,8 @@ impl Posterior {
         for (number, &draw) in self.order().iter().enumerate() {
             let wanted = data.subset(&examples)?;
             let draw = &self.draws[draw];
-            network.set_weights(draw)?;
-            let logits = outputs(&mut network, Some(draw), &wanted, &mut |p| {
+            runtime.set_weights(draw)?;
+            let logits = outputs(runtime, Some(draw), &wanted, &mut |p| {
                 observe(Progress { done: done + p.done, total })
             })?;
             examples = visit(&examples, &logits);
@@ -74,32 +75,29 @@ impl Posterior {
 
     /// Whether several draws differ in the head alone, and the features of so many examples may be
     /// kept.
-    fn shares_features(&self, examples: usize) -> bool {
-        let [first, rest @ ..] = self.draws() else { return false };
+    pub(super) fn shares_features(&self, examples: usize) -> bool {
+        let [first, _, ..] = self.draws() else { return false };
         let width = first.get(HEAD_WEIGHT).map_or(0, |w| w.len() / w.shape()[0].max(1));
         let of_head = |name: &str| name == HEAD_WEIGHT || name == HEAD_BIAS;
-        let is_like_first = |draw: &Weights| {
-            draw.iter().filter(|(name, _)| !of_head(name)).all(|(name, w)| {
-                first.get(name).is_some_and(|own| own.as_ptr() == w.as_ptr() || own == w)
-            })
-        };
         let kept = examples.saturating_mul(width);
-        !rest.is_empty() && kept <= FEATURES_MAX && rest.iter().all(is_like_first)
+        let mut others = first.keys().filter(|name| !of_head(name));
+        kept <= FEATURES_MAX && others.all(|name| self.is_shared(name))
     }
 
     /// [`Posterior::visit_draws`] of draws that share their features.
     fn visit_heads(
         &self,
-        network: &mut Network,
+        runtime: &mut dyn Runtime,
         data: &Dataset,
         observe: &mut dyn FnMut(Progress) -> bool,
         visit: Visitor<'_>,
     ) -> Result<()> {
         let (draws, first) = (self.draws.len(), &self.draws[0]);
-        network.set_weights(first)?;
+        runtime.set_weights(first)?;
         let total = data.len().saturating_mul(draws);
-        let features = finite(network, Some(first), &mut |network| {
-            network.features(data, &mut |p| observe(Progress { done: p.done * draws, total }))
+        let features = finite(runtime, Some(first), &mut |runtime| {
+            let observe = &mut |p: Progress| observe(Progress { done: p.done * draws, total });
+            rows(runtime, data, Output::Features, observe)
         })?;
         let mut examples: Vec<usize> = (0..data.len()).collect();
         for &draw in &self.order() {

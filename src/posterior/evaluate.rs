@@ -1,13 +1,13 @@
 //! Predictions of any task compared with what is true.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::metrics::{self, LabelReport, MaskReport, MaskScores, NumberReport, Scored, Summary};
 use super::parts::{Part, each_part};
-use super::{Network, Posterior, Progress};
+use super::runtime::{Frame, Runtime};
+use super::{Posterior, Progress};
 use crate::backend::Engine;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -83,7 +83,7 @@ impl Posterior {
         visit: &mut dyn FnMut(&Part) -> Result<()>,
     ) -> Result<Evaluation> {
         let data = self.description.task.align(data)?;
-        measure(&mut self.network(engine)?, self.weights(), &data, observe, visit)
+        measure(&mut *self.predictor(engine)?, self.weights(), &data, observe, visit)
     }
 
     /// The same with the noise of its numbers, the variance that is left around the predictions of
@@ -103,8 +103,9 @@ impl Posterior {
             return Ok(self);
         }
         let data = self.description.task.align(data)?;
-        let mut network = self.network(engine)?;
-        let rows = Rows::predict(&mut network, self.weights(), &data, observe, &mut |_| Ok(()))?;
+        let mut predictor = self.predictor(engine)?;
+        let rows = Rows::predict(&mut *predictor, self.weights(), &data, observe, &mut |_| Ok(()))?;
+        drop(predictor);
         let noise = rows.noises(&self.description.task);
         self.set_noise(&noise);
         Ok(self)
@@ -126,11 +127,11 @@ impl Posterior {
 /// Measures the predictions of the network's present weights for `data`, whose targets are the
 /// task's.
 pub(crate) fn evaluate(
-    network: &mut Network,
+    runtime: &mut dyn Runtime,
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Evaluation> {
-    measure(network, (None, 1.0), data, observe, &mut |_| Ok(()))
+    measure(runtime, (None, 1.0), data, observe, &mut |_| Ok(()))
 }
 
 /// Measures raw `outputs` `[N, outputs]` for `data`, whose targets are the task's; not of masks.
@@ -159,31 +160,31 @@ pub(crate) fn noise_of(task: &Task, mut outputs: Vec<f64>, data: &Dataset) -> Re
 pub(super) type WeightsAt<'a> = (Option<&'a [Weights]>, f64);
 
 fn measure(
-    network: &mut Network,
+    runtime: &mut dyn Runtime,
     weights: WeightsAt<'_>,
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
     visit: &mut dyn FnMut(&Part) -> Result<()>,
 ) -> Result<Evaluation> {
-    let task = network.known_task()?.clone();
+    let task = runtime.frame().known_task()?.clone();
     if task.is_dense() {
-        return masks(network, weights, data, observe, visit).map(Evaluation::Masks);
+        return masks(runtime, weights, data, observe, visit).map(Evaluation::Masks);
     }
-    Rows::predict(network, weights, data, observe, visit)?.evaluate(&task, data)
+    Rows::predict(runtime, weights, data, observe, visit)?.evaluate(&task, data)
 }
 
 fn masks(
-    network: &mut Network,
+    runtime: &mut dyn Runtime,
     weights: WeightsAt<'_>,
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
     visit: &mut dyn FnMut(&Part) -> Result<()>,
 ) -> Result<MaskReport> {
-    let (preprocess, threads) = (network.preprocess().clone(), Arc::clone(network.threads()));
+    let Frame { preprocess, threads, .. } = runtime.frame().clone();
     let pixels = preprocess.height * preprocess.width;
-    let mut scores = MaskScores::new(network.known_task()?.names());
+    let mut scores = MaskScores::new(runtime.frame().known_task()?.names());
     let mut truth = Vec::new();
-    each_part(network, weights, data, observe, &mut |part| {
+    each_part(runtime, weights, data, observe, &mut |part| {
         visit(&part)?;
         truth.resize(part.examples.len() * pixels, 0.0);
         let indices: Vec<usize> = part.examples.collect();
@@ -214,20 +215,20 @@ impl Rows {
     }
 
     pub(super) fn predict(
-        network: &mut Network,
+        runtime: &mut dyn Runtime,
         weights: WeightsAt<'_>,
         data: &Dataset,
         observe: &mut dyn FnMut(Progress) -> bool,
         visit: &mut dyn FnMut(&Part) -> Result<()>,
     ) -> Result<Self> {
         let (mut mean, mut variance) = (Vec::new(), Vec::new());
-        each_part(network, weights, data, observe, &mut |part: Part| {
+        each_part(runtime, weights, data, observe, &mut |part: Part| {
             visit(&part)?;
             mean.extend(part.mean);
             variance.extend(part.variance);
             Ok(())
         })?;
-        Rows::new(network.known_task()?, mean, variance, data)
+        Rows::new(runtime.frame().known_task()?, mean, variance, data)
     }
 
     fn evaluate(&self, task: &Task, data: &Dataset) -> Result<Evaluation> {

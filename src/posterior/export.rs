@@ -25,7 +25,7 @@ use crate::data::Preprocess;
 use crate::error::{Context, Error, Result};
 use crate::onnx::{Appended, Dim, Layer, Linear, Model};
 use crate::prior::Weights;
-use crate::task::{HEAD_BIAS, HEAD_WEIGHT, LOGITS, Standard, Task, interpolation};
+use crate::task::{FEATURES, HEAD_BIAS, HEAD_WEIGHT, LOGITS, Standard, Task, interpolation};
 use crate::tensor::{Shape, Tensor, tensor};
 
 /// The metadata that says what an exported file is.
@@ -156,7 +156,7 @@ impl Posterior {
     }
 
     /// The backbone with the weights of a draw.
-    fn moved(&self, draw: &Weights) -> Result<Model> {
+    pub(super) fn moved(&self, draw: &Weights) -> Result<Model> {
         let own = draw.iter().filter(|(name, _)| self.model.weight(name).is_some());
         let model = self.model.with_weights(own.map(|(name, weight)| (name.as_str(), weight)))?;
         let Preprocess { height, width, .. } = self.description.preprocess;
@@ -181,7 +181,51 @@ impl Posterior {
 
     /// What follows the features, for the head of a draw.
     fn layers(&self, draw: &Weights) -> Result<Vec<Appended>> {
-        let (task, factor) = (self.task(), (1.0 / self.temperature()) as f32);
+        let task = self.task();
+        let count = task.outputs();
+        let factor = (1.0 / self.temperature()) as f32;
+        let mut layers = self.head_layers(draw, factor)?;
+        let Preprocess { height, width, .. } = self.description.preprocess;
+        let (extents, last) = match &task {
+            Task::Regression { standard, .. } => {
+                layers.push(shown(restoring(standard)?, NUMBERS, &[count]));
+                return Ok(layers);
+            }
+            Task::MultiLabel { .. } => (vec![count], Layer::Sigmoid),
+            Task::Classification { .. } => (vec![count], Layer::Softmax),
+            Task::Segmentation { .. } => (vec![count, height, width], Layer::PixelSoftmax),
+        };
+        if let Some(head) = layers.last_mut() {
+            head.output = Some((LOGITS, extents.clone()));
+        }
+        layers.push(shown(last, PROBABILITIES, &extents));
+        Ok(layers)
+    }
+
+    /// What follows the features for raw outputs as [`Network`](super::Network) has them, with the
+    /// head of a draw; flat features are an output, too.
+    pub(super) fn raw_layers(&self, draw: &Weights) -> Result<Vec<Appended>> {
+        let mut layers = self.head_layers(draw, 1.0)?;
+        let count = self.task().outputs();
+        let Preprocess { height, width, .. } = self.description.preprocess;
+        if self.task().is_dense() {
+            layers.push(shown(Layer::ChannelsLast, LOGITS, &[height, width, count]));
+            return Ok(layers);
+        }
+        if layers.len() == 1 {
+            // The features are the backbone's output, which this gives a name.
+            layers.insert(0, Appended { layer: Layer::Flatten, output: None });
+        }
+        if let [.., before, head] = &mut layers[..] {
+            let features = draw.get(HEAD_WEIGHT).map_or(0, |w| w.len() / count.max(1));
+            before.output = Some((FEATURES, vec![features]));
+            head.output = Some((LOGITS, vec![count]));
+        }
+        Ok(layers)
+    }
+
+    /// From the features to the head's outputs, times `factor`; all without a name.
+    fn head_layers(&self, draw: &Weights, factor: f32) -> Result<Vec<Appended>> {
         let part = |name: &'static str| {
             let weight = draw.get(name).cloned();
             let missing = || Error::internal(format!("a draw has a '{name}'"));
@@ -189,45 +233,23 @@ impl Posterior {
         };
         let linear = Linear { weight: part(HEAD_WEIGHT)?, bias: part(HEAD_BIAS)?, factor };
         let features = self.features()?;
-        let count = task.outputs();
-        let hidden = |layer| Appended { layer, output: None };
-        let shown = |layer, name, extents: &[usize]| Appended {
-            layer,
-            output: Some((name, extents.to_vec())),
+        let layers = match (&features[..], self.task().is_dense()) {
+            (&[_, _, h, w], true) => {
+                let Preprocess { height, width, .. } = self.description.preprocess;
+                let maps = interpolation([h, w], [height, width])?;
+                vec![Layer::Pointwise(linear), Layer::Resample(maps)]
+            }
+            ([_, _, _, _], false) => vec![Layer::Mean(vec![2, 3]), Layer::Dense(linear)],
+            ([_, _, _], false) => vec![Layer::Mean(vec![1]), Layer::Dense(linear)],
+            _ => vec![Layer::Dense(linear)],
         };
-        if let (Task::Segmentation { .. }, &[_, _, h, w]) = (&task, &features[..]) {
-            let Preprocess { height, width, .. } = self.description.preprocess;
-            let maps = interpolation([h, w], [height, width])?;
-            let extents = [count, height, width];
-            return Ok(vec![
-                hidden(Layer::Pointwise(linear)),
-                shown(Layer::Resample(maps), LOGITS, &extents),
-                shown(Layer::PixelSoftmax, PROBABILITIES, &extents),
-            ]);
-        }
-        let mean = match features.ndim() {
-            4 => Some(Layer::Mean(vec![2, 3])),
-            3 => Some(Layer::Mean(vec![1])),
-            _ => None,
-        };
-        let mut layers: Vec<Appended> = mean.into_iter().map(hidden).collect();
-        let dense = Layer::Dense(linear);
-        match &task {
-            Task::Regression { standard, .. } => {
-                layers.push(hidden(dense));
-                layers.push(shown(restoring(standard)?, NUMBERS, &[count]));
-            }
-            Task::MultiLabel { .. } => {
-                layers.push(shown(dense, LOGITS, &[count]));
-                layers.push(shown(Layer::Sigmoid, PROBABILITIES, &[count]));
-            }
-            Task::Classification { .. } | Task::Segmentation { .. } => {
-                layers.push(shown(dense, LOGITS, &[count]));
-                layers.push(shown(Layer::Softmax, PROBABILITIES, &[count]));
-            }
-        }
-        Ok(layers)
+        Ok(layers.into_iter().map(|layer| Appended { layer, output: None }).collect())
     }
+}
+
+/// A layer whose result is an output.
+fn shown(layer: Layer, name: &'static str, extents: &[usize]) -> Appended {
+    Appended { layer, output: Some((name, extents.to_vec())) }
 }
 
 /// From standardised numbers to the data's units.

@@ -19,12 +19,14 @@ mod ood;
 mod parts;
 mod pixels;
 mod predictive;
+mod race;
+mod runtime;
 mod selective;
 mod settle;
 mod temperature;
 mod uncertainty;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,10 @@ pub use self::ood::Separation;
 pub use self::parts::Part;
 pub(crate) use self::pixels::{PIXELS_MAX, Pixels, truth};
 pub use self::predictive::{Predictions, entropy, softmax, tempered};
+pub use self::race::{Entrant, Race, Ran};
+pub use self::runtime::{
+    Frame, OrtSettings, Output, Provider, Runtime, RuntimeChoice, ort_providers, ort_reference,
+};
 pub use self::selective::{Abstention, CERTAINTY, RiskCoverage, Target};
 pub use self::settle::EarlyExit;
 pub use self::temperature::{Truth, best_temperature};
@@ -93,6 +99,8 @@ pub struct Posterior {
     files: Option<Files>,
     /// What the differences between its draws were read from.
     precision: DrawPrecision,
+    /// What predicts in the place of our own engine.
+    runtime: Option<Mutex<Box<dyn Runtime>>>,
 }
 
 impl Posterior {
@@ -121,6 +129,7 @@ impl Posterior {
             forward_batch: FORWARD_BATCH,
             files: None,
             precision: DrawPrecision::F32,
+            runtime: None,
         })
     }
 

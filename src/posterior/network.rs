@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use ndarray::Array2;
 
+use super::runtime::{Frame, Output, rows};
 use crate::backend::{Backend, Engine, PlanId};
-use crate::data::{Batches, Dataset, Preprocess};
-use crate::error::{Error, Kind, Result};
+use crate::data::{Dataset, Preprocess};
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Leaf, LeafKind};
 use crate::onnx::Model;
 use crate::plan::{Place, Plan};
@@ -32,12 +33,10 @@ pub struct Progress {
 /// A network on a backend.
 pub struct Network {
     model: Arc<Model>,
-    preprocess: Preprocess,
-    task: Option<Task>,
+    frame: Frame,
     engine: Engine,
     backend: Box<dyn Backend>,
     forward: HashMap<usize, PlanId>,
-    forward_batch: usize,
     /// Weights of the host that the backend does not have yet.
     pending: Weights,
 }
@@ -58,26 +57,29 @@ impl Network {
         preprocess.check()?;
         let pending = own_weights(&model);
         let (engine, backend) = open(engine.into())?;
-        Ok(Network {
-            model,
-            preprocess,
-            task,
-            engine,
-            backend,
-            forward: HashMap::new(),
-            forward_batch: FORWARD_BATCH,
-            pending,
-        })
+        let threads = Arc::clone(engine.threads());
+        let frame = Frame { preprocess, task, forward_batch: FORWARD_BATCH, threads };
+        Ok(Network { model, frame, engine, backend, forward: HashMap::new(), pending })
     }
 
     /// Sets the number of examples of one forward pass, at least 1: fewer take less memory.
     pub fn set_forward_batch(&mut self, examples: usize) {
-        self.forward_batch = examples.max(1);
+        self.frame.forward_batch = examples.max(1);
     }
 
     /// Examples of one forward pass.
     pub fn forward_batch(&self) -> usize {
-        self.forward_batch
+        self.frame.forward_batch
+    }
+
+    /// What it reads and predicts.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The same, to change.
+    pub(super) fn frame_mut(&mut self) -> &mut Frame {
+        &mut self.frame
     }
 
     /// The backbone.
@@ -120,7 +122,7 @@ impl Network {
 
     /// How examples become its input.
     pub fn preprocess(&self) -> &Preprocess {
-        &self.preprocess
+        &self.frame.preprocess
     }
 
     /// Name of the input that takes the images.
@@ -130,12 +132,7 @@ impl Network {
 
     /// What it learns, if it has a head.
     pub fn task(&self) -> Option<&Task> {
-        self.task.as_ref()
-    }
-
-    /// Changes what is known of its task, but not its outputs.
-    pub(crate) fn set_task(&mut self, task: Task) {
-        self.task = Some(task);
+        self.frame.task.as_ref()
     }
 
     /// What it learns.
@@ -143,7 +140,7 @@ impl Network {
     /// # Errors
     /// Internal: whoever asks has given it a head.
     pub(crate) fn known_task(&self) -> Result<&Task> {
-        self.task().ok_or_else(|| Error::internal("a network with a head has a task"))
+        self.frame.known_task()
     }
 
     /// The forward graph for `batch` examples, with outputs [`FEATURES`], `[N, F]` or as its task
@@ -152,14 +149,14 @@ impl Network {
     /// # Errors
     /// When the model cannot be imported at this shape or its features do not suit the task.
     pub fn graph(&self, batch: usize) -> Result<Graph> {
-        let Preprocess { channels, height, width, .. } = self.preprocess;
+        let Preprocess { channels, height, width, .. } = self.frame.preprocess;
         let mut graph = self.model.graph(&[batch, channels, height, width])?;
         let (_, output) = *graph
             .outputs()
             .first()
             .ok_or_else(|| Error::unsupported("the model has no output"))?;
         graph.clear_outputs();
-        let Some(task) = &self.task else {
+        let Some(task) = &self.frame.task else {
             let features = flat_features(&mut graph, output)?;
             graph.set_output(FEATURES, features);
             return Ok(graph);
@@ -225,7 +222,7 @@ impl Network {
         }
         let leaf = Leaf { kind: LeafKind::Param, name: name.to_string() };
         let data = self.backend.get(&leaf)?;
-        let outputs = self.task.as_ref().map(Task::outputs);
+        let outputs = self.task().map(Task::outputs);
         let shape = match (self.model.weight(name), name, outputs) {
             (Some(weight), ..) => weight.shape().to_vec(),
             (None, HEAD_WEIGHT, Some(outputs)) => vec![outputs, data.len() / outputs.max(1)],
@@ -259,7 +256,7 @@ impl Network {
         data: &Dataset,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Array2<f32>> {
-        self.rows(data, FEATURES, observe)
+        rows(self, data, Output::Features, observe)
     }
 
     /// Raw outputs `[N, outputs]` of every example; of segmentation each row is `[H, W, classes]`.
@@ -271,43 +268,12 @@ impl Network {
         data: &Dataset,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Array2<f32>> {
-        self.rows(data, LOGITS, observe)
+        rows(self, data, Output::Logits, observe)
     }
 
-    fn rows(
-        &mut self,
-        data: &Dataset,
-        output: &str,
-        observe: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<Array2<f32>> {
-        let (total, input) = (data.len(), self.input_name().to_string());
-        let mut images = vec![0.0; self.forward_batch * self.preprocess.image_len()];
-        let (mut rows, mut done) = (Vec::new(), 0);
-        for batch in &Batches::in_order(total, self.forward_batch)? {
-            let plan = self.forward(batch.len())?;
-            let images = &mut images[..batch.len() * self.preprocess.image_len()];
-            data.fill(batch, &self.preprocess, None, images, self.engine.threads())?;
-            self.backend.write(plan, &input, images)?;
-            self.backend.run(plan)?;
-            let width = self.output_width(plan, output)?;
-            let start = rows.len();
-            rows.resize(start + batch.len() * width, 0.0);
-            self.backend.read(plan, output, &mut rows[start..])?;
-            done += batch.len();
-            if !observe(Progress { done, total }) {
-                return Err(Error::new(Kind::Cancelled, "stopped by the caller"));
-            }
-        }
-        let width = rows.len() / total.max(1);
-        Array2::from_shape_vec((total, width), rows)
-            .map_err(|_| Error::internal("every row has the same width"))
-    }
-
-    fn output_width(&self, plan: PlanId, output: &str) -> Result<usize> {
-        let ports = self.backend.plan(plan).outputs();
-        let port = ports.iter().find(|port| port.name == output);
-        let port = port.ok_or_else(|| Error::internal(format!("no output '{output}'")))?;
-        Ok(port.shape.iter().skip(1).product())
+    /// The plans of the forward passes that have run.
+    pub(super) fn forward_plans(&self) -> impl Iterator<Item = PlanId> {
+        self.forward.values().copied()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ndarray::Array2;
 
+use super::runtime::{Frame, Output, Runtime, rows};
 use super::uncertainty::{Uncertainty, entropies, uncertainties};
 use super::{Network, Posterior, Progress};
 use crate::backend::Engine;
@@ -45,7 +46,7 @@ impl Posterior {
         observe: &mut dyn FnMut(Progress) -> bool,
         visit: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<()> {
-        each_part(&mut self.network(engine)?, self.weights(), data, observe, visit)
+        each_part(&mut *self.predictor(engine)?, self.weights(), data, observe, visit)
     }
 
     /// The network that predicts, before its first weights.
@@ -64,16 +65,16 @@ impl Posterior {
 /// Predicts `data` with each of the draws, or with the network's present weights, its outputs
 /// divided by a temperature.
 pub(super) fn each_part(
-    network: &mut Network,
+    runtime: &mut dyn Runtime,
     (draws, temperature): (Option<&[Weights]>, f64),
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
     visit: &mut dyn FnMut(Part) -> Result<()>,
 ) -> Result<()> {
     let count = draws.map_or(1, <[Weights]>::len);
-    let task = network.known_task()?.clone();
+    let task = runtime.frame().known_task()?.clone();
     let (mut mean, mut squares, mut entropy) = (Vec::new(), Vec::new(), Vec::new());
-    each_output(network, draws, data, observe, &mut |examples, number, raw| {
+    each_output(runtime, draws, data, observe, &mut |examples, number, raw| {
         let mut values: Vec<f64> = raw.iter().map(|&x| f64::from(x) / temperature).collect();
         task.link(&mut values);
         add(number, &values, &mut mean, &mut squares);
@@ -96,14 +97,14 @@ pub(super) fn each_part(
 /// Gives `visit` the raw outputs of consecutive examples by each of the draws in turn, with the
 /// draw's number, or by the network's present weights.
 pub(super) fn each_output(
-    network: &mut Network,
+    runtime: &mut dyn Runtime,
     draws: Option<&[Weights]>,
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
     visit: &mut dyn FnMut(Range<usize>, usize, Array2<f32>) -> Result<()>,
 ) -> Result<()> {
     let count = draws.map_or(1, <[Weights]>::len);
-    let size = part_size(network, count)?;
+    let size = part_size(runtime.frame(), count)?;
     let total = data.len() * count;
     for start in (0..data.len()).step_by(size) {
         let examples = start..data.len().min(start + size);
@@ -112,11 +113,11 @@ pub(super) fn each_output(
             let draw = draws.map(|draws| &draws[number]);
             // Weights that are there already need not be set again.
             if let Some(draw) = draw.filter(|_| start == 0 || count > 1) {
-                network.set_weights(draw)?;
+                runtime.set_weights(draw)?;
             }
             let before = start * count + number * examples.len();
             let observe = &mut |p: Progress| observe(Progress { done: before + p.done, total });
-            let raw = outputs(network, draw, &part, observe)?;
+            let raw = outputs(runtime, draw, &part, observe)?;
             visit(examples.clone(), number, raw)?;
         }
     }
@@ -124,43 +125,52 @@ pub(super) fn each_output(
 }
 
 /// Examples of a part: of whole forward passes, and one pass with a single draw.
-fn part_size(network: &Network, draws: usize) -> Result<usize> {
-    let pass = network.forward_batch();
-    let task = network.known_task()?;
-    let numbers = task.output_len(network.preprocess()).saturating_mul(pass).max(1);
+fn part_size(frame: &Frame, draws: usize) -> Result<usize> {
+    let pass = frame.forward_batch.max(1);
+    let task = frame.known_task()?;
+    let numbers = task.output_len(&frame.preprocess).saturating_mul(pass).max(1);
     Ok(if draws == 1 { pass } else { pass * (NUMBERS_MAX / numbers).max(1) })
 }
 
 /// The network's raw outputs, a row for each example, with the weights of `draw`, which it has;
 /// where there is one, on another device if its own fails.
 pub(super) fn outputs(
-    network: &mut Network,
+    runtime: &mut dyn Runtime,
     draw: Option<&Weights>,
     data: &Dataset,
     observe: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Array2<f32>> {
-    finite(network, draw, &mut |network| network.logits(data, observe))
+    finite(runtime, draw, &mut |runtime| rows(runtime, data, Output::Logits, observe))
 }
 
-/// What `pass` computes with the weights of `draw`, which the network has; where there is one, on
-/// another device if its own fails.
+/// [`somewhere`], where all that it computes is finite.
 pub(super) fn finite(
-    network: &mut Network,
+    runtime: &mut dyn Runtime,
     draw: Option<&Weights>,
-    pass: &mut dyn FnMut(&mut Network) -> Result<Array2<f32>>,
+    pass: &mut dyn FnMut(&mut dyn Runtime) -> Result<Array2<f32>>,
 ) -> Result<Array2<f32>> {
-    let outputs = loop {
-        match (pass(network), draw) {
-            (Err(error), Some(draw)) if error.kind() == Kind::Device => {
-                network.fall_back(error, draw)?;
-            }
-            (other, _) => break other?,
-        }
-    };
+    let outputs = somewhere(runtime, draw, pass)?;
     match outputs.iter().all(|x| x.is_finite()) {
         true => Ok(outputs),
         false => Err(Error::new(Kind::Diverged, "the network's outputs are not finite")
             .hint("its weights are too large for these images; adapt again with a lower --lr")),
+    }
+}
+
+/// What `pass` computes with the weights of `draw`, which the network has; where there is one, on
+/// another device if its own fails.
+pub(super) fn somewhere(
+    runtime: &mut dyn Runtime,
+    draw: Option<&Weights>,
+    pass: &mut dyn FnMut(&mut dyn Runtime) -> Result<Array2<f32>>,
+) -> Result<Array2<f32>> {
+    loop {
+        match (pass(runtime), draw) {
+            (Err(error), Some(draw)) if error.kind() == Kind::Device => {
+                runtime.fall_back(error, draw)?;
+            }
+            (other, _) => return other,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::support::repository;
 
 mod crash;
+mod engines;
 mod forget;
 mod tasks;
 mod uncertainty;

@@ -3,125 +3,21 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::{Array4, Axis};
+use ndarray::Axis;
 use priorfit::backend::Backend;
 use priorfit::backend::cpu::Cpu;
-use priorfit::data::{Dataset, Preprocess};
+use priorfit::data::Preprocess;
 use priorfit::onnx::{Dim, Model};
 use priorfit::plan::Plan;
-use priorfit::posterior::{
-    About, Description, ExportSettings, Exported, NUMBERS, PROBABILITIES, Posterior, VERSION,
-};
-use priorfit::prior::Weights;
-use priorfit::rng::{Key, Stream};
-use priorfit::task::{HEAD_BIAS, HEAD_WEIGHT, LOGITS, Standard, Task};
-use priorfit::tensor::{Tensor, contiguous, tensor};
+use priorfit::posterior::{About, ExportSettings, Exported, NUMBERS, PROBABILITIES, Posterior};
+use priorfit::task::{LOGITS, Task};
+use priorfit::tensor::{Tensor, contiguous};
 use priorfit::threads::Threads;
 
-use crate::support::{FORWARD, golden_names, relative_error, repository, resident};
-
-/// Images that each network is asked about.
-const IMAGES: usize = 3;
-/// What logits are divided by.
-const TEMPERATURE: f64 = 1.7;
-const OUTPUTS: usize = 4;
-
-fn names() -> Vec<String> {
-    ["a", "b", "c", "d"].map(str::to_string).to_vec()
-}
-
-fn tasks() -> [Task; 4] {
-    let standard = |column: usize| Standard {
-        mean: 10.0 * column as f64,
-        std: 0.5 + column as f64,
-        noise: Some(1.0),
-    };
-    [
-        Task::Classification { classes: names() },
-        Task::MultiLabel { labels: names() },
-        Task::Regression { outputs: names(), standard: (0..OUTPUTS).map(standard).collect() },
-        Task::Segmentation { classes: names(), ignore: 255 },
-    ]
-}
-
-/// Draws around the weights of `model`, with heads of `features`.
-fn posterior(model: Model, task: Task, input: Preprocess, draws: u64) -> Posterior {
-    let Preprocess { channels, height, width, .. } = input;
-    let batch = match model.inputs()[0].dims.as_ref().map(|dims| dims[0].clone()) {
-        Some(Dim::Fixed(batch)) => batch,
-        _ => 1,
-    };
-    let graph = model.graph(&[batch, channels, height, width]).expect("a graph");
-    let shape = graph.shape(graph.outputs()[0].1).clone();
-    // Channels of maps, the width of tokens, or features.
-    let features = if shape.ndim() == 3 { shape[2] } else { shape[1] };
-    let draw = |number: u64| {
-        let mut random = Key::new(23, Stream::Probe).at(number);
-        let mut of = |shape: &[usize], scale: f32| {
-            let data = (0..shape.iter().product()).map(|_| scale * random.normal()).collect();
-            tensor(shape, data).expect("a tensor")
-        };
-        let mut draw = Weights::new();
-        for (name, weight) in model.weights() {
-            let moved = weight * &of(weight.shape(), 0.02).mapv(|x| 1.0 + x);
-            draw.insert(name.to_string(), moved.into_shared());
-        }
-        draw.insert(HEAD_WEIGHT.to_string(), of(&[OUTPUTS, features], 1.0));
-        draw.insert(HEAD_BIAS.to_string(), of(&[OUTPUTS], 1.0));
-        draw
-    };
-    let draws = (0..draws).map(draw).collect();
-    let description = Description {
-        version: VERSION,
-        backbone: model.fingerprint(),
-        task,
-        preprocess: input,
-        temperature: TEMPERATURE,
-        provenance: serde_json::Value::Null,
-        calibration: None,
-    };
-    Posterior::new(description, Arc::new(model), draws).expect("a posterior")
-}
-
-fn golden(name: &str) -> Model {
-    let model = Model::load(&repository(&format!("models/golden/{name}.onnx")));
-    model.and_then(|model| model.cut_at_features(None)).expect("a golden network")
-}
-
-fn input_of(model: &Model) -> Preprocess {
-    let dims = model.inputs()[0].dims.clone().expect("declared");
-    let extent = |axis: usize| match dims[axis] {
-        Dim::Fixed(extent) => extent,
-        _ => panic!("images of one size"),
-    };
-    Preprocess::new(extent(1), extent(2), extent(3))
-}
-
-/// Images of the input's size: what the network reads, and as data.
-fn images(input: &Preprocess) -> (Tensor, Dataset) {
-    let shape = (IMAGES, input.channels, input.height, input.width);
-    let mut random = Key::new(29, Stream::Probe).at(0);
-    let x = Array4::from_shape_fn(shape, |_| random.normal());
-    let data = Dataset::from_arrays_f32(x.view(), None, Vec::new()).expect("images");
-    (x.into_dyn().into_shared(), data)
-}
-
-/// The predictions of a posterior, `[N, ..]`; classes of masks come before the pixels.
-fn predicted(posterior: &Posterior, data: &Dataset) -> Vec<f64> {
-    let mut all = Vec::new();
-    posterior
-        .predict_parts(data, Arc::new(Threads::new(2)), &mut |_| true, &mut |part| {
-            all.extend(part.mean);
-            Ok(())
-        })
-        .expect("predictions");
-    let pixels = all.len() / (IMAGES * OUTPUTS);
-    let place = |at: usize| {
-        let (n, class, pixel) = (at / (OUTPUTS * pixels), at / pixels % OUTPUTS, at % pixels);
-        (n * pixels + pixel) * OUTPUTS + class
-    };
-    (0..all.len()).map(|at| all[place(at)]).collect()
-}
+use crate::support::adapted::{
+    IMAGES, OUTPUTS, TEMPERATURE, golden, images, input_of, posterior, predicted, tasks,
+};
+use crate::support::{FORWARD, golden_names, onnx_runtime, relative_error, resident};
 
 /// The last output as our own engine computes it.
 fn own(model: &Model, x: &Tensor) -> Vec<f32> {
@@ -140,14 +36,17 @@ fn own(model: &Model, x: &Tensor) -> Vec<f32> {
     found
 }
 
-/// Checks that tract and our own engine find in an exported file what the posterior predicts.
+/// Checks that tract, our own engine and ONNX Runtime, where there is one, find in an exported file
+/// what the posterior predicts.
 fn check(what: &str, posterior: &Posterior, path: &Path) {
     let model = Model::load(path).expect("sound ONNX");
     let (x, data) = images(&posterior.description().preprocess);
     let expected = predicted(posterior, &data);
     let reference = model.reference(std::slice::from_ref(&x)).expect("tract runs it");
     let last = contiguous(reference.last().expect("an output")).to_vec();
-    for (engine, found) in [("tract", last), ("own", own(&model, &x))] {
+    let mut all = vec![("tract", last), ("own", own(&model, &x))];
+    all.extend(onnx_runtime::last_output(&model, &x).map(|found| ("ONNX Runtime", found)));
+    for (engine, found) in all {
         let error = relative_error(&found, &expected);
         assert!(error <= FORWARD, "{what}: {engine} is off by {error:e}");
     }
@@ -218,7 +117,9 @@ fn check_mask(name: &str, posterior: &Posterior, path: &Path) {
     let (x, data) = images(&posterior.description().preprocess);
     let expected = predicted(posterior, &data);
     let reference = model.reference(std::slice::from_ref(&x)).expect("tract runs it");
-    for found in [contiguous(&reference[1]).to_vec(), own(&model, &x)] {
+    let mut all = vec![contiguous(&reference[1]).to_vec(), own(&model, &x)];
+    all.extend(onnx_runtime::last_output(&model, &x));
+    for found in all {
         let error = relative_error(&found, &expected);
         assert!(error <= FORWARD, "{name}: off by {error:e}");
     }

@@ -9,6 +9,7 @@ mod capi;
 mod choice;
 #[cfg(feature = "cli")]
 mod cli;
+mod engines;
 mod export;
 mod foreign;
 mod forget;

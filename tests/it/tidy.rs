@@ -32,8 +32,9 @@ const LEVELS: [&[&str]; 13] = [
 ];
 
 /// Words of code and the only places where each may stand.
-const QUARANTINE: [(&str, &[&str]); 20] = [
+const QUARANTINE: [(&str, &[&str]); 21] = [
     ("tract_onnx", &["src/onnx/"]),
+    ("ort", &["src/posterior/runtime/onnxruntime"]),
     ("prost", &["src/onnx/"]),
     ("wgpu", &["src/backend/gpu/"]),
     ("safetensors", &["src/prior/file.rs", "src/posterior/file.rs", "src/adapt/archive.rs"]),

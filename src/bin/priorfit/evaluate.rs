@@ -18,12 +18,13 @@ use priorfit::data::Dataset;
 use priorfit::error::{Context, Result};
 use priorfit::posterior::metrics;
 use priorfit::posterior::{
-    Calibration, EarlyExit, Posterior, Predictions, RiskCoverage, Separation,
+    Calibration, EarlyExit, Posterior, Predictions, Race, RiskCoverage, Separation,
 };
 use priorfit::task::Task;
 use serde::Serialize;
 
 use self::page::Subject;
+use crate::engines::{EngineArgs, Unless, write_race};
 use crate::globals::Globals;
 use crate::monitor::Monitor;
 use crate::options::{Destination, check_destination, percent};
@@ -43,7 +44,9 @@ Classes: accuracy, likelihood, calibration and selective prediction. Labels: ave
 likelihood and calibration of the marginals. Numbers: RMSE, MAE, R2, likelihood, coverage of 90 %
 intervals. Masks: IoU, and likelihood and calibration of the pixels.
 
-What `calibrate` has stored is in use and measured; --uncalibrated leaves it out.")]
+What `calibrate` has stored is in use and measured; --uncalibrated leaves it out.
+
+Our own engine predicts, so that a measure repeats to the last digit, unless another is named.")]
 pub struct Evaluate {
     /// The folder that `adapt` wrote
     #[arg(long, value_name = "DIR")]
@@ -60,6 +63,8 @@ pub struct Evaluate {
     /// Leave out what `calibrate` has stored
     #[arg(long)]
     uncalibrated: bool,
+    #[command(flatten)]
+    engines: EngineArgs,
 }
 
 #[derive(Serialize)]
@@ -77,6 +82,9 @@ struct Report {
     calibrated: Option<Calibrated>,
     /// How well scores tell foreign images, if there are any.
     ood: Option<Ood>,
+    /// How the engine was chosen, if there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    race: Option<Race>,
 }
 
 /// What was promised, and what is.
@@ -118,7 +126,7 @@ impl Evaluate {
             posterior = posterior.with_calibration(None)?;
         }
         if !matches!(posterior.description().task, Task::Classification { .. }) {
-            return measured::evaluate(&posterior, self, globals);
+            return measured::evaluate(posterior, self, globals);
         }
         let names = posterior.description().task.names().to_vec();
         let in_data = || self.data.display().to_string();
@@ -130,6 +138,8 @@ impl Evaluate {
         };
         let mut monitor = Monitor::new(globals)?;
         let engine = globals.engine()?;
+        let how = (&engine, Unless::Own);
+        let (posterior, race) = self.engines.choose(posterior, &data, how, &mut monitor)?;
         let mut predict = |data: &Dataset| {
             let exit = EarlyExit::Never;
             posterior.predictions(data, &engine, exit, &mut |p| monitor.predicting(p))
@@ -147,6 +157,7 @@ impl Evaluate {
         let foreign = foreign.as_ref().map(|(path, data, predicted)| (*path, *data, predicted));
         let strangers = foreign.map(|(.., predicted)| predicted);
         let report = Report::new(names, &predicted, &labels, strangers, calibration)?;
+        let report = Report { race, ..report };
         if let Some(path) = page {
             let subject = Subject {
                 folder: &self.posterior,
@@ -183,6 +194,7 @@ impl Report {
             mutual_information: mean(&predicted.mutual_information),
             calibrated: calibration.map(|c| Calibrated::new(c, predicted, labels)),
             ood: foreign.map(|foreign| Ood::new(calibration, predicted, foreign)),
+            race: None,
         })
     }
 }
@@ -259,7 +271,8 @@ impl fmt::Display for Report {
             write!(f, "{ood}")?;
         }
         writeln!(f)?;
-        self.write_confusion(f)
+        self.write_confusion(f)?;
+        write_race(f, &self.race)
     }
 }
 

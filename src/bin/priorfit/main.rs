@@ -10,6 +10,7 @@ mod bench;
 mod calibrate;
 mod demo;
 mod devices;
+mod engines;
 mod evaluate;
 mod export;
 mod forget;

@@ -12,14 +12,16 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Args;
+use priorfit::backend::Engine;
 use priorfit::data::Dataset;
 use priorfit::error::{Context, Error, Result};
 use priorfit::posterior::{
-    Description, EarlyExit, Part, Posterior, Predictions, Uncertainty, Verdict,
+    Description, EarlyExit, Part, Posterior, Predictions, Race, Uncertainty, Verdict,
 };
 use priorfit::task::Task;
 use serde::Serialize;
 
+use crate::engines::{EngineArgs, Unless, write_race};
 use crate::globals::Globals;
 use crate::monitor::Monitor;
 
@@ -42,7 +44,11 @@ marks unfamiliar images.
 --settle stops asking draws about an image whose class no longer depends on them:
   --settle       the rest could not change the class, which is that of all draws
   --settle=0.01  or, at most with this probability, it differs from that of all draws
-Probabilities are then the average of the draws that were asked.")]
+Probabilities are then the average of the draws that were asked.
+
+Where there is much to predict, engines race over the first images: the fastest that computes what
+our own does is taken, and the result says how each fared. --engine auto lets them race over few
+images, too; --engine own is the one whose results repeat to the last bit.")]
 pub struct Predict {
     /// The folder that `adapt` wrote
     #[arg(long, value_name = "DIR")]
@@ -56,6 +62,17 @@ pub struct Predict {
     settle: Option<Settle>,
     #[command(flatten)]
     masks: masks::MaskArgs,
+    #[command(flatten)]
+    engines: EngineArgs,
+}
+
+/// What predicts which images.
+struct Work<'a> {
+    posterior: Posterior,
+    race: Option<Race>,
+    sources: Vec<(Option<&'a Path>, Dataset)>,
+    engine: Engine,
+    monitor: Monitor,
 }
 
 /// The value of `--settle`.
@@ -108,6 +125,9 @@ impl Doubt {
 struct Report {
     classes: Vec<String>,
     predictions: Vec<Prediction>,
+    /// How the engine was chosen, if there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    race: Option<Race>,
 }
 
 #[derive(Serialize)]
@@ -150,57 +170,53 @@ impl Predict {
             let message = "--settle is for classes, which this model does not predict";
             return Err(Error::unsupported(message).hint("leave it out; all draws are asked"));
         }
-        match posterior.description().task {
-            Task::Classification { .. } => {}
-            Task::MultiLabel { .. } => return labels::predict(&posterior, self, globals),
-            Task::Regression { .. } => return numbers::predict(&posterior, self, globals),
-            Task::Segmentation { .. } => return masks::predict(&posterior, self, globals),
-        }
         let exit = self.settle.map_or(EarlyExit::Never, |Settle(exit)| exit);
         exit.check()?;
+        let work = self.begin(posterior, globals)?;
+        match work.posterior.description().task {
+            Task::Classification { .. } => self.classes(work, exit, globals),
+            Task::MultiLabel { .. } => labels::predict(work, globals),
+            Task::Regression { .. } => numbers::predict(work, globals),
+            Task::Segmentation { .. } => masks::predict(work, &self.masks, globals),
+        }
+    }
+
+    /// Opens the images, and chooses what predicts them by the first.
+    fn begin(&self, posterior: Posterior, globals: &Globals) -> Result<Work<'_>> {
+        let sources = self.sources()?;
         let engine = globals.engine()?;
         let mut monitor = Monitor::new(globals)?;
+        let most = sources.iter().map(|(_, data)| data).max_by_key(|data| data.len());
+        let (posterior, race) = match most {
+            None => (posterior, None),
+            Some(data) => {
+                let how = (&engine, Unless::Worth);
+                self.engines.choose(posterior, data, how, &mut monitor)?
+            }
+        };
+        Ok(Work { posterior, race, sources, engine, monitor })
+    }
+
+    fn classes(&self, mut work: Work<'_>, exit: EarlyExit, globals: &Globals) -> Result<ExitCode> {
+        let Work { posterior, sources, engine, monitor, .. } = &mut work;
         let mut predictions = Vec::new();
-        for (source, data) in self.sources()? {
+        for (source, data) in &*sources {
             let predicted =
-                posterior.predictions(&data, &engine, exit, &mut |p| monitor.predicting(p));
+                posterior.predictions(data, &*engine, exit, &mut |p| monitor.predicting(p));
             let in_source = || source.map(|path| path.display().to_string()).unwrap_or_default();
             let predicted = match source {
                 Some(_) => predicted.context(in_source)?,
                 None => predicted?,
             };
             for index in 0..predicted.len() {
-                let path = name_of(&data, index, source);
+                let path = name_of(data, index, *source);
                 predictions.push(Prediction::new(path, posterior.description(), &predicted, index));
             }
         }
         monitor.finish();
         let classes = posterior.description().task.names().to_vec();
-        globals.print(&Report { classes, predictions })?;
+        globals.print(&Report { classes, predictions, race: work.race })?;
         Ok(ExitCode::SUCCESS)
-    }
-
-    /// Predicts all images, and gives `add` each of them.
-    fn each(&self, posterior: &Posterior, globals: &Globals, add: Add<'_>) -> Result<()> {
-        let width = posterior.description().task.outputs();
-        let engine = globals.engine()?;
-        let mut monitor = Monitor::new(globals)?;
-        for (source, data) in self.sources()? {
-            let mut rows = |part: Part| {
-                let rows = part.mean.chunks_exact(width).zip(part.variance.chunks_exact(width));
-                let rows = rows.zip(&part.uncertainty);
-                for (index, ((means, variances), one)) in part.examples.zip(rows) {
-                    let doubt = Doubt::new(posterior, one);
-                    add(name_of(&data, index, source), means, variances, doubt);
-                }
-                Ok(())
-            };
-            posterior
-                .predict_parts(&data, &engine, &mut |p| monitor.predicting(p), &mut rows)
-                .context(|| source.map(|path| path.display().to_string()).unwrap_or_default())?;
-        }
-        monitor.finish();
-        Ok(())
     }
 
     /// The images in order; those of an `.npz` with its path, since they have none of their own.
@@ -223,6 +239,30 @@ impl Predict {
             sources.push((None, Dataset::from_files(files)?));
         }
         Ok(sources)
+    }
+}
+
+impl Work<'_> {
+    /// Predicts all images, and gives `add` each of them.
+    fn each(&mut self, add: Add<'_>) -> Result<()> {
+        let Work { posterior, sources, engine, monitor, .. } = self;
+        let width = posterior.description().task.outputs();
+        for (source, data) in &*sources {
+            let mut rows = |part: Part| {
+                let rows = part.mean.chunks_exact(width).zip(part.variance.chunks_exact(width));
+                let rows = rows.zip(&part.uncertainty);
+                for (index, ((means, variances), one)) in part.examples.zip(rows) {
+                    let doubt = Doubt::new(posterior, one);
+                    add(name_of(data, index, *source), means, variances, doubt);
+                }
+                Ok(())
+            };
+            posterior
+                .predict_parts(data, &*engine, &mut |p| monitor.predicting(p), &mut rows)
+                .context(|| source.map(|path| path.display().to_string()).unwrap_or_default())?;
+        }
+        monitor.finish();
+        Ok(())
     }
 }
 
@@ -295,7 +335,7 @@ impl fmt::Display for Report {
                 remarks => writeln!(f, "  {remarks}")?,
             }
         }
-        Ok(())
+        write_race(f, &self.race)
     }
 }
 

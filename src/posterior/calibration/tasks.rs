@@ -14,9 +14,10 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::posterior::evaluate::Rows;
 use crate::posterior::parts::{each_output, each_part};
+use crate::posterior::runtime::{Frame, Runtime};
 use crate::posterior::temperature::{Search, best};
 use crate::posterior::{
-    Network, PIXELS_MAX, Part, Pixels, Posterior, Progress, Uncertainty, quantile, truth,
+    PIXELS_MAX, Part, Pixels, Posterior, Progress, Uncertainty, quantile, truth,
 };
 use crate::task::Task;
 
@@ -56,24 +57,24 @@ impl Posterior {
             return Err(Error::unsupported("abstaining is known of classes only")
                 .hint("leave --risk and --answer out"));
         }
-        let mut network = self.network(engine)?;
-        let mut task = network.known_task()?.clone();
-        let temperature = self.temperature_of(&mut network, first, settings.seed, observe)?;
+        let mut predictor = self.predictor(engine)?;
+        let runtime = &mut *predictor;
+        let mut task = runtime.frame().known_task()?.clone();
+        let temperature = self.temperature_of(runtime, first, settings.seed, observe)?;
         let mut intervals = None;
         if let Task::Regression { standard, .. } = &mut task {
-            let rows =
-                Rows::predict(&mut network, self.weights(), first, observe, &mut |_| Ok(()))?;
+            let rows = Rows::predict(runtime, self.weights(), first, observe, &mut |_| Ok(()))?;
             let noise = rows.noises(&self.description.task);
             let known = standard.iter_mut().zip(&noise);
             known.for_each(|(standard, &noise)| standard.noise = Some(noise));
             let coverage = settings.coverage;
             intervals = Some(Intervals { coverage, noise, half_widths: None });
         }
-        network.set_task(task.clone());
+        runtime.frame_mut().task = Some(task.clone());
         let (mut scores, mut misses) = (Vec::new(), Vec::new());
         let score = Score::for_draws(self.draws.len());
         let weights = (Some(&self.draws[..]), temperature);
-        each_part(&mut network, weights, second, observe, &mut |part| {
+        each_part(runtime, weights, second, observe, &mut |part| {
             scores.extend(part.uncertainty.iter().map(|one| score.of_one(one)));
             if let Some(intervals) = &intervals {
                 misses.extend(deviations(&part, &intervals.noise, second)?);
@@ -99,18 +100,16 @@ impl Posterior {
     /// The temperature that suits `data` best; 1 where none has a meaning.
     fn temperature_of(
         &self,
-        network: &mut Network,
+        runtime: &mut dyn Runtime,
         data: &Dataset,
         seed: u64,
         observe: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<f64> {
-        let task = network.known_task()?.clone();
+        let Frame { preprocess, threads, .. } = runtime.frame().clone();
+        let task = runtime.frame().known_task()?.clone();
         let pixels = match task.is_dense() {
             false => None,
-            true => {
-                let (input, threads) = (network.preprocess(), network.threads());
-                Some(Pixels::sample(data, input, PIXELS_MAX, seed, threads)?)
-            }
+            true => Some(Pixels::sample(data, &preprocess, PIXELS_MAX, seed, &threads)?),
         };
         let all: Vec<usize> = (0..data.len()).collect();
         let Some((_, weight)) = truth(&task, data, &all, pixels.as_ref())? else {
@@ -118,7 +117,7 @@ impl Posterior {
         };
         let (mut search, mut nll) = (None, Vec::new());
         let (draws, pixels) = (&self.draws[..], pixels.as_ref());
-        each_output(network, Some(draws), data, observe, &mut |examples, number, raw| {
+        each_output(runtime, Some(draws), data, observe, &mut |examples, number, raw| {
             if number == 0 {
                 let examples: Vec<usize> = examples.clone().collect();
                 search =

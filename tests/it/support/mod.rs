@@ -1,10 +1,12 @@
 //! What several tests need: golden files, random arrays, comparison with named tolerances.
 
+pub mod adapted;
 #[cfg(feature = "gpu")]
 pub mod case;
 pub mod gpu;
 pub mod memory;
 pub mod networks;
+pub mod onnx_runtime;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use priorfit::atomic_file;
 use priorfit::data::{Dataset, Preprocess};
 use priorfit::error::{Context, Error, Result};
 use priorfit::posterior::{
-    Calibration, Evaluation, Part, Posterior, RiskCoverage, Score, Separation, Uncertainty,
+    Calibration, Evaluation, Part, Posterior, Race, RiskCoverage, Score, Separation, Uncertainty,
 };
 use priorfit::task::Task;
 use priorfit::threads::Threads;
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use self::page::Subject;
 use super::{Evaluate, Shown, charts, mean};
+use crate::engines::{Unless, write_race};
 use crate::globals::Globals;
 use crate::monitor::Monitor;
 use crate::options::percent;
@@ -38,6 +39,9 @@ struct Report {
     calibrated: Option<Promises>,
     /// How well scores tell foreign images, if there are any.
     ood: Option<Foreign>,
+    /// How the engine was chosen, if there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    race: Option<Race>,
 }
 
 /// What was promised, and what is.
@@ -77,7 +81,7 @@ struct Seen {
 
 /// Measures a posterior that predicts no classes.
 pub(super) fn evaluate(
-    posterior: &Posterior,
+    posterior: Posterior,
     options: &Evaluate,
     globals: &Globals,
 ) -> Result<ExitCode> {
@@ -93,6 +97,9 @@ pub(super) fn evaluate(
     let strangers = options.ood.as_deref().map(Dataset::open).transpose()?;
     let mut monitor = Monitor::new(globals)?;
     let engine = globals.engine()?;
+    let how = (&engine, Unless::Own);
+    let (posterior, race) = options.engines.choose(posterior, &data, how, &mut monitor)?;
+    let posterior = &posterior;
     let mut observe = |p| monitor.predicting(p);
     let mut seen = Seen::default();
     let input = &posterior.description().preprocess;
@@ -111,7 +118,7 @@ pub(super) fn evaluate(
     monitor.finish();
     let truth = targets(&task, &data)?;
     let foreign = strangers.is_some().then_some(&foreign[..]);
-    let report = Report::new(evaluation, posterior, &seen, &truth, foreign);
+    let report = Report { race, ..Report::new(evaluation, posterior, &seen, &truth, foreign) };
     if let Some(path) = &options.report {
         let subject = Subject {
             folder: &options.posterior,
@@ -218,6 +225,7 @@ impl Report {
             mutual_information: mean(&scores(Score::MutualInformation, &seen.uncertainty)),
             calibrated: calibration.map(|c| Promises::new(c, seen, truth)),
             ood: foreign.map(|foreign| Foreign::new(calibration, &seen.uncertainty, foreign)),
+            race: None,
         }
     }
 }
@@ -299,16 +307,17 @@ impl fmt::Display for Report {
                 [promises.false_alarms, promises.false_alarms_promised].map(percent);
             writeln!(f, "called unfamiliar    {alarms} ({allowed} at most promised)")?;
         }
-        let Some(ood) = &self.ood else { return Ok(()) };
-        writeln!(f, "\nforeign images       {}", ood.count)?;
-        for (name, separation) in ood.by_score() {
-            if let Some(separation) = separation {
-                writeln!(f, "{name:20} {}", Shown(separation))?;
+        if let Some(ood) = &self.ood {
+            writeln!(f, "\nforeign images       {}", ood.count)?;
+            for (name, separation) in ood.by_score() {
+                if let Some(separation) = separation {
+                    writeln!(f, "{name:20} {}", Shown(separation))?;
+                }
+            }
+            if let Some(share) = ood.detected {
+                writeln!(f, "called unfamiliar    {}", percent(share))?;
             }
         }
-        match ood.detected {
-            Some(share) => writeln!(f, "called unfamiliar    {}", percent(share)),
-            None => Ok(()),
-        }
+        write_race(f, &self.race)
     }
 }

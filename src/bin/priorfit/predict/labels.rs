@@ -4,16 +4,20 @@ use std::fmt;
 use std::process::ExitCode;
 
 use priorfit::error::Result;
-use priorfit::posterior::Posterior;
+use priorfit::posterior::Race;
 use serde::Serialize;
 
-use super::{Doubt, Predict};
+use super::{Doubt, Work};
+use crate::engines::write_race;
 use crate::globals::Globals;
 
 #[derive(Serialize)]
 struct Report {
     labels: Vec<String>,
     predictions: Vec<Prediction>,
+    /// How the engine was chosen, if there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    race: Option<Race>,
 }
 
 #[derive(Serialize)]
@@ -31,14 +35,10 @@ struct Prediction {
 }
 
 /// Predicts the labels of all images.
-pub(super) fn predict(
-    posterior: &Posterior,
-    options: &Predict,
-    globals: &Globals,
-) -> Result<ExitCode> {
-    let names = posterior.description().task.names();
+pub(super) fn predict(mut work: Work<'_>, globals: &Globals) -> Result<ExitCode> {
+    let names = work.posterior.description().task.names().to_vec();
     let mut predictions = Vec::new();
-    options.each(posterior, globals, &mut |path, row, variances, doubt| {
+    work.each(&mut |path, row, variances, doubt| {
         let likely = names.iter().zip(row).filter(|(_, p)| **p > 0.5);
         predictions.push(Prediction {
             path,
@@ -48,7 +48,7 @@ pub(super) fn predict(
             doubt,
         });
     })?;
-    globals.print(&Report { labels: names.to_vec(), predictions })?;
+    globals.print(&Report { labels: names, predictions, race: work.race })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -68,6 +68,6 @@ impl fmt::Display for Report {
             }
             writeln!(f, "{}{}", if likely.is_empty() { "  -" } else { "" }, doubt.remark())?;
         }
-        Ok(())
+        write_race(f, &self.race)
     }
 }

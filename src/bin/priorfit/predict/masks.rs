@@ -8,13 +8,13 @@ use clap::Args;
 use priorfit::atomic_file;
 use priorfit::data::{Dataset, encode_grey, encode_mask};
 use priorfit::error::{Context, Error, Result};
-use priorfit::posterior::{Part, Posterior};
+use priorfit::posterior::{Part, Posterior, Race};
 use priorfit::task::Task;
 use serde::Serialize;
 
-use super::{Doubt, Predict, name_of};
+use super::{Doubt, Work, name_of};
+use crate::engines::write_race;
 use crate::globals::Globals;
-use crate::monitor::Monitor;
 use crate::options::{Destination, check_destination, percent};
 
 /// What becomes of masks.
@@ -52,6 +52,9 @@ struct Report {
     out: PathBuf,
     classes: Vec<String>,
     predictions: Vec<Prediction>,
+    /// How the engine was chosen, if there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    race: Option<Race>,
 }
 
 #[derive(Serialize)]
@@ -69,28 +72,27 @@ struct Prediction {
 
 /// Predicts the masks of all images.
 pub(super) fn predict(
-    posterior: &Posterior,
-    options: &Predict,
+    mut work: Work<'_>,
+    options: &MaskArgs,
     globals: &Globals,
 ) -> Result<ExitCode> {
-    let out = options.masks.out.clone().unwrap_or_default();
+    let out = options.out.clone().unwrap_or_default();
     std::fs::create_dir_all(&out).map_err(|e| Error::io("cannot make", &out, e))?;
-    let engine = globals.engine()?;
-    let mut monitor = Monitor::new(globals)?;
+    let Work { posterior, sources, engine, monitor, .. } = &mut work;
     let mut predictions = Vec::new();
-    for (source, data) in options.sources()? {
-        let writer = Writer { posterior, data: &data, source, options: &options.masks, out: &out };
+    for (source, data) in &*sources {
+        let writer = Writer { posterior, data, source: *source, options, out: &out };
         let mut add = |part: Part| {
             predictions.extend(writer.write(&part)?);
             Ok(())
         };
         let done =
-            posterior.predict_parts(&data, &engine, &mut |p| monitor.predicting(p), &mut add);
+            posterior.predict_parts(data, &*engine, &mut |p| monitor.predicting(p), &mut add);
         done.context(|| source.map(|path| path.display().to_string()).unwrap_or_default())?;
     }
     monitor.finish();
     let classes = posterior.description().task.names().to_vec();
-    globals.print(&Report { out, classes, predictions })?;
+    globals.print(&Report { out, classes, predictions, race: work.race })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -191,6 +193,6 @@ impl fmt::Display for Report {
             }
             writeln!(f, "{}", doubt.remark())?;
         }
-        Ok(())
+        write_race(f, &self.race)
     }
 }

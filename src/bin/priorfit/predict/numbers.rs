@@ -4,17 +4,21 @@ use std::fmt;
 use std::process::ExitCode;
 
 use priorfit::error::Result;
-use priorfit::posterior::Posterior;
+use priorfit::posterior::Race;
 use priorfit::task::Task;
 use serde::Serialize;
 
-use super::{Doubt, Predict};
+use super::{Doubt, Work};
+use crate::engines::write_race;
 use crate::globals::Globals;
 
 #[derive(Serialize)]
 struct Report {
     outputs: Vec<String>,
     predictions: Vec<Prediction>,
+    /// How the engine was chosen, if there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    race: Option<Race>,
 }
 
 #[derive(Serialize)]
@@ -41,35 +45,31 @@ fn intervals(means: &[f64], deviations: &[f64], halves: &[f64]) -> Vec<[f64; 2]>
 }
 
 /// Predicts the numbers of all images.
-pub(super) fn predict(
-    posterior: &Posterior,
-    options: &Predict,
-    globals: &Globals,
-) -> Result<ExitCode> {
-    let task = posterior.task();
+pub(super) fn predict(mut work: Work<'_>, globals: &Globals) -> Result<ExitCode> {
+    let task = work.posterior.task();
     let noise: Vec<f64> = match &task {
         Task::Regression { standard, .. } => {
             standard.iter().map(|s| s.noise.unwrap_or(0.0)).collect()
         }
         _ => Vec::new(),
     };
-    let calibration = posterior.description().calibration.as_ref();
-    let promised = calibration.and_then(|calibration| calibration.intervals.as_ref());
-    let halves = promised.and_then(|intervals| intervals.half_widths.as_deref());
+    let calibration = work.posterior.description().calibration.clone();
+    let promised = calibration.and_then(|calibration| calibration.intervals);
+    let halves = promised.and_then(|intervals| intervals.half_widths);
     let mut predictions = Vec::new();
-    options.each(posterior, globals, &mut |path, row, variances, doubt| {
+    work.each(&mut |path, row, variances, doubt| {
         let total = variances.iter().zip(&noise).map(|(v, noise)| (v + noise).sqrt());
         let deviations: Vec<f64> = total.collect();
         predictions.push(Prediction {
             path,
             means: row.to_vec(),
-            intervals: halves.map(|halves| intervals(row, &deviations, halves)),
+            intervals: halves.as_ref().map(|halves| intervals(row, &deviations, halves)),
             deviations,
             between_draws: variances.iter().map(|v| v.sqrt()).collect(),
             doubt,
         });
     })?;
-    globals.print(&Report { outputs: task.names().to_vec(), predictions })?;
+    globals.print(&Report { outputs: task.names().to_vec(), predictions, race: work.race })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -87,6 +87,6 @@ impl fmt::Display for Report {
             }
             writeln!(f, "{}", doubt.remark())?;
         }
-        Ok(())
+        write_race(f, &self.race)
     }
 }

@@ -1,0 +1,34 @@
+//! ONNX Runtime for tests: the library that `PRIORFIT_ORT_LIBRARY` names.
+
+use std::path::PathBuf;
+
+use priorfit::onnx::Model;
+use priorfit::tensor::{Tensor, contiguous};
+
+/// What makes a test without the library a failure, if it is 1.
+const REQUIRE: &str = "PRIORFIT_REQUIRE_ORT";
+/// What names it.
+const LIBRARY: &str = "PRIORFIT_ORT_LIBRARY";
+
+/// The library; without it the test is skipped, with a reason, unless `PRIORFIT_REQUIRE_ORT` is 1.
+pub fn library() -> Option<PathBuf> {
+    let library = match cfg!(feature = "ort") {
+        true => std::env::var_os(LIBRARY).ok_or(format!("{LIBRARY} names no library")),
+        false => Err("built without the feature `ort`".to_string()),
+    };
+    library
+        .map(PathBuf::from)
+        .map_err(|reason| {
+            let required = std::env::var(REQUIRE).is_ok_and(|value| value == "1");
+            assert!(!required, "{REQUIRE} is 1, but {reason}");
+            println!("skipped on ONNX Runtime: {reason}; {REQUIRE}=1 makes this a failure");
+        })
+        .ok()
+}
+
+/// The last output of a file for images `x`, if there is the library.
+pub fn last_output(model: &Model, x: &Tensor) -> Option<Vec<f32>> {
+    let outputs = priorfit::posterior::ort_reference(&library()?, model, std::slice::from_ref(x));
+    let outputs = outputs.expect("ONNX Runtime runs it");
+    Some(contiguous(outputs.last().expect("an output")).to_vec())
+}
