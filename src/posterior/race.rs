@@ -135,7 +135,7 @@ impl Posterior {
         let data = data.subset(&examples)?;
         let draws = self.draws.len().min(DRAWS);
         let mut own = self.open(&RuntimeChoice::Own, engine)?;
-        let expected = self.sweep(&mut *own, &data)?;
+        let expected = self.run_on(&mut *own, &data)?;
         let mut track = Track { now, expected: &expected, data: &data };
         let total = entrants.len();
         let mut ran = Vec::new();
@@ -173,7 +173,7 @@ impl Posterior {
     }
 
     /// The raw outputs of `data` by the first draws, as a prediction would have them.
-    fn sweep(&self, runtime: &mut dyn Runtime, data: &Dataset) -> Result<Vec<Array2<f32>>> {
+    fn run_on(&self, runtime: &mut dyn Runtime, data: &Dataset) -> Result<Vec<Array2<f32>>> {
         let draws = &self.draws[..self.draws.len().min(DRAWS)];
         let pass = |runtime: &mut dyn Runtime, draw: &Weights, output: Output| {
             runtime.set_weights(draw)?;
@@ -212,7 +212,7 @@ impl Track<'_> {
             Ok(runtime) => runtime,
             Err(error) => return out(name.to_string(), None, error),
         };
-        let found = posterior.sweep(&mut *runtime, self.data);
+        let found = posterior.run_on(&mut *runtime, self.data);
         let compared = found.and_then(|found| deviation(&found, self.expected));
         let deviation = match compared {
             Ok(deviation) => deviation,
@@ -235,7 +235,7 @@ impl Track<'_> {
         let mut ran = Ran { engine: runtime.name(), seconds: None, deviation: None, refused: None };
         for _ in 0..PASSES {
             let started = (self.now)();
-            if let Err(error) = posterior.sweep(runtime, self.data) {
+            if let Err(error) = posterior.run_on(runtime, self.data) {
                 return Ran { seconds: None, refused: Some(error.to_string()), ..ran };
             }
             let seconds = (self.now)().saturating_sub(started).as_secs_f64();

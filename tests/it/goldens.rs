@@ -19,8 +19,8 @@ use crate::support::{
 /// Share of the largest gradient below which a difference is rounding.
 const ROUNDING: f64 = 1e-4;
 
-/// Checks one golden network on a backend, as the file has it or with scales folded into filters, as
-/// training has it; what is wrong, if anything.
+/// Checks one golden network on a backend, as it is in the file or with scales folded into filters
+/// as for training; what is wrong, if anything.
 fn check(name: &str, folds: bool, backend: &mut dyn Backend) -> Result<(f64, f64), String> {
     let model = Model::load(&repository(&format!("models/golden/{name}.onnx")))
         .map_err(|e| e.to_string())?;
@@ -81,12 +81,7 @@ fn check(name: &str, folds: bool, backend: &mut dyn Backend) -> Result<(f64, f64
     }
     let known = golden.keys().filter(|key| key.starts_with("grad/")).count();
     if known != names.len() {
-        let extra: Vec<_> =
-            names.iter().filter(|n| !golden.contains_key(&format!("grad/{n}"))).collect();
-        return Err(format!(
-            "{known} golden gradients, {} parameters; extra {extra:?}",
-            names.len()
-        ));
+        return Err(format!("{known} golden gradients, but the parameters {names:?}"));
     }
     if forward > FORWARD {
         return Err(format!("output: relative error {forward:.1e}"));

@@ -13,6 +13,10 @@ fn probabilities(report: &Value) -> Vec<f64> {
     predictions.iter().filter_map(|one| one["probability"].as_f64()).collect()
 }
 
+fn with<'a>(command: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [command, more].concat()
+}
+
 #[test]
 fn an_engine_is_named_or_races_and_the_report_says_how_it_fared() {
     let (folder, train) = workplace();
@@ -22,13 +26,12 @@ fn an_engine_is_named_or_races_and_the_report_says_how_it_fared() {
     let quick = ["--steps", "2", "--strength", "1", "--head-variance", "1", "--no-gate"];
     succeeds(&[&adapt[..], &quick].concat(), &["adapted"]);
     let predict = ["predict", "--posterior", text(&out), train];
-    let with = |more: &[&str]| [&predict[..], more].concat();
 
     let own = succeeds(&predict, &["predictions"]);
     assert!(own.get("race").is_none(), "so few images are not worth a race: {own}");
-    assert_eq!(succeeds(&with(&["--engine", "own"]), &[]), own);
+    assert_eq!(succeeds(&with(&predict, &["--engine", "own"]), &[]), own);
     for (engine, entrants) in [("tract", 1), ("auto", 2)] {
-        let report = succeeds(&with(&["--engine", engine]), &["race", "predictions"]);
+        let report = succeeds(&with(&predict, &["--engine", engine]), &["race", "predictions"]);
         let race = &report["race"];
         assert!(race["entrants"].as_array().is_some_and(|all| all.len() >= entrants), "{race}");
         let tract = race["entrants"].as_array().expect("a list");
@@ -40,7 +43,7 @@ fn an_engine_is_named_or_races_and_the_report_says_how_it_fared() {
         let off = found.iter().zip(&expected).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
         assert!(off <= NEAR, "{engine} is off by {off:e}");
     }
-    let shown = priorfit(&with(&["--engine", "auto"]));
+    let shown = priorfit(&with(&predict, &["--engine", "auto"]));
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("\nengine   ") && shown.contains(" tract: "), "{shown}");
     let evaluate = ["evaluate", "--posterior", text(&out), "--data", train];
@@ -48,13 +51,14 @@ fn an_engine_is_named_or_races_and_the_report_says_how_it_fared() {
     assert_eq!(report["race"]["engine"], "tract");
 
     let nowhere = ["--engine", "ort", "--ort-library", "nowhere/libonnxruntime.so"];
-    fails(&with(&nowhere), &["nowhere/libonnxruntime.so"]);
-    fails(&with(&["--engine", "own", "--ort-provider", "cpu"]), &["--engine ort"]);
+    fails(&with(&predict, &nowhere), &["nowhere/libonnxruntime.so"]);
+    fails(&with(&predict, &["--engine", "own", "--ort-provider", "cpu"]), &["--engine ort"]);
     if let Some(library) = onnx_runtime::library() {
         let ort = ["--engine", "ort", "--ort-library", text(&library)];
-        let report = succeeds(&[&with(&ort)[..], &["--ort-provider", "all"]].concat(), &["race"]);
+        let report =
+            succeeds(&[&with(&predict, &ort)[..], &["--ort-provider", "all"]].concat(), &["race"]);
         assert_eq!(report["race"]["engine"], "ort (cpu)");
-        let cuda = [&with(&ort)[..], &["--ort-provider", "nonsense"]].concat();
+        let cuda = [&with(&predict, &ort)[..], &["--ort-provider", "nonsense"]].concat();
         fails(&cuda, &["no provider 'nonsense'", "it has cpu"]);
     }
 }
