@@ -95,6 +95,16 @@ pub struct Race {
     pub entrants: Vec<Ran>,
 }
 
+/// The fastest so far.
+struct Leader {
+    /// As they count beside others'.
+    seconds: f64,
+    /// Among those that ran.
+    number: usize,
+    /// None is our own.
+    runtime: Option<Box<dyn Runtime>>,
+}
+
 impl Posterior {
     /// Whether a race over `data` costs little beside its prediction: with so many entrants, about
     /// a sixteenth or less.
@@ -139,8 +149,7 @@ impl Posterior {
         let mut track = Track { now, expected: &expected, data: &data };
         let total = entrants.len();
         let mut ran = Vec::new();
-        // The fastest so far; our own is nothing.
-        let mut best: Option<(f64, usize, Option<Box<dyn Runtime>>)> = None;
+        let mut best: Option<Leader> = None;
         for (done, entrant) in entrants.into_iter().enumerate() {
             let (outcome, runtime) = match entrant.open {
                 None => (track.time(&self, &mut *own), None),
@@ -148,8 +157,8 @@ impl Posterior {
             };
             if let Some(seconds) = outcome.seconds {
                 let counted = seconds * if runtime.is_some() { 1.0 } else { GAIN };
-                if best.as_ref().is_none_or(|(least, ..)| counted < *least) {
-                    best = Some((counted, done, runtime));
+                if best.as_ref().is_none_or(|best| counted < best.seconds) {
+                    best = Some(Leader { seconds: counted, number: done, runtime });
                 }
             }
             ran.push(outcome);
@@ -157,7 +166,7 @@ impl Posterior {
                 return Err(Error::new(Kind::Cancelled, "stopped by the caller"));
             }
         }
-        let Some((_, number, runtime)) = best else { return Err(none_left(&ran)) };
+        let Some(Leader { number, runtime, .. }) = best else { return Err(none_left(&ran)) };
         let engine = ran[number].engine.clone();
         let race = Race { engine, examples: data.len(), draws, entrants: ran };
         let chosen = match runtime {

@@ -288,7 +288,7 @@ fn draws_survive_the_loss_of_a_device() {
     use priorfit::backend::Engine;
     use priorfit::threads::Threads;
 
-    use crate::gpu::{destroy_last, watched};
+    use crate::gpu::{destroy_last, early_layers, watched};
     use crate::support::gpu::adapter;
     // The first shadow of a chain is taken after 50 steps.
     const STEPS: usize = 70;
@@ -300,6 +300,7 @@ fn draws_survive_the_loss_of_a_device() {
     for kind in [PosteriorKind::Sghmc, PosteriorKind::Swag] {
         let mut settings = Settings { steps: STEPS, batch_size: 2, ..settings(kind, 8) };
         settings.posterior.chains = 2;
+        settings.freeze = early_layers();
         let run = |loss: usize| {
             let lost = AtomicUsize::new(0);
             let adapter = Adapter::new(Arc::clone(&fixture.model), input(), &engine);

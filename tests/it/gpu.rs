@@ -359,6 +359,12 @@ const STEPS: usize = 70;
 /// Relative drift of weights over [`STEPS`] steps from starts that differ by rounding.
 const DRIFT: f64 = 2e-3;
 
+/// All but the last block of the demo's backbone: what a device in software takes longest to train,
+/// and a lost device is as lost without it.
+pub fn early_layers() -> Vec<String> {
+    ["stem*", "blocks.0*", "blocks.1*"].map(str::to_string).to_vec()
+}
+
 /// A run on `engine` that calls `at` before each step.
 fn adapt(engine: &Engine, at: &dyn Fn(usize)) -> Adapted {
     let settings = Settings { steps: STEPS, batch_size: 8, probe_steps: 50, ..Settings::fixed() };
@@ -374,6 +380,7 @@ fn adapt_with(settings: Settings, engine: &Engine, at: &dyn Fn(usize)) -> Adapte
     let input =
         Preprocess::new(1, 16, 16).normalised(Statistics { mean: vec![0.31], std: vec![0.37] });
     let adapter = Adapter::new(model, input, engine).with_prior(prior).expect("its prior");
+    let settings = Settings { freeze: early_layers(), ..settings };
     let adapter = adapter.with_settings(settings).expect("settings");
     let mut observe = |progress: Progress| {
         if progress.phase == Phase::Train {
