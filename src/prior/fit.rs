@@ -98,7 +98,7 @@ impl Moments {
     /// Takes a snapshot of the weights. The first one fixes names and shapes.
     ///
     /// # Errors
-    /// When names or shapes differ from the first snapshot's, or a weight is not finite; the
+    /// When names or shapes differ from the first snapshot's, or a weight has no finite square; the
     /// moments are then as before.
     pub fn collect(&mut self, weights: &Weights) -> Result<()> {
         if self.count == 0 {
@@ -132,7 +132,7 @@ impl Moments {
                 let hint = format!("expected {} as in the first snapshot", running.shape);
                 return Err(Error::mismatch(message).hint(hint));
             }
-            if let Some(x) = weight.iter().find(|x| !x.is_finite()) {
+            if let Some(x) = weight.iter().find(|&x| !(x * x).is_finite()) {
                 let message = format!("parameter '{name}' holds {x}");
                 return Err(Error::new(Kind::Diverged, message).hint("lower the learning rate"));
             }

@@ -219,8 +219,8 @@ fn a_fit_is_resumed_and_a_posterior_is_the_next_prior() {
     assert_eq!(again["header"], fitted["header"]);
     assert!(!checkpoints.exists(), "they are not needed any more");
     let before = fs::read(&prior).expect("the prior");
-    let diverging = ["--lr", "1e4", "--clip", "none", "--checkpoint-every", "0s"];
-    fails(&[&source[..], &few, &diverging].concat(), &["lower --lr"]);
+    let diverging = ["--lr", "1e30", "--clip", "none", "--checkpoint-every", "0s"];
+    fails(&[&source[..], &few, &diverging].concat(), &["lower the learning rate"]);
     assert!(!checkpoints.exists(), "nothing is in the way of a lower rate");
     assert!(fs::read(&prior).expect("the prior") == before);
 
