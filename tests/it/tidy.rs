@@ -222,7 +222,8 @@ fn is_justified(lines: &[&str], number: usize) -> bool {
 fn code_keeps_its_shape() {
     let mut wrong = Vec::new();
     let mut long_seen = BTreeSet::new();
-    for source in sources("src").into_iter().chain(sources("tests")) {
+    let folders = ["src", "tests", "examples/desktop/src", "examples/desktop/tests"];
+    for source in folders.into_iter().flat_map(sources) {
         wrong.extend(layout(&source));
         for function in functions(&source.code) {
             let listed = LONG_FUNCTIONS
