@@ -129,6 +129,8 @@ impl Found {
             head_variance: self.head_variance,
             candidates: self.candidates.iter().map(candidate).collect(),
             kept: self.kept,
+            draws: None,
+            keeps_draws: true,
             left_out: None,
         }
     }

@@ -285,7 +285,7 @@ impl Cell<'_> {
         let p = concatenate(Axis(0), &views)
             .map_err(|e| Error::internal("all folds have the same classes").caused_by(e))?;
         let labels = self.train.labels(&folds.concat())?;
-        let temperature = best_temperature(&logits(&p), Truth::Classes(labels.clone()), 1.0);
+        let temperature = best_temperature(&[logits(&p)], Truth::Classes(labels.clone()), 1.0);
         Ok((score(&at(&p, temperature), &labels)?.summary().nll, temperature))
     }
 }

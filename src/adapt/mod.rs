@@ -19,6 +19,7 @@ mod glob;
 mod input;
 mod memory;
 mod objective;
+mod outline;
 mod path;
 mod posterior;
 mod probe;
@@ -38,13 +39,12 @@ pub use self::checkpoint::{Checkpoints, Existing};
 pub use self::forget::{Data, Forget, Recipe, Record, Replay, Rest};
 pub use self::glob::matches as name_matches;
 pub use self::input::{InputSettings, Normalise};
-use self::memory::Extent;
 pub use self::memory::Footprint;
 pub use self::objective::ContrastSettings;
 use self::objective::Objective;
 use self::path::Path;
 pub use self::posterior::{COLD, PosteriorKind, PosteriorSettings, SGHMC_RATE};
-use self::posterior::{Drawn, Sampling};
+use self::posterior::{Drawn, Notice, Sampling};
 pub use self::select::{Candidate, Choice};
 use self::select::{Rows, Selection};
 pub use self::settings::{DECAY_VARIANCE, PriorKind, Settings, TYPICAL_VARIANCE};
@@ -334,7 +334,7 @@ impl Adapter {
         run: Run<'_>,
         observe: Observer<'_>,
     ) -> Result<Adapted> {
-        let Run { train, validation, path, .. } = &run;
+        let path = &run.path;
         let mut start = own_weights(&self.model);
         start.extend(run.means.clone());
         let (choice, is_stopped) = match self.choose(trainer, &run, &start, observe) {
@@ -357,21 +357,10 @@ impl Adapter {
             Some(choice) if self.cross_validates_runs() => path.until(choice.kept),
             _ => path.clone(),
         };
-        let before = if choice.is_some() { self.steps_before(&run) } else { 0 };
         let mut history = Vec::new();
-        let approximation = posterior::approximation(&self.settings.posterior, &path);
-        let Drawn { draws, ending, notice } = approximation.draw(&mut Sampling {
-            trainer,
-            settings: &self.settings,
-            head_variance: variance,
-            train,
-            validation: *validation,
-            start: &start,
-            path: &path,
-            before,
-            history: &mut history,
-            observe,
-        })?;
+        let found = (choice.as_ref(), variance, &path);
+        let drawn = self.draw(trainer, &run, (&start, found), &mut history, observe)?;
+        let (draws, ending, notice) = self.told(drawn, choice.as_ref(), is_stopped);
         let kept = choice.as_ref().map(Choice::kept);
         let of_probe = choice.as_ref().map(|choice| &choice.candidates[0]);
         let memory = trainer.footprint();
@@ -384,10 +373,59 @@ impl Adapter {
             choice,
             memory,
             history,
-            ending: if is_stopped { Ending::Stopped } else { ending },
+            ending,
             notice,
             ran_on,
         })
+    }
+
+    /// The draws at the end of `path`, from the weights `start` with a head of this variance.
+    fn draw(
+        &self,
+        trainer: &mut Trainer,
+        run: &Run<'_>,
+        (start, (choice, head_variance, path)): (&Weights, (Option<&Choice>, f64, &Path)),
+        history: &mut Vec<Epoch>,
+        observe: Observer<'_>,
+    ) -> Result<Drawn> {
+        let selection = choice.and_then(|_| self.selection(run));
+        let before = selection.map_or(0, |selection| selection.steps());
+        let posterior = match choice {
+            Some(choice) if !choice.keeps_draws => PosteriorSettings::default(),
+            _ => self.settings.posterior,
+        };
+        posterior::approximation(&posterior, path).draw(&mut Sampling {
+            trainer,
+            settings: &self.settings,
+            head_variance,
+            train: run.train,
+            validation: run.validation,
+            start,
+            path,
+            before,
+            steps: before + posterior.steps(path, self.settings.steps),
+            history,
+            observe,
+        })
+    }
+
+    /// The draws, how the run ended, and what is told of it if it diverged.
+    fn told(
+        &self,
+        drawn: Drawn,
+        choice: Option<&Choice>,
+        is_stopped: bool,
+    ) -> (Vec<Weights>, Ending, Option<String>) {
+        let notice = drawn.notice.map(|Notice { error, kept }| format!("{error}; {kept}"));
+        // Without a gate the probe is no choice; it is what is left where every stage diverged.
+        let fallen = choice.filter(|choice| choice.kept == 0 && !self.settings.gate);
+        let fallen = fallen.and_then(|choice| choice.left_out.as_ref());
+        let (ending, notice) = match (is_stopped, fallen) {
+            (true, _) => (Ending::Stopped, notice),
+            (_, Some(why)) => (Ending::Diverged, Some(format!("{why}; the linear probe is kept"))),
+            _ => (drawn.ending, notice),
+        };
+        (drawn.draws, ending, notice)
     }
 
     /// The head on all examples. Where it was cut short, or what is before it was, no checkpoints
@@ -423,30 +461,23 @@ impl Adapter {
         base: &Weights,
         observe: Observer<'_>,
     ) -> Result<Option<Choice>> {
-        let (false, Some(rows)) = (run.folds.is_empty(), run.rows) else {
-            return Ok(self.choice.clone());
-        };
-        let selection = Selection {
+        let Some(selection) = self.selection(run) else { return Ok(self.choice.clone()) };
+        let last = self.settings.posterior.steps(&run.path, self.settings.steps);
+        selection.run(trainer, base, selection.steps() + last, observe).map(Some)
+    }
+
+    /// Cross-validation, unless there is nothing to hold out.
+    fn selection<'a>(&'a self, run: &'a Run<'_>) -> Option<Selection<'a>> {
+        let rows = run.rows.filter(|_| !run.folds.is_empty())?;
+        let stages = if self.cross_validates_runs() { run.path.stages() } else { 0 };
+        Some(Selection {
             settings: &self.settings,
             task: run.task,
             train: run.train,
             rows,
             folds: run.folds,
-            path: Some(&run.path).filter(|path| self.cross_validates_runs() && path.steps() > 0),
-        };
-        let steps = self.steps_before(run) + run.path.steps();
-        selection.run(trainer, base, steps, observe).map(Some)
-    }
-
-    /// Steps of cross-validation.
-    fn steps_before(&self, run: &Run<'_>) -> usize {
-        if self.cross_validates_runs() { run.folds.len() * run.path.steps() } else { 0 }
-    }
-
-    /// Whether whole runs are cross-validated, or at most the head.
-    fn cross_validates_runs(&self) -> bool {
-        let has_choice = self.settings.strength.is_none() && self.settings.prior != PriorKind::None;
-        has_choice || self.settings.gate
+            path: run.path.until(stages),
+        })
     }
 
     /// Where the checkpoints of this run go, if any are kept.
@@ -466,52 +497,6 @@ impl Adapter {
             },
         )
         .map(Some)
-    }
-
-    /// The examples to hold out in turn, if anything is to be chosen.
-    fn folds(&self, train: &Dataset) -> Result<Vec<Vec<usize>>> {
-        if self.choice.is_some() {
-            return Ok(Vec::new());
-        }
-        match self.cross_validates_runs() || self.settings.head_variance.is_none() {
-            true => select::folds(self.settings.seed, train),
-            false => Ok(Vec::new()),
-        }
-    }
-
-    /// The stages of the run.
-    fn path(&self, prior: Option<&state::ActivePrior>, folds: usize) -> Path {
-        let Settings { strength, steps, schedule, .. } = self.settings;
-        let scales = match (prior, strength) {
-            (None, _) => vec![1.0],
-            (Some(prior), Some(strength)) => vec![prior.scale_of_strength(strength)],
-            (Some(prior), None) if folds == 0 => {
-                vec![prior.scale_of_variance(prior.usual_variance())]
-            }
-            (Some(prior), None) => prior.variances().map(|v| prior.scale_of_variance(v)).to_vec(),
-        };
-        // Cross-validation may take as long as one run, so that more folds make shorter runs.
-        let runs = if self.cross_validates_runs() { folds + 1 } else { 1 };
-        Path::new(scales, (2 * steps / runs).min(steps), schedule)
-    }
-
-    fn extent(
-        &self,
-        train: &Dataset,
-        validation: Option<&Dataset>,
-        folds: &[Vec<usize>],
-        path: &Path,
-    ) -> Extent {
-        let rests = folds.iter().map(|fold| train.len() - fold.len());
-        let rests = rests.filter(|_| self.cross_validates_runs());
-        let mut runs: Vec<_> =
-            rests.chain([train.len()]).map(|examples| [examples, path.steps()]).collect();
-        if self.settings.posterior.has_chains() {
-            runs.push([train.len(), self.settings.steps]);
-        }
-        let held_out = folds.iter().map(Vec::len);
-        let passes = held_out.chain([train.len(), validation.map_or(0, Dataset::len)]).collect();
-        Extent { runs, passes }
     }
 
     /// The head, trained on features that do not change: those of the network at the weights

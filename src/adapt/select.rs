@@ -9,14 +9,19 @@
 //! classifier is not passed over for being too sure of itself; the final one predicts at the
 //! temperature found here.
 //!
+//! Where the posterior is to have several draws and there is a gate, draws are made on the others
+//! too, around the best stage of the path, and have to predict as well as the linear probe.
+//!
 //! Of masks an example is an image, and its likelihood the mean over its pixels, of which a sample
 //! is looked at.
 
+mod draws;
 mod rows;
 
 use ndarray::{Array2, Axis, concatenate};
 use serde::Serialize;
 
+pub(super) use self::draws::chain_steps;
 pub(super) use self::rows::Rows;
 use super::archive::{Archive, Array, Arrays};
 use super::average::Average;
@@ -27,7 +32,7 @@ use super::trainer::{Collect, Leg, Trainer};
 use super::{Control, Ending, Observer, Progress, Summary};
 use crate::data::{Dataset, TargetKind};
 use crate::error::{Error, Kind, Result};
-use crate::posterior::{Network, best_temperature, head_logits, noise_of};
+use crate::posterior::{Network, best_temperature, head_logits, mean_of_draws, noise_of};
 use crate::prior::Weights;
 use crate::task::Task;
 
@@ -52,9 +57,16 @@ pub struct Choice {
     pub head_variance: f64,
     /// Where a run could end: at the linear probe, or after a stage of training all weights.
     pub candidates: Vec<Candidate>,
-    /// The one that was kept: that with the best likelihood, unless there is no gate.
+    /// The one that was kept: that with the best likelihood, not the probe without a gate; where
+    /// draws are kept, that which they are around.
     pub kept: usize,
-    /// Why the path has fewer stages than it might, if a run diverged in one of them.
+    /// How the average over draws would fare, where it was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draws: Option<Candidate>,
+    /// Whether predictions are averaged over draws, where the settings ask for them: unless they
+    /// were compared, and fared worse than the linear probe or diverged.
+    pub keeps_draws: bool,
+    /// Why the path has fewer stages than it might, or no draws, if a run diverged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<String>,
 }
@@ -76,9 +88,12 @@ pub struct Candidate {
 }
 
 impl Choice {
-    /// The candidate that was kept.
+    /// The candidate that was kept: the average over draws where that was.
     pub fn kept(&self) -> &Candidate {
-        &self.candidates[self.kept]
+        match &self.draws {
+            Some(draws) if self.keeps_draws => draws,
+            _ => &self.candidates[self.kept],
+        }
     }
 }
 
@@ -109,8 +124,8 @@ pub(super) struct Selection<'a> {
     pub(super) train: &'a Dataset,
     pub(super) rows: &'a Rows,
     pub(super) folds: &'a [Vec<usize>],
-    /// What each fold's run follows; none where only the head is to be chosen.
-    pub(super) path: Option<&'a Path>,
+    /// What each fold's run follows; no step where only the head is to be chosen.
+    pub(super) path: Path,
 }
 
 /// Held-out logits of one candidate, fold after fold.
@@ -125,6 +140,11 @@ struct Heads {
 }
 
 impl Selection<'_> {
+    /// The most steps that it takes.
+    pub(super) fn steps(&self) -> usize {
+        self.folds.len() * self.path.steps() + self.steps_of_draws()
+    }
+
     /// Cross-validates; `base` holds the backbone's weights before training. `steps` is the number
     /// of steps of all runs, this one's and the final.
     ///
@@ -139,31 +159,37 @@ impl Selection<'_> {
     ) -> Result<Choice> {
         let Heads { variance, heads, logits, .. } = self.best_heads(trainer, observe)?;
         trainer.set_head_variance(variance);
+        let logits = [logits];
         let mut candidates = vec![self.candidate(0, None, &logits)?];
         let mut left_out = None;
-        if let Some(path) = self.path {
-            let probes = (&heads[..], &logits[..]);
-            let (ends, diverged) = self.ends(trainer, path, (base, probes), steps, observe)?;
-            match diverged {
-                Some(error) if ends.is_empty() && !self.settings.gate => return Err(error),
-                Some(error) => {
-                    let all = path.stages();
-                    let message = format!("{error}; of {all} stages {} remain", ends.len());
-                    log::warn!("a run of the cross-validation diverged: {message}");
-                    left_out = Some(message);
-                }
-                None => {}
+        if self.path.steps() > 0 {
+            let probes = (&heads[..], &logits[0][..]);
+            let (ends, diverged) = self.ends(trainer, (base, probes), steps, observe)?;
+            if let Some(error) = diverged {
+                let all = self.path.stages();
+                let message = format!("{error}; of {all} stages {} remain", ends.len());
+                log::warn!("a run of the cross-validation diverged: {message}");
+                left_out = Some(message);
             }
-            for (stage, logits) in ends.iter().enumerate() {
-                let strength = trainer.strength(path.scale_of(stage));
-                let steps = path.until(stage + 1).steps();
-                candidates.push(self.candidate(steps, strength, logits)?);
+            for (stage, logits) in ends.into_iter().enumerate() {
+                let strength = trainer.strength(self.path.scale_of(stage));
+                let steps = self.path.until(stage + 1).steps();
+                candidates.push(self.candidate(steps, strength, &[logits])?);
             }
         }
-        let held_out = self.folds.iter().map(Vec::len).sum();
-        let kept = best(&candidates, self.settings.gate);
-        let folds = self.folds.len();
-        Ok(Choice { folds, held_out, head_variance: variance, candidates, kept, left_out })
+        let mut choice = Choice {
+            folds: self.folds.len(),
+            held_out: self.folds.iter().map(Vec::len).sum(),
+            head_variance: variance,
+            kept: best(&candidates, self.settings.gate),
+            candidates,
+            draws: None,
+            keeps_draws: true,
+            left_out,
+        };
+        let done = self.folds.len() * self.path.steps();
+        self.compare_draws(trainer, (base, &heads), &mut choice, [done, steps], observe)?;
+        Ok(choice)
     }
 
     /// Trains on all but each fold in turn; what is predicted of it at the end of each stage that
@@ -171,12 +197,11 @@ impl Selection<'_> {
     fn ends(
         &self,
         trainer: &mut Trainer,
-        path: &Path,
         (base, (heads, probed)): (&Weights, (&[Weights], &[Array2<f32>])),
         steps: usize,
         observe: Observer<'_>,
     ) -> Result<(Vec<Logits>, Option<Error>)> {
-        let mut ends = vec![Logits::new(); path.stages()];
+        let mut ends = vec![Logits::new(); self.path.stages()];
         let mut diverged = None;
         for (number, head) in heads.iter().enumerate() {
             if ends.is_empty() {
@@ -184,7 +209,7 @@ impl Selection<'_> {
             }
             let mut start = base.clone();
             start.extend(head.iter().map(|(name, w)| (name.clone(), w.clone())));
-            let (path, before) = (path.until(ends.len()), number * path.steps());
+            let (path, before) = (self.path.until(ends.len()), number * self.path.steps());
             let seed = self.settings.seed;
             let leg = Leg { number: 0, seed, path: path.clone(), is_noisy: false, before, steps };
             trainer.begin(&start, leg)?;
@@ -280,29 +305,37 @@ impl Selection<'_> {
         if is_stopped {
             return Err(stopped());
         }
-        let nll = self.summary(&logits, 1.0)?.nll;
+        let nll = self.candidate_at(1.0, (0, None), &[stacked(&logits)?])?.held_out.nll;
         Ok(Heads { variance, heads, logits, nll })
     }
 
-    /// Metrics of held-out outputs at a temperature, fold after fold.
-    fn summary(&self, logits: &Logits, temperature: f64) -> Result<Summary> {
-        let outputs = outputs(logits, temperature)?;
-        self.rows.measure(self.task, outputs, self.train, &self.held_out())
-    }
-
-    /// The held-out examples, fold after fold.
-    fn held_out(&self) -> Vec<usize> {
-        self.folds.concat()
-    }
-
-    fn candidate(&self, steps: usize, strength: Option<f64>, logits: &Logits) -> Result<Candidate> {
-        let examples = self.held_out();
-        let temperature = match self.rows.truth(self.task, self.train, &examples)? {
-            Some((truth, weight)) => best_temperature(&stacked(logits)?, truth, weight),
+    /// What one or more draws, each with its logits, come to at the temperature that suits their
+    /// average.
+    fn candidate(
+        &self,
+        steps: usize,
+        strength: Option<f64>,
+        draws: &[Logits],
+    ) -> Result<Candidate> {
+        let draws = draws.iter().map(stacked).collect::<Result<Vec<_>>>()?;
+        let temperature = match self.rows.truth(self.task, self.train, &self.folds.concat())? {
+            Some((truth, weight)) => best_temperature(&draws, truth, weight),
             None => 1.0,
         };
-        let noise = noise_of(self.task, outputs(logits, 1.0)?, &self.train.subset(&examples)?)?;
-        let held_out = self.summary(logits, temperature)?;
+        self.candidate_at(temperature, (steps, strength), &draws)
+    }
+
+    /// The same at this temperature, from logits of all folds.
+    fn candidate_at(
+        &self,
+        temperature: f64,
+        (steps, strength): (usize, Option<f64>),
+        draws: &[Array2<f32>],
+    ) -> Result<Candidate> {
+        let examples = self.folds.concat();
+        let outputs = mean_of_draws(self.task, draws, temperature);
+        let noise = noise_of(self.task, outputs.clone(), &self.train.subset(&examples)?)?;
+        let held_out = self.rows.measure(self.task, outputs, self.train, &examples)?;
         Ok(Candidate { steps, strength, temperature, noise, held_out })
     }
 }
@@ -413,9 +446,4 @@ fn stopped() -> Error {
 fn stacked(logits: &Logits) -> Result<Array2<f32>> {
     let views: Vec<_> = logits.iter().map(|part| part.view()).collect();
     concatenate(Axis(0), &views).map_err(|_| Error::internal("all folds have the same classes"))
-}
-
-/// Outputs of all folds, divided by a temperature.
-fn outputs(logits: &Logits, temperature: f64) -> Result<Vec<f64>> {
-    Ok(stacked(logits)?.iter().map(|&x| f64::from(x) / temperature).collect())
 }

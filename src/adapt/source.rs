@@ -168,10 +168,12 @@ impl SourceSettings {
             at_least("batch size", self.batch_size, 2)?;
         }
         match self.schedule {
-            Schedule::Cyclical { cycles } if !(1..=self.snapshots).contains(&cycles) => {
+            Schedule::Cyclical { cycles } if !self.snapshots.is_multiple_of(cycles) => {
                 let message = format!("the number of cycles is {cycles}");
-                let expected = format!("expected 1 to the number of snapshots, {}", self.snapshots);
-                Err(Error::invalid(message).hint(expected))
+                let snapshots = self.snapshots;
+                Err(Error::invalid(message).hint(format!(
+                    "expected a divisor of the number of snapshots, {snapshots}: each cycle has equally many"
+                )))
             }
             _ => Ok(()),
         }

@@ -126,6 +126,15 @@ impl Trainer {
         })
     }
 
+    /// Goes on elsewhere after `error`, with these weights until the next leg.
+    ///
+    /// # Errors
+    /// When there is no other device.
+    pub(super) fn fall_back(&mut self, error: Error, weights: &Weights) -> Result<()> {
+        self.shadow = Shadow::default();
+        self.recover(error, weights)
+    }
+
     /// The network, to change it before the first step.
     pub(super) fn network_mut(&mut self) -> &mut Network {
         &mut self.network

@@ -134,26 +134,26 @@ pub(crate) fn evaluate(
     measure(runtime, (None, 1.0), data, observe, &mut |_| Ok(()))
 }
 
-/// Measures raw `outputs` `[N, outputs]` for `data`, whose targets are the task's; not of masks.
-pub(crate) fn evaluate_outputs(
+/// Measures the `mean` and `variance` of predictions, each `[N, outputs]`, for `data`, whose targets
+/// are the task's; not of masks.
+pub(crate) fn evaluate_mean(
     task: &Task,
-    mut outputs: Vec<f64>,
+    [mean, variance]: [Vec<f64>; 2],
     data: &Dataset,
 ) -> Result<Evaluation> {
-    task.link(&mut outputs);
-    let variance = vec![0.0; outputs.len()];
-    Rows::new(task, outputs, variance, data)?.evaluate(task, data)
+    Rows::new(task, mean, variance, data)?.evaluate(task, data)
 }
 
-/// The variance that raw `outputs` `[N, outputs]` leave around the numbers of `data`; none of other
-/// tasks.
-pub(crate) fn noise_of(task: &Task, mut outputs: Vec<f64>, data: &Dataset) -> Result<Vec<f64>> {
-    if !matches!(task, Task::Regression { .. }) {
-        return Ok(Vec::new());
+/// The variance that such predictions leave around the numbers of `data`; none of other tasks.
+pub(crate) fn noise_of(
+    task: &Task,
+    [mean, variance]: [Vec<f64>; 2],
+    data: &Dataset,
+) -> Result<Vec<f64>> {
+    match task {
+        Task::Regression { .. } => Ok(Rows::new(task, mean, variance, data)?.noises(task)),
+        _ => Ok(Vec::new()),
     }
-    task.link(&mut outputs);
-    let variance = vec![0.0; outputs.len()];
-    Ok(Rows::new(task, outputs, variance, data)?.noises(task))
 }
 
 /// Draws, or the network's present weights, and a temperature.

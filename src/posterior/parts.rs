@@ -13,6 +13,7 @@ use crate::backend::Engine;
 use crate::data::Dataset;
 use crate::error::{Error, Kind, Result};
 use crate::prior::Weights;
+use crate::task::Task;
 
 /// Numbers of a part at most, but for those of one forward pass.
 const NUMBERS_MAX: usize = 1 << 22;
@@ -75,8 +76,7 @@ pub(super) fn each_part(
     let task = runtime.frame().known_task()?.clone();
     let (mut mean, mut squares, mut entropy) = (Vec::new(), Vec::new(), Vec::new());
     each_output(runtime, draws, data, observe, &mut |examples, number, raw| {
-        let mut values: Vec<f64> = raw.iter().map(|&x| f64::from(x) / temperature).collect();
-        task.link(&mut values);
+        let values = linked(&task, &raw, temperature);
         add(number, &values, &mut mean, &mut squares);
         let of_draw = entropies(&task, &values, examples.len());
         match number {
@@ -92,6 +92,24 @@ pub(super) fn each_part(
         let [mean, variance] = [&mut mean, &mut squares].map(std::mem::take);
         visit(Part { examples, mean, variance, uncertainty })
     })
+}
+
+/// Mean and variance over draws of what they predict, from the raw outputs `[N, outputs]` of each
+/// divided by a temperature.
+pub(crate) fn mean_of_draws(task: &Task, draws: &[Array2<f32>], temperature: f64) -> [Vec<f64>; 2] {
+    let (mut mean, mut squares) = (Vec::new(), Vec::new());
+    for (number, raw) in draws.iter().enumerate() {
+        add(number, &linked(task, raw, temperature), &mut mean, &mut squares);
+    }
+    squares.iter_mut().for_each(|square| *square /= draws.len() as f64);
+    [mean, squares]
+}
+
+/// What raw outputs divided by a temperature predict.
+fn linked(task: &Task, raw: &Array2<f32>, temperature: f64) -> Vec<f64> {
+    let mut values: Vec<f64> = raw.iter().map(|&x| f64::from(x) / temperature).collect();
+    task.link(&mut values);
+    values
 }
 
 /// Gives `visit` the raw outputs of consecutive examples by each of the draws in turn, with the

@@ -95,15 +95,16 @@ pub(super) fn best(nll: &[f64]) -> f64 {
     (log_temperature(least) + step * 2.0 * LIMIT / (POINTS - 1) as f64).exp()
 }
 
-/// The temperature of one draw's logits `[N, C]` for what is true of them. `weight` is what a row
-/// counts: 1 of examples, less of the pixels of one image, which count as one together.
+/// The temperature of the average over draws, from the logits `[N, C]` of each, for what is true of
+/// them. `weight` is what a row counts: 1 of examples, less of the pixels of one image, which count
+/// as one together.
 ///
 /// # Panics
 /// When a class is no column.
-pub fn best_temperature(logits: &Array2<f32>, truth: Truth, weight: f64) -> f64 {
+pub fn best_temperature(draws: &[Array2<f32>], truth: Truth, weight: f64) -> f64 {
     let mut search = Search::new(truth);
-    search.add(logits);
-    let nll: Vec<f64> = search.nll(1).iter().map(|nll| weight * nll).collect();
+    draws.iter().for_each(|logits| search.add(logits));
+    let nll: Vec<f64> = search.nll(draws.len()).iter().map(|nll| weight * nll).collect();
     best(&nll)
 }
 

@@ -237,8 +237,8 @@ impl Schedule {
             Schedule::Cosine { warmup } if step < warmup => (step + 1) as f32 / (warmup + 1) as f32,
             Schedule::Cosine { warmup } => half_cosine(step - warmup, steps.saturating_sub(warmup)),
             Schedule::Cyclical { cycles } => {
-                let length = cycle_length(steps, cycles);
-                half_cosine(step % length, length)
+                let (at, length) = in_cycle(step, steps, cycles);
+                half_cosine(at, length)
             }
         }
     }
@@ -246,34 +246,36 @@ impl Schedule {
     /// Whether a sampler is still on its way to a mode at `step` of `steps`, and adds no noise: in
     /// the first quarter of a cycle (of the run when the schedule has no cycles).
     pub fn explores(&self, step: usize, steps: usize) -> bool {
-        let length = match *self {
-            Schedule::Cyclical { cycles } => cycle_length(steps, cycles),
-            _ => steps.max(1),
+        let (at, length) = match *self {
+            Schedule::Cyclical { cycles } => in_cycle(step, steps, cycles),
+            _ => (step, steps),
         };
-        4 * (step % length) < length
+        4 * at < length
     }
 
     /// Whether a snapshot is due after `step` of `steps`, `per_cycle` of them in each cycle (in
     /// each of `snapshots` equal parts when the schedule has no cycles), the first quarter of a
-    /// cycle being left out: due where (step mod L) + 1 = ⌊(1/4 + 3j/4s) L⌋, j = 1..s (method of
+    /// cycle of L steps being left out: due after ⌊(1/4 + 3j/4s) L⌋ of them, j = 1..s (method of
     /// cSG-MCMC, Zhang et al. 2020).
     pub fn snapshot_due(&self, step: usize, steps: usize, snapshots: usize) -> bool {
-        let (length, per_cycle) = match *self {
-            Schedule::Cyclical { cycles } => {
-                (cycle_length(steps, cycles), snapshots.div_ceil(cycles.max(1)))
-            }
-            _ => return (step + 1) * snapshots / steps.max(1) > step * snapshots / steps.max(1),
+        let Schedule::Cyclical { cycles } = *self else {
+            return (step + 1) * snapshots / steps.max(1) > step * snapshots / steps.max(1);
         };
-        let at = step % length + 1;
+        let per_cycle = snapshots.div_ceil(cycles.max(1));
+        let (at, length) = in_cycle(step, steps, cycles);
         (1..=per_cycle).any(|j| {
             let share = 0.25 + 0.75 * j as f64 / per_cycle as f64;
-            (share * length as f64) as usize == at
+            (share * length as f64) as usize == at + 1
         })
     }
 }
 
-fn cycle_length(steps: usize, cycles: usize) -> usize {
-    steps.div_ceil(cycles.max(1)).max(1)
+/// Where in its cycle `step` of `steps` is, and the cycle's length: lengths differ by one at most.
+fn in_cycle(step: usize, steps: usize, cycles: usize) -> (usize, usize) {
+    let [step, steps, cycles] = [step, steps.max(1), cycles.max(1)].map(|x| x as u128);
+    let cycle = (step * cycles / steps).min(cycles - 1);
+    let [start, end] = [cycle, cycle + 1].map(|cycle| (cycle * steps).div_ceil(cycles));
+    ((step - start) as usize, (end - start) as usize)
 }
 
 #[cfg(test)]
@@ -308,6 +310,19 @@ mod tests {
         }
         let quiet = (0..10).filter(|&step| Schedule::Constant.explores(step, 10)).count();
         assert_eq!(quiet, 3);
+    }
+
+    /// Of the 50 steps a cycle has 12 or 13, and the last is as complete as the others.
+    #[test]
+    fn cycles_of_steps_that_they_do_not_divide_are_whole() {
+        for (steps, cycles, snapshots) in [(50, 4, 8), (7, 3, 3), (100, 7, 21), (3, 5, 5)] {
+            let schedule = Schedule::Cyclical { cycles };
+            let mut due = (0..steps).filter(|&step| schedule.snapshot_due(step, steps, snapshots));
+            assert_eq!(due.clone().count(), snapshots.min(steps), "{steps} in {cycles}");
+            assert_eq!(due.next_back(), Some(steps - 1));
+            let begun = (0..steps).filter(|&step| schedule.factor(step, steps) == 1.0).count();
+            assert_eq!(begun, cycles.min(steps), "{steps} in {cycles}");
+        }
     }
 
     #[test]

@@ -393,8 +393,11 @@ fn unusable_data_and_settings_are_named() {
     // Under a prior even such a rate stays finite: its step is proximal.
     let prior = PriorKind::None;
     let huge = Settings { learning_rate: 1e30, clip: None, prior, ..isotropic(20) };
-    let error = fit(huge, &train).expect_err("divergence");
-    assert_eq!(error.kind(), Kind::Diverged, "{error}");
+    let diverged = fixture.fit(&train, huge);
+    assert_eq!(diverged.ending, Ending::Diverged);
+    let notice = diverged.notice.expect("a reason");
+    assert!(notice.contains("--lr") && notice.contains("are kept"), "{notice}");
+    assert!(diverged.posterior.draws() == diverged.probe.draws());
     let digit = Path::new("digit.png");
     let unlabelled = Dataset::from_files(vec![digit.to_path_buf()]).expect("a list");
     let error = fit(isotropic(1), &unlabelled).expect_err("no labels").to_string();

@@ -32,11 +32,12 @@ const KINDS: [PosteriorKind; 6] = [
 /// examples leave a posterior so wide that few draws of it predict badly.
 fn settings(kind: PosteriorKind, draws: usize) -> Settings {
     let draws = Some(if kind == PosteriorKind::Map { 1 } else { draws });
+    let has_temperature = !matches!(kind, PosteriorKind::Map | PosteriorKind::Ensemble);
     Settings {
         prior: PriorKind::Isotropic,
         posterior: PosteriorSettings {
             draws,
-            temperature: Some(0.01),
+            temperature: has_temperature.then_some(0.01),
             ..PosteriorSettings::of(kind)
         },
         clip: None,
@@ -251,7 +252,7 @@ fn progress_counts_over_all_chains_and_a_stop_keeps_their_draws() {
             PosteriorKind::Ensemble => 6,
             _ => 2,
         };
-        settings.posterior.chains = 2;
+        settings.posterior.chains = if kind == PosteriorKind::Ensemble { 1 } else { 2 };
         let total = legs * settings.steps;
         let run = |last: usize| {
             let mut seen = Vec::new();
@@ -372,8 +373,10 @@ fn chains_over_a_head_spread_as_its_laplace_approximation() {
             ..settings(kind, draws)
         };
         settings.posterior.temperature = Some(1.0);
-        settings.posterior.cycles = 0;
-        settings.posterior.chains = if kind == PosteriorKind::Sghmc { 2 } else { 1 };
+        if kind == PosteriorKind::Sghmc {
+            settings.posterior.cycles = 0;
+            settings.posterior.chains = 2;
+        }
         let posterior = fixture.fit(&train, settings).posterior;
         let draws = posterior.draws().iter().map(|draw| contiguous(&draw[HEAD_WEIGHT]).to_vec());
         let draws: Vec<Vec<f32>> = draws.collect();

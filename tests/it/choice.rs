@@ -1,9 +1,10 @@
 //! What cross-validation chooses, and that what it chooses is what is kept.
 
 use priorfit::adapt::{
-    Adapted, Choice, Control, Ending, Phase, PosteriorKind, PosteriorSettings, PriorKind, Settings,
+    Adapted, Choice, Control, Ending, Phase, PosteriorKind, PosteriorSettings, PriorKind,
+    SGHMC_RATE, Settings,
 };
-use priorfit::error::Kind;
+use priorfit::data::Dataset;
 use priorfit::tensor::contiguous;
 
 use crate::adapt::{Fixture, fixture};
@@ -147,10 +148,102 @@ fn a_run_that_diverges_while_choosing_says_which_setting_to_change() {
     let reason = found.left_out.as_deref().expect("a reason");
     assert!(reason.contains("--lr") && reason.contains("0 remain"), "{reason}");
     let free = Settings { gate: false, ..huge };
-    let result = fixture.adapter(free).fit(&train, None, &mut |_| Control::Continue);
-    let error = result.map(|_| ()).expect_err("it diverges");
-    assert_eq!(error.kind(), Kind::Diverged);
-    assert!(error.to_string().contains("--lr"), "{error}");
+    let adapted = fixture.fit(&train, free);
+    assert_eq!((adapted.ending, choice(&adapted).kept), (Ending::Diverged, 0));
+    assert!(bits(&adapted.posterior) == bits(&adapted.probe));
+    let notice = adapted.notice.expect("a reason");
+    assert!(notice.contains("--lr") && notice.contains("probe is kept"), "{notice}");
+}
+
+/// Steps of training in a run, and what it comes to.
+fn counted(fixture: &Fixture, train: &Dataset, settings: Settings) -> (usize, Adapted) {
+    let (mut steps, mut told) = (0, Vec::new());
+    let adapted = fixture.adapter(settings).fit(train, None, &mut |progress| {
+        if progress.phase == Phase::Train {
+            steps += 1;
+            told.push([progress.step, progress.steps]);
+        }
+        Control::Continue
+    });
+    assert!(told.iter().all(|[step, of]| step <= of), "{told:?}");
+    assert!(told.windows(2).all(|t| t[0][0] < t[1][0]), "{told:?}");
+    (steps, adapted.expect("a run"))
+}
+
+const KINDS: [PosteriorKind; 6] = [
+    PosteriorKind::Map,
+    PosteriorKind::Sgld,
+    PosteriorKind::Sghmc,
+    PosteriorKind::Swag,
+    PosteriorKind::Laplace,
+    PosteriorKind::Ensemble,
+];
+
+/// Choosing the strength costs no more than the run itself, whatever is drawn at its end.
+#[test]
+fn a_chosen_strength_costs_at_most_twice_a_given_one() {
+    let fixture = fixture();
+    for shots in [4, 12, 45] {
+        let (train, _) = fixture.few(shots);
+        for kind in KINDS {
+            let settings = Settings { gate: false, ..drawing(kind) };
+            let fixed = Settings { strength: Some(1.0), ..settings.clone() };
+            let steps = [settings, fixed].map(|settings| counted(&fixture, &train, settings).0);
+            assert!(steps[0] <= 2 * steps[1], "{kind:?}, {shots}: {steps:?}");
+        }
+    }
+}
+
+fn drawing(kind: PosteriorKind) -> Settings {
+    let draws = if kind == PosteriorKind::Map { None } else { Some(4) };
+    let posterior = PosteriorSettings { draws, ..PosteriorSettings::of(kind) };
+    Settings { posterior, clip: None, learning_rate: SGHMC_RATE, ..settings(40) }
+}
+
+/// What is kept is what cross-validation found best, and the probability of the held-out examples
+/// is that of the average over draws made without them.
+#[test]
+fn draws_are_kept_where_they_predict_as_well_as_the_probe() {
+    let fixture = fixture();
+    let (train, _) = fixture.few(4);
+    for kind in KINDS {
+        let settings = drawing(kind);
+        let (_, adapted) = counted(&fixture, &train, settings.clone());
+        let found = choice(&adapted);
+        assert_eq!(found.draws.is_some(), kind != PosteriorKind::Map, "{kind:?}: {found:?}");
+        if let Some(draws) = &found.draws {
+            let probe = &found.candidates[0].held_out;
+            assert_eq!(found.keeps_draws, draws.held_out.nll <= probe.nll, "{found:?}");
+            let count = if found.keeps_draws { 4 } else { 1 };
+            assert_eq!(adapted.posterior.draws().len(), count, "{kind:?}");
+        }
+        assert!((adapted.posterior.temperature() - found.kept().temperature).abs() < 1e-12);
+        let (_, free) = counted(&fixture, &train, Settings { gate: false, ..settings });
+        assert!(choice(&free).draws.is_none() && choice(&free).keeps_draws);
+    }
+}
+
+/// Noise that drowns what was learned leaves one network.
+#[test]
+fn draws_that_are_worse_or_diverge_are_not_kept() {
+    let fixture = fixture();
+    let (train, rest) = fixture.few(4);
+    for (kind, temperature) in [(PosteriorKind::Laplace, 1e4), (PosteriorKind::Sgld, 1e20)] {
+        let mut hot = Settings { strength: Some(1.0), ..drawing(kind) };
+        hot.posterior.temperature = Some(temperature);
+        let (_, adapted) = counted(&fixture, &train, hot.clone());
+        let found = choice(&adapted);
+        assert!(!found.keeps_draws, "{kind:?}: {found:?}");
+        assert_eq!(adapted.posterior.draws().len(), 1);
+        assert_eq!(adapted.ending, Ending::Completed);
+        let (_, free) = counted(&fixture, &train, Settings { gate: false, ..hot });
+        let [kept, free] = [&adapted, &free].map(|a| fixture.accuracy(&a.posterior, &rest));
+        assert!(kept >= free, "{kind:?}: {kept}, without a gate {free}");
+        if kind == PosteriorKind::Sgld {
+            let reason = found.left_out.as_deref().expect("a reason");
+            assert!(reason.contains("--temperature"), "{reason}");
+        }
+    }
 }
 
 /// A rate that only strong priors withstand leaves their stages to choose from.

@@ -485,6 +485,7 @@ fn arguments_that_make_no_sense_are_refused() {
         (["--snapshots", "1"], "snapshots is 1"),
         (["--cycles", "0"], "cycles is 0"),
         (["--cycles", "21"], "cycles is 21"),
+        (["--cycles", "3"], "a divisor of the number of snapshots, 20"),
         (["--lr", "nan"], "learning rate is NaN"),
         (["--epsilon", "inf"], "epsilon is inf"),
         (["--momentum", "1"], "momentum is 1"),

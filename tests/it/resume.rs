@@ -70,7 +70,8 @@ fn few(fixture: &Fixture) -> (Dataset, Dataset) {
     (train, rest.subset(&(0..20).collect::<Vec<_>>()).expect("a subset"))
 }
 
-/// Of every kind one, and one that ends at the average along its path.
+/// Of every kind one, and with a gate one that ends at the average along its path, and some whose
+/// draws are compared with such an average.
 fn all() -> Vec<Settings> {
     const KINDS: [PosteriorKind; 6] = [
         PosteriorKind::Map,
@@ -80,8 +81,9 @@ fn all() -> Vec<Settings> {
         PosteriorKind::Laplace,
         PosteriorKind::Ensemble,
     ];
-    let average = Settings { gate: true, steps: 24, ..settings(PosteriorKind::Map) };
-    KINDS.map(settings).into_iter().chain([average]).collect()
+    let gated = [PosteriorKind::Map, PosteriorKind::Sghmc, PosteriorKind::Laplace];
+    let gated = gated.map(|kind| Settings { gate: true, steps: 24, ..settings(kind) });
+    KINDS.map(settings).into_iter().chain(gated).collect()
 }
 
 /// Stopped after every fifth step, in whichever phase that is made.
@@ -164,7 +166,7 @@ fn damaged_checkpoints_cost_steps_and_nothing_else() {
     let expected = result(&whole(&fixture, [&train, &held], &settings));
     let made = tempfile::tempdir().expect("a folder");
     // In the midst of the second chain, after the two draws of the first.
-    stopped(&fixture, [&train, &held], &settings, 32, made.path());
+    stopped(&fixture, [&train, &held], &settings, 40, made.path());
     let names: Vec<_> = std::fs::read_dir(made.path())
         .expect("a folder")
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eframe::egui_wgpu::{RenderState, WgpuConfiguration, WgpuSetup, WgpuSetupCreateNew};
-use egui::{ColorImage, Context, Key, Ui, ViewportCommand};
+use egui::{ColorImage, Context, Key, Ui};
 use priorfit::backend::Engine;
 use priorfit::backend::gpu::{self, requirements, wgpu};
 use priorfit::threads::Threads;

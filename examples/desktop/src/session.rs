@@ -25,8 +25,8 @@ pub const HELD_OUT_FROM: usize = 60;
 const HELD_OUT: f64 = 1.0 / 3.0;
 /// How long a closing window waits for a job.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Draws of an adapted model's head, which tell how far its weights are known.
-const DRAWS: usize = 20;
+/// Networks of an adapted model, whose disagreement tells how far its weights are known.
+const DRAWS: usize = 3;
 
 /// What can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -319,7 +319,7 @@ impl Session {
         };
         let posterior = PosteriorSettings {
             draws: Some(DRAWS),
-            ..PosteriorSettings::of(PosteriorKind::Laplace)
+            ..PosteriorSettings::of(PosteriorKind::Ensemble)
         };
         let settings = Settings { steps: self.steps, posterior, ..Settings::default() };
         let preprocess = self.material.preprocess.clone();

@@ -1,7 +1,7 @@
 //! Deep ensembles: the MAP several times (Lakshminarayanan et al. 2017). Members differ in the
 //! order and augmentation of the examples and in the head that they start from.
 
-use super::{Approximation, Drawn, Outcome, PosteriorSettings, Sampling, check_finite};
+use super::{Approximation, Drawn, Outcome, PosteriorSettings, Sampling};
 use crate::adapt::Ending;
 use crate::error::Result;
 use crate::prior::Weights;
@@ -20,15 +20,7 @@ impl Approximation for Ensemble {
         let mut draws = Vec::new();
         for number in 0..members {
             let start = shaken(run.start, &key, number)?;
-            let leg = run.mode([number, members], &start)?;
-            let leg = match leg {
-                Outcome::Ended(ending, end) => match check_finite(&end, run.settings.steps) {
-                    Ok(()) => Outcome::Ended(ending, end),
-                    Err(error) => Outcome::Diverged(error),
-                },
-                diverged => diverged,
-            };
-            match leg {
+            match run.mode(number, &start)? {
                 Outcome::Diverged(error) => return Ok(Drawn::diverged(draws, run.start, error)),
                 Outcome::Ended(Ending::Completed, end) => draws.push(end),
                 Outcome::Ended(ending, end) => {

@@ -30,7 +30,7 @@ impl Approximation for Langevin {
             let steps = run.settings.steps;
             let mut states = States { settings, steps, names, taken: Vec::new(), marked: 0 };
             let path = run.constant_strength(schedule(&settings));
-            let leg = run.leg([number, chains], path, run.start, &mut states);
+            let leg = run.leg(number, path, run.start, true, &mut states);
             draws.append(&mut states.finish());
             match leg? {
                 Outcome::Diverged(error) => return Ok(Drawn::diverged(draws, run.start, error)),

@@ -13,7 +13,7 @@
 
 use ndarray::{Array1, Array2, Axis, s};
 
-use super::{Approximation, Drawn, PosteriorSettings, Sampling};
+use super::{Approximation, Drawn, Outcome, PosteriorSettings, Sampling};
 use crate::adapt::{Control, Ending, Phase, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::posterior::softmax;
@@ -34,7 +34,12 @@ pub(super) struct Laplace {
 
 impl Approximation for Laplace {
     fn draw(&self, run: &mut Sampling<'_, '_>) -> Result<Drawn> {
-        let (ending, end) = run.map()?;
+        let (ending, end) = match run.mode(0, run.start)? {
+            Outcome::Ended(ending, end) => (ending, end),
+            Outcome::Diverged(error) => {
+                return Ok(Drawn::diverged(Vec::new(), run.start, error));
+            }
+        };
         if ending != Ending::Completed {
             return Ok(Drawn::new(vec![end], ending));
         }
@@ -79,7 +84,7 @@ fn features(run: &mut Sampling<'_, '_>, end: &Weights) -> Result<Array2<f32>> {
             })
         });
         match found {
-            Err(error) if error.kind() == Kind::Device => network.fall_back(error, end)?,
+            Err(error) if error.kind() == Kind::Device => run.trainer.fall_back(error, end)?,
             other => return other,
         }
     }

@@ -145,6 +145,26 @@ impl PosteriorSettings {
         draws / chains + usize::from(number < draws % chains)
     }
 
+    /// Whether there are several draws at the end of `path`. Where no path leads away from the
+    /// linear probe, nothing is left to sample but its head.
+    pub(super) fn has_draws(&self, path: &Path) -> bool {
+        match self.kind {
+            PosteriorKind::Map => false,
+            PosteriorKind::Laplace => true,
+            _ => path.steps() > 0,
+        }
+    }
+
+    /// Steps of all its legs at the end of `path`, where a chain has `chain` of them.
+    pub(super) fn steps(&self, path: &Path, chain: usize) -> usize {
+        match self.kind {
+            PosteriorKind::Map | PosteriorKind::Laplace => path.steps(),
+            PosteriorKind::Ensemble => self.draws() * path.steps(),
+            _ if path.steps() == 0 => 0,
+            _ => self.chains * chain,
+        }
+    }
+
     /// Whether its legs are chains under a prior of one strength.
     pub(super) fn has_chains(&self) -> bool {
         matches!(self.kind, PosteriorKind::Sgld | PosteriorKind::Sghmc | PosteriorKind::Swag)
@@ -178,6 +198,7 @@ impl PosteriorSettings {
         let is_one = self.kind != PosteriorKind::Map || draws == 1;
         expect(is_one, format!("a MAP of {draws} draws"), "1, or another --posterior")?;
         expect((1..=DRAWS_MAX).contains(&draws), format!("{draws} draws"), "1 to 10 000")?;
+        self.check_use()?;
         let chains = format!("{} chains for {draws} draws", self.chains);
         expect((1..=draws).contains(&self.chains), chains, "1 to the number of draws")?;
         Optimizer::Sghmc {
@@ -189,6 +210,29 @@ impl PosteriorSettings {
         match self.kind {
             PosteriorKind::Sgld | PosteriorKind::Sghmc => self.check_steps(steps),
             _ => Ok(()),
+        }
+    }
+
+    /// Nothing is set that this kind has no use for.
+    fn check_use(&self) -> Result<()> {
+        let is_langevin = matches!(self.kind, PosteriorKind::Sgld | PosteriorKind::Sghmc);
+        let has_temperature = self.has_chains() || self.kind == PosteriorKind::Laplace;
+        let default = PosteriorSettings::default();
+        let unused = [
+            ("a temperature", self.temperature.is_some() && !has_temperature),
+            ("several chains", self.chains > 1 && !self.has_chains()),
+            ("cycles", self.cycles != default.cycles && !is_langevin),
+            ("preconditioning", self.precondition && !is_langevin),
+            ("friction", self.friction != default.friction && self.kind != PosteriorKind::Sghmc),
+        ];
+        match unused.iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some((what, _)) => {
+                let kind = self.kind;
+                let message =
+                    format!("{what} is set, which is of no use to a posterior of {kind:?}");
+                Err(Error::invalid(message).hint("leave it out, or choose another --posterior"))
+            }
         }
     }
 
@@ -216,14 +260,13 @@ pub(super) trait Approximation {
     fn draw(&self, run: &mut Sampling<'_, '_>) -> Result<Drawn>;
 }
 
-/// The approximation that the settings ask for, at the end of `path`. Where no path leads away from
-/// the linear probe, nothing is left to sample but its head.
+/// The approximation that the settings ask for, at the end of `path`.
 pub(super) fn approximation(settings: &PosteriorSettings, path: &Path) -> Box<dyn Approximation> {
     let settings = *settings;
     match settings.kind {
-        PosteriorKind::Laplace => Box::new(Laplace { settings }),
-        _ if path.steps() == 0 => Box::new(Map),
+        _ if !settings.has_draws(path) => Box::new(Map),
         PosteriorKind::Map => Box::new(Map),
+        PosteriorKind::Laplace => Box::new(Laplace { settings }),
         PosteriorKind::Sgld | PosteriorKind::Sghmc => Box::new(Langevin { settings }),
         PosteriorKind::Swag => Box::new(Swag { settings }),
         PosteriorKind::Ensemble => Box::new(Ensemble { settings }),
@@ -244,6 +287,8 @@ pub(super) struct Sampling<'a, 'o> {
     pub(super) path: &'a Path,
     /// Steps that the observer was told of before.
     pub(super) before: usize,
+    /// Steps that it will have been told of after all runs.
+    pub(super) steps: usize,
     /// All legs so far.
     pub(super) history: &'a mut Vec<Epoch>,
     pub(super) observe: Observer<'o>,
@@ -254,7 +299,16 @@ pub(super) struct Drawn {
     pub(super) draws: Vec<Weights>,
     pub(super) ending: Ending,
     /// Why training ended early, if it diverged.
-    pub(super) notice: Option<String>,
+    pub(super) notice: Option<Notice>,
+}
+
+/// What is told of training that diverged.
+#[derive(Default)]
+pub(super) struct Notice {
+    /// Why, and which setting to change.
+    pub(super) error: String,
+    /// What is left.
+    pub(super) kept: String,
 }
 
 /// How one leg ended.
@@ -266,18 +320,19 @@ enum Outcome {
 }
 
 impl Sampling<'_, '_> {
-    /// Leg `number` of `of`, from `start` along `path`. Each has a seed of its own; the first has
-    /// that of the run.
+    /// Leg `number`, from `start` along `path`, a sampler's with noise if `is_noisy`. Each has a
+    /// seed of its own; the first has that of the run.
     fn leg(
         &mut self,
-        [number, of]: [usize; 2],
+        number: usize,
         path: Path,
         start: &Weights,
+        is_noisy: bool,
         collect: &mut dyn Collect,
     ) -> Result<Outcome> {
         let seed = self.settings.seed.wrapping_add((number as u64) << 32);
-        let [before, steps] = [number, of].map(|legs| self.before + legs * path.steps());
-        self.trainer.begin(start, Leg { number, seed, path, is_noisy: true, before, steps })?;
+        let (before, steps) = (self.before + number * path.steps(), self.steps);
+        self.trainer.begin(start, Leg { number, seed, path, is_noisy, before, steps })?;
         let (train, validation, history) = (self.train, self.validation, &mut *self.history);
         match self.trainer.run(train, validation, start, history, &mut *self.observe, collect) {
             Ok((ending, end)) => Ok(Outcome::Ended(ending, end)),
@@ -286,28 +341,27 @@ impl Sampling<'_, '_> {
         }
     }
 
-    /// A single leg, to the MAP.
-    fn map(&mut self) -> Result<(Ending, Weights)> {
-        match self.mode([0, 1], self.start)? {
-            Outcome::Ended(ending, end) => Ok((ending, end)),
-            Outcome::Diverged(error) => Err(error),
-        }
-    }
-
-    /// Leg `number` of `of` along the run's own path: to its end, or to the average along it, which
-    /// the linear probe begins wherever the leg starts.
-    fn mode(&mut self, legs: [usize; 2], start: &Weights) -> Result<Outcome> {
+    /// Leg `number` along the run's own path: to its end, or to the average along it, which the
+    /// linear probe begins wherever the leg starts. A sampler goes there without noise.
+    fn mode(&mut self, number: usize, start: &Weights) -> Result<Outcome> {
         let path = self.path.clone();
-        if !self.settings.averages() {
-            return self.leg(legs, path, start, &mut ());
-        }
-        let average = Average::of(self.start, self.trainer.trained());
-        let mut averaging = Averaging::new(&path, average);
-        Ok(match self.leg(legs, path.clone(), start, &mut averaging)? {
-            Outcome::Ended(ending, end) => {
-                let end = averaging.finish(end, ending == Ending::Stopped);
-                Outcome::Ended(ending, end)
+        let outcome = if self.settings.averages() {
+            let average = Average::of(self.start, self.trainer.trained());
+            let mut averaging = Averaging::new(&path, average);
+            match self.leg(number, path.clone(), start, false, &mut averaging)? {
+                Outcome::Ended(ending, end) => {
+                    Outcome::Ended(ending, averaging.finish(end, ending == Ending::Stopped))
+                }
+                diverged => diverged,
             }
+        } else {
+            self.leg(number, path.clone(), start, false, &mut ())?
+        };
+        Ok(match outcome {
+            Outcome::Ended(ending, end) => match check_finite(&end, path.steps()) {
+                Ok(()) => Outcome::Ended(ending, end),
+                Err(error) => Outcome::Diverged(error),
+            },
             diverged => diverged,
         })
     }
@@ -334,7 +388,8 @@ impl Drawn {
         if draws.is_empty() {
             draws.push(last_good.clone());
         }
-        Drawn { draws, ending: Ending::Diverged, notice: Some(format!("{error}; {kept}")) }
+        let notice = Some(Notice { error: error.to_string(), kept });
+        Drawn { draws, ending: Ending::Diverged, notice }
     }
 }
 

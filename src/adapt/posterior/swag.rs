@@ -36,7 +36,7 @@ impl Approximation for Swag {
             let names = run.trainer.trained().map(str::to_string).collect();
             let mut passed = Passed::new(run.settings.steps, names)?;
             let path = run.constant_strength(Schedule::Constant);
-            let leg = run.leg([number, chains], path, run.start, &mut passed)?;
+            let leg = run.leg(number, path, run.start, true, &mut passed)?;
             let (ending, end) = match leg {
                 Outcome::Diverged(error) => return Ok(Drawn::diverged(draws, run.start, error)),
                 Outcome::Ended(ending, end) => (ending, end),

@@ -32,6 +32,20 @@ fn settings_out_of_range_are_named() {
         (sghmc(10_001, 1, 1), "10001 draws"),
         (sghmc(4, 5, 1), "5 chains for 4 draws"),
         (sghmc(4, 0, 1), "0 chains"),
+        (settings(PosteriorKind::Laplace, 4, 2, 1), "several chains is set"),
+        (settings(PosteriorKind::Swag, 4, 2, 2), "cycles is set"),
+        (
+            PosteriorSettings {
+                temperature: Some(1.0),
+                ..settings(PosteriorKind::Ensemble, 4, 1, 1)
+            },
+            "a temperature is set, which a posterior of kind Ensemble has no use for",
+        ),
+        (
+            PosteriorSettings { precondition: true, ..PosteriorSettings::default() },
+            "preconditioning",
+        ),
+        (PosteriorSettings { friction: 0.5, ..settings(PosteriorKind::Sgld, 4, 1, 1) }, "friction"),
         (sghmc(41, 1, 0), "40 steps in 0 cycles have room for 20 draws"),
         (sghmc(40, 1, 4), "have room for"),
         (PosteriorSettings { temperature: Some(-1.0), ..sghmc(4, 1, 1) }, "temperature is -1"),
@@ -50,7 +64,8 @@ fn what_diverges_keeps_its_draws_or_its_start() {
     let kept = Drawn::diverged(vec![weights(1.0), weights(2.0)], &weights(0.0), error());
     assert_eq!((kept.draws.len(), kept.ending), (2, Ending::Diverged));
     let notice = kept.notice.expect("a reason");
-    assert!(notice.contains("lower --lr") && notice.contains("2 draws"), "{notice}");
+    assert!(notice.error.contains("lower --lr"), "{}", notice.error);
+    assert!(notice.kept.contains("2 draws"), "{}", notice.kept);
     let kept = Drawn::diverged(Vec::new(), &weights(0.0), error());
     assert_eq!(kept.draws, [weights(0.0)]);
     let error = check_finite(&weights(f32::NAN), 6).expect_err("NaN").to_string();

@@ -15,7 +15,7 @@ use crate::data::{Dataset, one_hot};
 use crate::error::{Error, Kind, Result};
 use crate::posterior::metrics::{MaskScores, Summary};
 use crate::posterior::{
-    Network, PIXELS_MAX, Pixels, Progress as Pass, Truth, evaluate_outputs, truth,
+    Network, PIXELS_MAX, Pixels, Progress as Pass, Truth, evaluate_mean, truth,
 };
 use crate::prior::Weights;
 use crate::task::{Task, pixel_features};
@@ -158,21 +158,21 @@ impl Rows {
         matrix(rows, width)
     }
 
-    /// Measures raw `outputs` `[R, outputs]` of the rows of some examples.
+    /// Measures the mean and variance of predictions, each `[R, outputs]`, of the rows of some
+    /// examples.
     pub(super) fn measure(
         &self,
         task: &Task,
-        mut outputs: Vec<f64>,
+        [mean, variance]: [Vec<f64>; 2],
         train: &Dataset,
         examples: &[usize],
     ) -> Result<Summary> {
         let Some(pixels) = &self.pixels else {
-            return Ok(evaluate_outputs(task, outputs, &train.subset(examples)?)?.summary());
+            return Ok(evaluate_mean(task, [mean, variance], &train.subset(examples)?)?.summary());
         };
-        task.link(&mut outputs);
         let truth: Vec<f32> = pixels.classes(examples).iter().map(|&class| class as f32).collect();
         let mut scores = MaskScores::new(task.names());
-        scores.add(&outputs, &truth)?;
+        scores.add(&mean, &truth)?;
         Ok(scores.report()?.summary())
     }
 }

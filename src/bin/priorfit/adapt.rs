@@ -177,8 +177,9 @@ enum Method {
 #[derive(Args)]
 #[command(next_help_heading = "Posterior")]
 struct PosteriorOptions {
-    /// What predictions are averaged over. Where cross-validation keeps the linear probe, that is
-    /// the probe alone, or with laplace heads around it
+    /// What predictions are averaged over. Draws have to predict held-out examples as well as the
+    /// linear probe, unless --no-gate: they are made on each fold's rest too, which takes about as
+    /// long again. Where they do not, one network is kept
     #[arg(long, value_enum, default_value = "map", value_name = "KIND")]
     posterior: Kind,
     /// Draws in all [default: 1 for map, 5 for ensemble, 12 for sgld and sghmc, 20 for swag and
@@ -218,7 +219,7 @@ enum Kind {
     Sghmc,
     /// A Gaussian fitted to the second half of a run at a constant rate
     Swag,
-    /// A Gaussian of the head around map: seconds more than map
+    /// A Gaussian of the head around map, which itself takes seconds
     Laplace,
     /// map several times from different heads: --draws times the time
     Ensemble,
@@ -481,24 +482,20 @@ fn joined(job: Job, checkpoints: Option<&Checkpoints>) -> Result<Adapted> {
 
 /// What cross-validation found, as lines of a table.
 fn choice_text(choice: &Choice) -> String {
-    let Choice { folds, held_out, head_variance, candidates, kept, left_out } = choice;
+    let Choice { folds, held_out, head_variance, candidates, kept, draws, keeps_draws, left_out } =
+        choice;
     let mut text = format!(
         "\nCross-validation of {held_out} examples in {folds} folds, head variance \
          {head_variance}\nkept  after steps    strength  temperature {:>9}      NLL     ECE\n",
         candidates[0].held_out.measure
     );
-    for (at, Candidate { steps, strength, temperature, held_out, .. }) in
-        candidates.iter().enumerate()
-    {
-        let mark = if at == *kept { "*" } else { "" };
-        let steps = if at == 0 { "probe".to_string() } else { steps.to_string() };
-        let strength = strength.map_or("-".to_string(), |strength| format!("{strength:.3e}"));
-        let Summary { nll, ece, .. } = held_out;
-        text += &format!(
-            "{mark:>4}  {steps:>11}  {strength:>10}  {temperature:>11.3} {:>9}  {nll:>7.4} \
-             {ece:>7.4}\n",
-            score_text(held_out)
-        );
+    let has_draws = draws.is_some() && *keeps_draws;
+    for (at, candidate) in candidates.iter().enumerate() {
+        let name = if at == 0 { "probe".to_string() } else { candidate.steps.to_string() };
+        text += &candidate_text(at == *kept && !has_draws, &name, candidate);
+    }
+    if let Some(draws) = draws {
+        text += &candidate_text(has_draws, "draws", draws);
     }
     if let Some(reason) = left_out {
         text += &format!("A run diverged: {reason}\n");
@@ -506,7 +503,22 @@ fn choice_text(choice: &Choice) -> String {
     if *kept == 0 && candidates.len() > 1 {
         text += "The linear probe is kept: training all weights did not better its likelihood.\n";
     }
+    if draws.is_some() && !keeps_draws {
+        text +=
+            "One network is kept: an average over draws predicted worse than the linear probe.\n";
+    }
     text
+}
+
+fn candidate_text(is_kept: bool, name: &str, candidate: &Candidate) -> String {
+    let Candidate { strength, temperature, held_out, .. } = candidate;
+    let mark = if is_kept { "*" } else { "" };
+    let strength = strength.map_or("-".to_string(), |strength| format!("{strength:.3e}"));
+    let Summary { nll, ece, .. } = held_out;
+    format!(
+        "{mark:>4}  {name:>11}  {strength:>10}  {temperature:>11.3} {:>9}  {nll:>7.4} {ece:>7.4}\n",
+        score_text(held_out)
+    )
 }
 
 /// The headline's score as people write it.

@@ -133,7 +133,8 @@ impl Block<'_> {
             let inner = matrix.k_extents[1];
             let run = (inner - k % inner).min(self.k.end - k).min(LINE);
             let start = matrix.start + self.group * matrix.group_stride + matrix.k_offset(k);
-            let ahead = matrix.k_offset(k + PREFETCH_RUNS * run) - matrix.k_offset(k);
+            let next = matrix.k_offset(k + PREFETCH_RUNS * run);
+            let ahead = next.wrapping_sub(matrix.k_offset(k));
             for column in self.columns() {
                 let first_lane = start + column.lane * matrix.lane_stride;
                 let last = first_lane + column.count.saturating_sub(1) * matrix.lane_stride;
@@ -145,7 +146,7 @@ impl Block<'_> {
                 let mask = first(run);
                 for i in 0..column.count {
                     let lane = first_lane + i * matrix.lane_stride;
-                    prefetch(from.wrapping_add(lane + ahead));
+                    prefetch(from.wrapping_add(lane.wrapping_add(ahead)));
                 }
                 // SAFETY: the last lane's run ends inside the data, so all do.
                 unsafe {

@@ -75,10 +75,10 @@ fn labels_have_a_temperature_too() {
     let labels = logits.map(|&x| f32::from(random.uniform() < 1.0 / (1.0 + (-x).exp())));
     let truth = Truth::Labels(labels.into_iter().collect());
     for scale in [0.3f32, 1.0, 4.0] {
-        let found = best_temperature(&(&logits * scale), truth.clone(), 1.0);
+        let found = best_temperature(&[&logits * scale], truth.clone(), 1.0);
         // As above, of as many likelihoods that are worth somewhat less.
         assert!((found / f64::from(scale)).ln().abs() < 0.05, "{found} for {scale}");
     }
     // What counts for little leaves the temperature where the prior has it.
-    assert!(best_temperature(&(&logits * 4.0), truth, 1e-9).ln().abs() < 0.01);
+    assert!(best_temperature(&[&logits * 4.0], truth, 1e-9).ln().abs() < 0.01);
 }

@@ -178,13 +178,14 @@ fn write_choice(page: &mut String, choice: &Value) {
     let number = |value: &Value, digits| {
         value.as_f64().map_or("–".to_string(), |number| format!("{number:.digits$}"))
     };
-    let row = |(at, candidate): (usize, &Value)| {
-        let steps = candidate["steps"].as_u64().unwrap_or_default();
+    let draws = choice.get("draws").filter(|draws| draws.is_object());
+    let has_draws = draws.is_some() && choice["keeps_draws"] == true;
+    let row = |name: String, is_kept: bool, candidate: &Value| {
         let strength = candidate["strength"].as_f64();
         let held_out = &candidate["held_out"];
         vec![
-            if kept == Some(at as u64) { "kept".to_string() } else { String::new() },
-            if at == 0 { "linear probe".to_string() } else { format!("{steps} steps") },
+            if is_kept { "kept".to_string() } else { String::new() },
+            name,
             strength.map_or("–".to_string(), |strength| format!("{strength:.2e}")),
             number(&candidate["temperature"], 3),
             number(&held_out["score"], 4),
@@ -197,8 +198,17 @@ fn write_choice(page: &mut String, choice: &Value) {
     if kept == Some(0) {
         *page += "<p>Training all weights did not better the linear probe's likelihood.</p>";
     }
+    if draws.is_some() && !has_draws {
+        *page += "<p>An average over draws predicted worse than the linear probe.</p>";
+    }
     let titles = ["", "run to", "strength", "temperature", "score", "NLL", "ECE"];
-    write_rows(page, &titles, candidates.iter().enumerate().map(row));
+    let on_path = candidates.iter().enumerate().map(|(at, candidate)| {
+        let steps = candidate["steps"].as_u64().unwrap_or_default();
+        let name = if at == 0 { "linear probe".to_string() } else { format!("{steps} steps") };
+        row(name, kept == Some(at as u64) && !has_draws, candidate)
+    });
+    let of_draws = draws.map(|draws| row("draws".to_string(), has_draws, draws));
+    write_rows(page, &titles, on_path.chain(of_draws));
 }
 
 /// A table with a title for each column.
@@ -249,6 +259,14 @@ mod tests {
         let page = text(&json!({"held_out": 50, "kept": 1, "candidates": candidates}));
         assert!(page.contains("<td>kept</td><td>40 steps</td><td>5.00e-1</td>"), "{page}");
         assert!(!page.contains("did not better"));
+        for (keeps, mark) in [(true, "kept"), (false, "")] {
+            let draws = json!({"temperature": 1.0, "held_out": held_out(1.125)});
+            let page = text(&json!({"held_out": 50, "kept": 1, "candidates": candidates,
+                "draws": draws, "keeps_draws": keeps}));
+            assert!(page.contains(&format!("<td>{mark}</td><td>draws</td>")), "{page}");
+            assert_eq!(page.contains("predicted worse"), !keeps);
+            assert_eq!(page.contains("<td>kept</td><td>40 steps</td>"), !keeps);
+        }
         // What is not a choice of ours is not told.
         assert_eq!(text(&json!("kept")), "");
     }
