@@ -170,10 +170,8 @@ impl SourceSettings {
         match self.schedule {
             Schedule::Cyclical { cycles } if !self.snapshots.is_multiple_of(cycles) => {
                 let message = format!("the number of cycles is {cycles}");
-                let snapshots = self.snapshots;
-                Err(Error::invalid(message).hint(format!(
-                    "expected a divisor of the number of snapshots, {snapshots}: each cycle has equally many"
-                )))
+                let expected = "expected a divisor of the number of snapshots";
+                Err(Error::invalid(message).hint(format!("{expected}, {}", self.snapshots)))
             }
             _ => Ok(()),
         }

@@ -134,8 +134,8 @@ pub(crate) fn evaluate(
     measure(runtime, (None, 1.0), data, observe, &mut |_| Ok(()))
 }
 
-/// Measures the `mean` and `variance` of predictions, each `[N, outputs]`, for `data`, whose targets
-/// are the task's; not of masks.
+/// Measures the `mean` and `variance` of predictions, each `[N, outputs]`, for `data`, whose
+/// targets are the task's; not of masks.
 pub(crate) fn evaluate_mean(
     task: &Task,
     [mean, variance]: [Vec<f64>; 2],

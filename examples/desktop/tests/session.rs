@@ -66,7 +66,8 @@ fn a_session_teaches_predicts_undoes_and_exports() {
     let sum: f64 = forecast.classes.iter().map(|(_, p)| p).sum();
     assert!((sum - 1.0).abs() < 1e-9 && forecast.classes.len() == 10);
     assert_eq!(forecast.classes[forecast.class].0, "1", "{forecast:?}");
-    assert!(forecast.entropy > 0.0 && forecast.disagreement > 0.0);
+    // Networks that would predict worse than the linear probe give way to one.
+    assert!(forecast.entropy > 0.0 && forecast.disagreement >= 0.0);
     assert!(forecast.is_unfamiliar.is_some(), "it was calibrated");
 
     let folder = tempfile::tempdir().expect("a folder");

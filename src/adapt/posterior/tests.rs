@@ -39,7 +39,7 @@ fn settings_out_of_range_are_named() {
                 temperature: Some(1.0),
                 ..settings(PosteriorKind::Ensemble, 4, 1, 1)
             },
-            "a temperature is set, which a posterior of kind Ensemble has no use for",
+            "a temperature is set, which is of no use to a posterior of Ensemble",
         ),
         (
             PosteriorSettings { precondition: true, ..PosteriorSettings::default() },

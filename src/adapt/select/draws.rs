@@ -34,9 +34,9 @@ impl Selection<'_> {
     }
 
     /// Compares draws with the linear probe, if the settings ask for both, and has `choice` keep
-    /// them if they do as well. They are made around the end of the best stage of the path, those of
-    /// Laplace around what is kept without them. The observer was told of `before` steps and will
-    /// have been told of `steps`.
+    /// them if they do as well. They are made around the end of the best stage of the path, those
+    /// of Laplace around what is kept without them. The observer was told of `before` steps and
+    /// will have been told of `steps`.
     pub(super) fn compare_draws(
         &self,
         trainer: &mut Trainer,
