@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use ndarray::Axis;
 use priorfit::onnx::Model;
+use priorfit::posterior::ort_reference;
 use priorfit::tensor::{Tensor, contiguous};
 
 /// What makes a test without the library a failure, if it is 1.
@@ -26,9 +28,17 @@ pub fn library() -> Option<PathBuf> {
         .ok()
 }
 
-/// The last output of a file for images `x`, if there is the library.
+/// The last output of a file for images `x`, if there is the library. A file whose batch is baked in
+/// takes as many of them at a time.
 pub fn last_output(model: &Model, x: &Tensor) -> Option<Vec<f32>> {
-    let outputs = priorfit::posterior::ort_reference(&library()?, model, std::slice::from_ref(x));
-    let outputs = outputs.expect("ONNX Runtime runs it");
-    Some(contiguous(outputs.last().expect("an output")).to_vec())
+    let library = library()?;
+    let dims = model.inputs()[0].dims.as_ref();
+    let batch = dims.and_then(|dims| dims[0].fixed()).unwrap_or(x.shape()[0]);
+    let mut all = Vec::new();
+    for part in x.axis_chunks_iter(Axis(0), batch) {
+        let outputs = ort_reference(&library, model, &[part.to_shared()]);
+        let outputs = outputs.expect("ONNX Runtime runs it");
+        all.extend_from_slice(&contiguous(outputs.last().expect("an output")));
+    }
+    Some(all)
 }

@@ -38,7 +38,7 @@ impl Program {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_priorfit-desktop"));
         command
-            .args(["--report", "report.json", "--screenshot", "window.png", "--steps", "12"])
+            .args(["--report", "report.json", "--screenshot", "window.png", "--steps", "4"])
             .current_dir(folder.path())
             .env("DISPLAY", &display.name)
             .env_remove("WAYLAND_DISPLAY")
