@@ -197,7 +197,7 @@ fn a_chosen_strength_costs_at_most_twice_a_given_one() {
 fn drawing(kind: PosteriorKind) -> Settings {
     let draws = if kind == PosteriorKind::Map { None } else { Some(4) };
     let posterior = PosteriorSettings { draws, ..PosteriorSettings::of(kind) };
-    Settings { posterior, clip: None, learning_rate: SGHMC_RATE, ..settings(40) }
+    Settings { posterior, clip: None, learning_rate: SGHMC_RATE, ..settings(16) }
 }
 
 /// What is kept is what cross-validation found best, and the probability of the held-out examples

@@ -27,6 +27,10 @@ const FRAME_MIN: Duration = Duration::from_millis(8);
 /// How long the job may hold the device at a time: a third of a frame; and its share of the time.
 const HOLD: Duration = Duration::from_millis(5);
 const DUTY: f64 = 0.5;
+/// Where a processor stands in for a GPU, and a frame takes a tenth of a second by itself: frames
+/// come so that half of the time is left to the job, which holds the device accordingly.
+const FRAME_MIN_IN_SOFTWARE: Duration = Duration::from_millis(250);
+const HOLD_IN_SOFTWARE: Duration = Duration::from_millis(60);
 /// How often a window that is still looks whether its report is to be written.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -77,6 +81,7 @@ struct Window {
     reporter: Option<Reporter>,
     screenshot: PathBuf,
     opened: Instant,
+    frame_min: Duration,
 }
 
 impl Window {
@@ -85,6 +90,7 @@ impl Window {
         let state = creation.wgpu_render_state.as_ref();
         let state = state.ok_or_else(|| Error::unsupported("the window has no wgpu device"))?;
         let name = state.adapter.get_info().name;
+        let frame_min = if in_software(state) { FRAME_MIN_IN_SOFTWARE } else { FRAME_MIN };
         let (engine, device) = match options.device {
             Where::Window => (shared(state), name),
             Where::Cpu => {
@@ -99,6 +105,7 @@ impl Window {
             reporter: options.report.as_deref().map(Reporter::new),
             screenshot: options.screenshot.clone(),
             opened: Instant::now(),
+            frame_min,
         })
     }
 
@@ -116,9 +123,14 @@ impl Window {
     }
 }
 
+fn in_software(state: &RenderState) -> bool {
+    state.adapter.get_info().device_type == wgpu::DeviceType::Cpu
+}
+
 /// The window's own device: work is cut so that no frame waits long for it.
 fn shared(state: &RenderState) -> Engine {
-    let options = gpu::Options { budget: HOLD, duty: DUTY, ..gpu::Options::default() };
+    let budget = if in_software(state) { HOLD_IN_SOFTWARE } else { HOLD };
+    let options = gpu::Options { budget, duty: DUTY, ..gpu::Options::default() };
     let threads = Arc::new(Threads::available());
     Engine::shared(state.device.clone(), state.queue.clone(), options, threads)
 }
@@ -139,7 +151,7 @@ impl eframe::App for Window {
         }
         self.report(false);
         if is_followed {
-            ui.ctx().request_repaint_after(FRAME_MIN);
+            ui.ctx().request_repaint_after(self.frame_min);
         } else if self.reporter.is_some() {
             ui.ctx().request_repaint_after(LOOK);
         }

@@ -7,7 +7,8 @@ use priorfit_desktop::{Options, run};
 
 fn main() -> ExitCode {
     // What the crates below have to say is not for a user.
-    let default = env_logger::Env::default().default_filter_or("priorfit=warn,priorfit_desktop=warn");
+    let default =
+        env_logger::Env::default().default_filter_or("priorfit=warn,priorfit_desktop=warn");
     env_logger::Builder::from_env(default).init();
     match run(Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,13 +18,13 @@ use serde_json::Value;
 use self::display::Display;
 use self::program::Program;
 
-/// The middle of the window's frames while it adapts. A processor that draws in software has one
-/// core to draw with and one to adapt with, and on a busy machine neither to itself: so four frames
-/// a second are asked for there, where one would be missed if the window ever waited for a step's
-/// whole length or for the end of a phase.
-const MEDIAN_MAX: f64 = 250.0;
-/// The longest frame: what a user takes for a window that hangs is longer.
-const WORST_MAX: f64 = 2_500.0;
+/// How long the middle one of the window's frames may take while it adapts: relative to those
+/// without a job, and in milliseconds beside that. A processor that draws in software takes 130 ms
+/// for a frame, so what a job takes of it is asked, and not how smooth that is; 165 ms were seen.
+const MEDIAN_MAX: (f64, f64) = (1.75, 20.0);
+/// The longest frame in milliseconds: what a user takes for a window that hangs is longer. 850 were
+/// seen on an idle machine, when the job compiles its kernels.
+const WORST_MAX: f64 = 3_000.0;
 
 /// A reason to skip, which is a failure where nothing may be skipped.
 fn skip(reason: &str) {
@@ -152,7 +152,9 @@ fn keeps_its_rate(state: &Value) {
     let (alone, beside) = (&state["alone"], &state["beside"]);
     println!("frames without a job: {alone}\nframes beside a job:   {beside}");
     assert!(beside["count"].as_u64() > Some(50), "{beside}");
-    assert!(beside["median"].as_f64() < Some(MEDIAN_MAX), "{beside}");
+    let median = |times: &Value| times["median"].as_f64().unwrap_or(f64::INFINITY);
+    let (share, rest) = MEDIAN_MAX;
+    assert!(median(beside) < share * median(alone) + rest, "{alone}, {beside}");
     assert!(beside["worst"].as_f64() < Some(WORST_MAX), "{beside}");
 }
 
