@@ -254,8 +254,8 @@ impl Adapter {
     }
 
     /// The same with what cross-validation found before, on the same examples with the same prior
-    /// and settings, but for how the posterior is approximated. A run then costs no
-    /// cross-validation, and ends as if it had made its own.
+    /// and settings. A run then costs no cross-validation, and ends as if it had made its own. The
+    /// choice of a MAP serves every other posterior, too; its draws are kept however they fare.
     pub fn with_choice(mut self, choice: Choice) -> Self {
         self.choice = Some(choice);
         self

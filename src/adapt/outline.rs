@@ -41,7 +41,9 @@ impl Adapter {
         // Chains follow no path, and keep their length.
         let posterior = &self.settings.posterior;
         let steps = match self.cross_validates_runs() && folds > 0 {
-            true if posterior.has_chains() => (posterior.chains * steps / folds).max(1),
+            true if posterior.has_chains() => {
+                (posterior.chains.saturating_mul(steps) / folds).max(1)
+            }
             true => 2 * steps / (folds + 1),
             false => steps,
         };

@@ -19,7 +19,7 @@ use priorfit::tensor::contiguous;
 use crate::adapt::{Fixture, fixture, input};
 use crate::support::repository;
 
-const KINDS: [PosteriorKind; 6] = [
+pub const KINDS: [PosteriorKind; 6] = [
     PosteriorKind::Map,
     PosteriorKind::Sgld,
     PosteriorKind::Sghmc,

@@ -8,6 +8,7 @@ use priorfit::data::Dataset;
 use priorfit::tensor::contiguous;
 
 use crate::adapt::{Fixture, fixture};
+use crate::approximations::KINDS;
 
 fn settings(steps: usize) -> Settings {
     Settings { prior: PriorKind::Isotropic, steps, batch_size: 16, ..Settings::default() }
@@ -169,15 +170,6 @@ fn counted(fixture: &Fixture, train: &Dataset, settings: Settings) -> (usize, Ad
     assert!(told.windows(2).all(|t| t[0][0] < t[1][0]), "{told:?}");
     (steps, adapted.expect("a run"))
 }
-
-const KINDS: [PosteriorKind; 6] = [
-    PosteriorKind::Map,
-    PosteriorKind::Sgld,
-    PosteriorKind::Sghmc,
-    PosteriorKind::Swag,
-    PosteriorKind::Laplace,
-    PosteriorKind::Ensemble,
-];
 
 /// Choosing the strength costs no more than the run itself, whatever is drawn at its end.
 #[test]

@@ -14,6 +14,7 @@ use priorfit::job::{Budget, Job, JobOptions, Priority};
 use priorfit::threads::Threads;
 
 use crate::adapt::{Fixture, fixture};
+use crate::approximations::KINDS;
 use crate::support::memory::peak_of;
 
 /// Runs of a few epochs whose last batch is smaller; they end where their path does.
@@ -73,14 +74,6 @@ fn few(fixture: &Fixture) -> (Dataset, Dataset) {
 /// Of every kind one, and with a gate one that ends at the average along its path, and some whose
 /// draws are compared with such an average.
 fn all() -> Vec<Settings> {
-    const KINDS: [PosteriorKind; 6] = [
-        PosteriorKind::Map,
-        PosteriorKind::Sgld,
-        PosteriorKind::Sghmc,
-        PosteriorKind::Swag,
-        PosteriorKind::Laplace,
-        PosteriorKind::Ensemble,
-    ];
     let gated = [PosteriorKind::Map, PosteriorKind::Sghmc, PosteriorKind::Laplace];
     let gated = gated.map(|kind| Settings { gate: true, steps: 24, ..settings(kind) });
     KINDS.map(settings).into_iter().chain(gated).collect()

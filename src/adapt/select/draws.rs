@@ -80,12 +80,14 @@ impl Selection<'_> {
                 Ending::Completed => {}
                 Ending::Stopped => return Err(stopped()),
                 Ending::Diverged => {
-                    return choice.leave_out_draws(notice.unwrap_or_default().error);
+                    choice.leave_out_draws(notice.unwrap_or_default().error);
+                    return Ok(());
                 }
             }
             match self.predict(trainer, fold, &of_fold, &mut draws) {
                 Err(error) if error.kind() == Kind::Diverged => {
-                    return choice.leave_out_draws(error.to_string());
+                    choice.leave_out_draws(error.to_string());
+                    return Ok(());
                 }
                 other => other?,
             }
@@ -139,13 +141,12 @@ impl Selection<'_> {
 
 impl Choice {
     /// Draws diverged, and the end of the path is kept.
-    fn leave_out_draws(&mut self, reason: String) -> Result<()> {
+    fn leave_out_draws(&mut self, reason: String) {
         log::warn!("draws of the cross-validation diverged: {reason}");
         self.keeps_draws = false;
         self.left_out = Some(match self.left_out.take() {
             Some(earlier) => format!("{earlier}; {reason}"),
             None => reason,
         });
-        Ok(())
     }
 }

@@ -28,8 +28,8 @@ pub fn library() -> Option<PathBuf> {
         .ok()
 }
 
-/// The last output of a file for images `x`, if there is the library. A file whose batch is baked in
-/// takes as many of them at a time.
+/// The last output of a file for images `x`, if there is the library. A file whose batch is baked
+/// in takes as many of them at a time.
 pub fn last_output(model: &Model, x: &Tensor) -> Option<Vec<f32>> {
     let library = library()?;
     let dims = model.inputs()[0].dims.as_ref();

@@ -20,11 +20,12 @@ use self::program::Program;
 
 /// How long the middle one of the window's frames may take while it adapts: relative to those
 /// without a job, and in milliseconds beside that. A processor that draws in software takes 130 ms
-/// for a frame, so what a job takes of it is asked, and not how smooth that is; 165 ms were seen.
+/// of the 250 that it has for a frame, so what a job takes of them is asked, and not how smooth
+/// that is; 253 ms were seen with a job and without.
 const MEDIAN_MAX: (f64, f64) = (1.75, 20.0);
-/// The longest frame in milliseconds: what a user takes for a window that hangs is longer. 850 were
-/// seen on an idle machine, when the job compiles its kernels.
-const WORST_MAX: f64 = 3_000.0;
+/// The longest frame in milliseconds: what a user takes for a window that hangs is longer. 1340
+/// were seen, when the job compiles its kernels.
+const WORST_MAX: f64 = 4_000.0;
 
 /// A reason to skip, which is a failure where nothing may be skipped.
 fn skip(reason: &str) {

@@ -13,7 +13,7 @@ use crate::display::Display;
 /// into a display that is only in memory.
 const SOFTWARE: &str = "/usr/share/vulkan/icd.d/lvp_icd.x86_64.json";
 /// How long a step of the test may take: a processor that is shared draws and adapts in software.
-const PATIENCE: Duration = Duration::from_secs(420);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 const CONTROL: u32 = 0xffe3;
 const F12: u32 = 0xffc9;
