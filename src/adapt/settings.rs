@@ -52,7 +52,8 @@ pub struct Settings {
     /// of the linear probe; where the examples are too few for that, it is 1.
     pub head_variance: Option<f64>,
     /// Whether the linear probe is kept where cross-validation on the training examples finds that
-    /// training all weights does not better its likelihood. A run whose strength is chosen ends at
+    /// training all weights does not better its likelihood, and one network where an average over
+    /// draws has a worse likelihood than the probe. A run whose strength is chosen ends at
     /// the mean of the weights along its path, the probe's among them; without a gate, as with a
     /// given strength, at the last of them.
     pub gate: bool,

@@ -192,8 +192,8 @@ fn drawing(kind: PosteriorKind) -> Settings {
     Settings { posterior, clip: None, learning_rate: SGHMC_RATE, ..settings(16) }
 }
 
-/// What is kept is what cross-validation found best, and the probability of the held-out examples
-/// is that of the average over draws made without them.
+/// Whether there are draws follows from what cross-validation found of them, and predictions have
+/// the temperature that it found for what is kept.
 #[test]
 fn draws_are_kept_where_they_predict_as_well_as_the_probe() {
     let fixture = fixture();

@@ -122,8 +122,9 @@ struct PriorOptions {
     /// Variance of the head's own prior. auto chooses it by cross-validation of the linear probe
     #[arg(long, value_name = "V|auto", default_value = "auto")]
     head_variance: Auto,
-    /// Keep the adapted weights even where cross-validation finds the linear probe as good. With a
-    /// given --strength nothing is cross-validated then but the head
+    /// Keep the adapted weights even where cross-validation finds the linear probe as good, and
+    /// draws however they predict. With a given --strength nothing is cross-validated then but the
+    /// head
     #[arg(long)]
     no_gate: bool,
 }
