@@ -1,13 +1,13 @@
-"""Times PyTorch's eager training step, as the other side of `priorfit bench`.
+"""Times PyTorch's training step, as the other side of `priorfit bench`.
 
 A step is forward, cross-entropy, backward and SGD with Nesterov momentum. With --prior-rank K the
 loss has the penalty -log p(weights)/N of a Gaussian with a diagonal and K columns, evaluated as the
 method's reference does: torch.distributions on all backbone parameters joined into one vector.
+With --compile the network goes through torch.compile; the prior and SGD stay eager.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import time
 
@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributions import LowRankMultivariateNormal
 from torch.nn import functional as F
 
+from memory import peak_rss_mb
 from models import MODELS, backbone
 
 EXAMPLES = 1000
@@ -50,10 +51,6 @@ def copy_gb_per_s(repeats):
     return 2 * source.numel() * 4 / ms / 1e6
 
 
-def peak_rss_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measure(arguments):
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -66,6 +63,7 @@ def measure(arguments):
     network = backbone(arguments.model, arguments.size).to(device)
     model = nn.Sequential(network, nn.Linear(network.num_features, arguments.classes)).to(device)
     model.train(arguments.batch_norm == "train")
+    model = torch.compile(model) if arguments.compile else model
     prior = gaussian_prior(network, arguments.prior_rank) if arguments.prior_rank else None
     optimiser = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, nesterov=True)
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
@@ -85,6 +83,7 @@ def measure(arguments):
             model(images)
 
     first_step_ms = timed(step, device)
+    start_to_step_ms = (time.time() - arguments.started) * 1e3
     for _ in range(WARM_UP):
         step()
     step_ms = statistics.median(timed(step, device) for _ in range(arguments.repeats))
@@ -93,10 +92,11 @@ def measure(arguments):
     forward_ms = statistics.median(timed(forward, device) for _ in range(arguments.repeats))
     return {
         "model": arguments.model, "torch": torch.__version__, "threads": arguments.threads,
-        "batch_norm": arguments.batch_norm, "prior_rank": arguments.prior_rank,
+        "batch_norm": arguments.batch_norm, "compiled": arguments.compile,
+        "prior_rank": arguments.prior_rank,
         "step_ms": round(step_ms, 2), "forward_ms": round(forward_ms, 2),
-        "first_step_ms": round(first_step_ms, 2), "peak_rss_mb": round(peak, 1),
-        "rss_before_mb": round(rss_before, 1),
+        "first_step_ms": round(first_step_ms, 2), "start_to_step_ms": round(start_to_step_ms, 2),
+        "peak_rss_mb": round(peak, 1), "rss_before_mb": round(rss_before, 1),
         "device_mb": round(torch.cuda.max_memory_allocated() / 2**20, 1) if device == "cuda" else 0,
         "copy_gb_per_s": round(copy_gb_per_s(arguments.repeats), 1) if device == "cuda" else 0,
         "params": sum(parameter.numel() for parameter in network.parameters()),
@@ -116,9 +116,13 @@ def main():
                         help="statistics as stored, or those of the batch")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--tf32", action="store_true", help="allow TF32 on a GPU")
+    parser.add_argument("--compile", action="store_true", help="compile the network")
+    parser.add_argument("--started", type=float, default=time.time(),
+                        help="when this process was started, in seconds since the epoch")
     parser.add_argument("--json", action="store_true")
-    result = measure(parser.parse_args())
-    if parser.parse_args().json:
+    arguments = parser.parse_args()
+    result = measure(arguments)
+    if arguments.json:
         print(json.dumps(result))
     else:
         for name, value in result.items():

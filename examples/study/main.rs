@@ -303,7 +303,7 @@ mod tests {
         assert!(goals.contains("default, 50 labels: accuracy within"), "{goals}");
         let results = std::fs::read(folder.path().join("work/results.jsonl")).expect("results");
         let lines = results.iter().filter(|&&byte| byte == b'\n').count();
-        assert_eq!(lines, 1 + 10 * 2, "the setting; rows and shots");
+        assert_eq!(lines, 1 + 11 * 2, "the setting; rows and shots");
         let table = std::fs::read_to_string(folder.path().join("out/study.md")).expect("tables");
         for row in ["linear probe", "weight decay, tuned", "L2-SP, tuned", "default, Laplace"] {
             assert_eq!(table.matches(&format!("\n| {row} |")).count(), 2, "{table}");

@@ -28,6 +28,8 @@ pub enum Row {
     Sghmc,
     /// Draws of SWAG, otherwise the default
     Swag,
+    /// SWAG's mean alone, the one network in the middle of its draws (SWA)
+    Swa,
     /// Draws of a last-layer Laplace approximation, otherwise the default
     Laplace,
     /// Masks: the decoder alone, on frozen maps; computed with mask-default
@@ -49,6 +51,7 @@ impl Row {
             Row::Learned => "default, learned prior",
             Row::Sghmc => "default, SGHMC",
             Row::Swag => "default, SWAG",
+            Row::Swa => "default, SWAG's mean",
             Row::Laplace => "default, Laplace",
             Row::MaskProbe => "linear decoder",
             Row::MaskDefault => "default",
@@ -67,6 +70,7 @@ impl Row {
             Row::Learned => "#ff7f0e",
             Row::Sghmc => "#9467bd",
             Row::Swag => "#e377c2",
+            Row::Swa => "#f7b6d2",
             Row::Laplace => "#bcbd22",
         }
     }
@@ -83,7 +87,7 @@ impl Row {
 
     /// Whether it does what the default does, but for how the posterior is approximated.
     pub fn shares_choice(self) -> bool {
-        matches!(self, Row::Sghmc | Row::Swag | Row::Laplace)
+        matches!(self, Row::Sghmc | Row::Swag | Row::Swa | Row::Laplace)
     }
 
     /// Whether it takes the source's prior.
@@ -94,7 +98,8 @@ impl Row {
     /// The settings, otherwise the default ones.
     pub fn settings(self, seed: u64, steps: usize) -> Settings {
         let base = Settings { prior: self.prior(), seed, steps, ..Settings::default() };
-        let of = |kind| Settings { posterior: PosteriorSettings::of(kind), ..base.clone() };
+        let with = |posterior| Settings { posterior, ..base.clone() };
+        let of = |kind| with(PosteriorSettings::of(kind));
         match self {
             Row::Probe => Settings { steps: 0, ..base },
             Row::WeightDecay | Row::L2Sp | Row::Diagonal | Row::LowRank => {
@@ -105,6 +110,11 @@ impl Row {
                 Settings { clip: None, learning_rate: SGHMC_RATE, ..of(PosteriorKind::Sghmc) }
             }
             Row::Swag => of(PosteriorKind::Swag),
+            Row::Swa => with(PosteriorSettings {
+                draws: Some(1),
+                temperature: Some(0.0),
+                ..PosteriorSettings::of(PosteriorKind::Swag)
+            }),
             Row::Laplace => of(PosteriorKind::Laplace),
         }
     }
@@ -120,7 +130,7 @@ impl Row {
 }
 
 /// In the order in which they are run: what the goals need comes first.
-pub const RUN_ORDER: [Row; 11] = [
+pub const RUN_ORDER: [Row; 12] = [
     Row::Probe,
     Row::Default,
     Row::Learned,
@@ -131,5 +141,6 @@ pub const RUN_ORDER: [Row; 11] = [
     Row::Laplace,
     Row::Sghmc,
     Row::Swag,
+    Row::Swa,
     Row::Diagonal,
 ];

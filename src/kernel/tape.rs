@@ -255,11 +255,19 @@ fn run_body(tape: &Tape, ops: &[Operand<'_>], start: usize, len: usize, regs: &m
             Action::Select => {
                 let (a, b, c) = (get(step.a), get(step.b), get(step.c));
                 for (((t, &a), &b), &c) in target.iter_mut().zip(a).zip(b).zip(c) {
-                    *t = if c != 0.0 { a } else { b };
+                    *t = select(a, b, c);
                 }
             }
         }
     }
+}
+
+/// `a` where `c` is not zero, else `b`. By bits: a choice between two loads becomes a branch for
+/// each element where compilers see one, and those of a mask cannot be foreseen.
+#[inline(always)]
+fn select(a: f32, b: f32, c: f32) -> f32 {
+    let mask = u32::from(c != 0.0).wrapping_neg();
+    f32::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
 }
 
 #[inline(always)]

@@ -27,8 +27,8 @@ pub fn widest<W: Vectorised>(work: W) -> W::Output {
             // SAFETY: the processor has the features.
             return unsafe { avx512(work) };
         }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the feature.
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the features.
             return unsafe { avx2(work) };
         }
     }
@@ -42,7 +42,7 @@ fn avx512<W: Vectorised>(work: W) -> W::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 fn avx2<W: Vectorised>(work: W) -> W::Output {
     work.run()
 }

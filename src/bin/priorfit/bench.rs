@@ -1,4 +1,5 @@
-//! `bench`: how long a training step takes, where its time goes, and how much memory it needs.
+//! `bench`: how long a training step or a prediction takes, where its time goes, and how much memory
+//! it needs.
 //!
 //! The step is the one that `adapt` runs: forward, loss, backward, prior and update. The prior is
 //! synthetic: its mean is the weights, its precision and deviations are noise of plausible scale.
@@ -29,7 +30,7 @@ use crate::globals::Globals;
 use crate::options::{ByteSize, ImageSize};
 use crate::process::{peak_rss_mb, peak_rss_text};
 
-/// Time a training step of an ONNX file on this machine
+/// Time a training step of an ONNX file on this machine, or predicting with it
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -37,6 +38,7 @@ Examples:
   priorfit bench resnet18.onnx --batch 8 --no-prior --threads 1 --profile
   priorfit bench resnet18.onnx --batch 8 --profile=shapes
   priorfit bench resnet18.onnx --batch 32 --memory-cap 2G
+  priorfit bench resnet18.onnx --batch 1 --predict
 
 Times are medians over the repeats. The first step's time counts from the start of the program and
 so holds reading the file, import, planning and setting up the prior.
@@ -67,6 +69,9 @@ pub struct Bench {
     /// Clip the gradient's norm, as `adapt` does by default
     #[arg(long)]
     clip: bool,
+    /// Time one prediction of a batch instead of a step
+    #[arg(long, conflicts_with_all = ["prior_rank", "no_prior", "clip", "memory_cap"])]
+    predict: bool,
     /// Most memory for weights, prior and activations, such as 512M or 2G (of 1024s): activations
     /// are computed again if that takes it; a batch is not split, since --batch is what is timed
     #[arg(long, value_name = "SIZE")]
@@ -109,11 +114,31 @@ struct Report {
     /// What the updates must read and write, and how fast they did.
     update_bytes: u64,
     update_gb_per_s: f64,
+    /// What a copy in memory reads and writes; not measured on a GPU.
+    copy_gb_per_s: Option<f64>,
     planned_bytes: usize,
     /// Whether activations were computed a second time instead of kept.
     recomputes: bool,
     peak_rss_mb: Option<f64>,
     first_step_ms: f64,
+    repeats: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Profile>,
+}
+
+#[derive(Serialize)]
+struct Prediction {
+    file: PathBuf,
+    backend: String,
+    input_shape: Vec<usize>,
+    params: usize,
+    predict_ms: f64,
+    gflop: f64,
+    gflops: f64,
+    planned_bytes: usize,
+    peak_rss_mb: Option<f64>,
+    /// From the start of the program to the first prediction.
+    first_ms: f64,
     repeats: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Profile>,
@@ -125,30 +150,41 @@ impl Bench {
         let engine = globals.engine()?;
         let mut bencher = Bencher::new(self, &engine)?;
         let mut watch = Watch::new(bencher.plan());
-        bencher.step()?;
-        let first_step_ms = ms(started.elapsed());
+        bencher.run()?;
+        let first_ms = ms(started.elapsed());
         for _ in 1..WARM_UP {
-            bencher.step()?;
+            bencher.run()?;
         }
-        // Steps and their parts are timed in turns: a device is waited for after each part.
+        // Whole runs and their parts are timed in turns: a device is waited for after each part.
         for _ in 0..self.repeats {
             let begun = Instant::now();
-            bencher.step()?;
-            watch.steps.push(ms(begun.elapsed()));
+            bencher.run()?;
+            watch.runs.push(ms(begun.elapsed()));
             watch.start();
-            bencher.observed_step(&mut |dispatch| watch.lap(dispatch))?;
+            bencher.observed_run(&mut |dispatch| watch.lap(dispatch))?;
             watch.stop();
         }
-        let (peak, plan) = (peak_rss_mb(), bencher.plan());
-        let (gflop, update_bytes) = (plan.flops() as f64 / 1e9, update_bytes(plan));
-        let step_ms = median(&mut watch.steps);
-        let [forward_ms, backward_ms, prior_update_ms] = watch.stages.map(|mut t| median(&mut t));
+        let peak = peak_rss_mb();
+        // What a GPU can do at most is not measured.
+        let roof = (!engine.can_fail()).then(|| Roof::measure(engine.threads()));
         let profile = self.profile.map(|detail| {
-            // What a GPU can do at most is not measured.
-            let roof = (!engine.can_fail()).then(|| Roof::measure(engine.threads()));
-            Profile::new(plan, &watch.dispatches, self.repeats, detail, roof)
+            Profile::new(bencher.plan(), &watch.dispatches, self.repeats, detail, roof)
         });
-        globals.print(&Report {
+        let measured = Measured { bencher, watch, first_ms, peak, roof, profile };
+        match self.predict {
+            true => globals.print(&self.prediction(measured))?,
+            false => globals.print(&self.report(measured))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn report(&self, measured: Measured) -> Report {
+        let Measured { bencher, mut watch, first_ms, peak, roof, profile } = measured;
+        let plan = bencher.plan();
+        let (gflop, update_bytes) = (plan.flops() as f64 / 1e9, update_bytes(plan));
+        let step_ms = median(&mut watch.runs);
+        let [forward_ms, backward_ms, prior_update_ms] = watch.stages.map(|mut t| median(&mut t));
+        Report {
             file: self.model.clone(),
             backend: bencher.backend.name(),
             input_shape: bencher.input_shape.clone(),
@@ -162,15 +198,45 @@ impl Bench {
             gflops: 1e3 * gflop / step_ms,
             update_bytes,
             update_gb_per_s: update_bytes as f64 / (1e6 * prior_update_ms),
+            copy_gb_per_s: roof.map(|roof| roof.gb_per_s),
             planned_bytes: bencher.backend.bytes(),
             recomputes: bencher.recomputes,
             peak_rss_mb: peak,
-            first_step_ms,
+            first_step_ms: first_ms,
             repeats: self.repeats,
             profile,
-        })?;
-        Ok(ExitCode::SUCCESS)
+        }
     }
+
+    fn prediction(&self, measured: Measured) -> Prediction {
+        let Measured { bencher, mut watch, first_ms, peak, profile, .. } = measured;
+        let gflop = bencher.plan().flops() as f64 / 1e9;
+        let predict_ms = median(&mut watch.runs);
+        Prediction {
+            file: self.model.clone(),
+            backend: bencher.backend.name(),
+            input_shape: bencher.input_shape.clone(),
+            params: bencher.params,
+            predict_ms,
+            gflop,
+            gflops: 1e3 * gflop / predict_ms,
+            planned_bytes: bencher.backend.bytes(),
+            peak_rss_mb: peak,
+            first_ms,
+            repeats: self.repeats,
+            profile,
+        }
+    }
+}
+
+/// What both reports are made of.
+struct Measured {
+    bencher: Bencher,
+    watch: Watch,
+    first_ms: f64,
+    peak: Option<f64>,
+    roof: Option<Roof>,
+    profile: Option<Profile>,
 }
 
 /// Takes the time between dispatches.
@@ -178,8 +244,8 @@ struct Watch {
     stage_of: Vec<Stage>,
     last: Instant,
     current: [Duration; 3],
-    /// Milliseconds of each step.
-    steps: Vec<f64>,
+    /// Milliseconds of each whole run.
+    runs: Vec<f64>,
     /// Milliseconds of each step's forward, backward and update part.
     stages: [Vec<f64>; 3],
     /// Time of each dispatch over all steps.
@@ -193,7 +259,7 @@ impl Watch {
             stage_of: plan.dispatches().iter().map(|dispatch| dispatch.stage).collect(),
             last: now,
             current: [Duration::ZERO; 3],
-            steps: Vec::new(),
+            runs: Vec::new(),
             stages: [const { Vec::new() }; 3],
             dispatches: vec![Duration::ZERO; plan.dispatches().len()],
         }
@@ -251,16 +317,28 @@ impl fmt::Display for Report {
         writeln!(f, "step         {:>9.2} ms, {:.1} GFLOP/s", self.step_ms, self.gflops)?;
         writeln!(f, "  forward    {:>9.2} ms", self.forward_ms)?;
         writeln!(f, "  backward   {:>9.2} ms", self.backward_ms)?;
-        writeln!(
-            f,
-            "  update     {:>9.2} ms, {:.1} GB/s",
-            self.prior_update_ms, self.update_gb_per_s
-        )?;
+        let (update, rate) = (self.prior_update_ms, self.update_gb_per_s);
+        let copy = self.copy_gb_per_s.map_or(String::new(), |copy| format!(", a copy {copy:.1}"));
+        writeln!(f, "  update     {update:>9.2} ms, {rate:.1} GB/s{copy}")?;
         writeln!(f, "first step   {:>9.2} ms after the start", self.first_step_ms)?;
         let planned = self.planned_bytes as f64 / (1 << 20) as f64;
         let peak = peak_rss_text(self.peak_rss_mb);
         let again = if self.recomputes { ", activations computed twice" } else { "" };
         writeln!(f, "memory       {planned:>9.0} MiB planned{again}, {peak} at most")?;
+        let Some(profile) = &self.profile else { return Ok(()) };
+        write!(f, "\n{profile}")
+    }
+}
+
+impl fmt::Display for Prediction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "network      {} weights, input {:?}", self.params, self.input_shape)?;
+        writeln!(f, "runs on      {}", self.backend)?;
+        writeln!(f, "prediction   {:>9.2} ms, {:.1} GFLOP/s", self.predict_ms, self.gflops)?;
+        writeln!(f, "first        {:>9.2} ms after the start", self.first_ms)?;
+        let planned = self.planned_bytes as f64 / (1 << 20) as f64;
+        let peak = peak_rss_text(self.peak_rss_mb);
+        writeln!(f, "memory       {planned:>9.0} MiB planned, {peak} at most")?;
         let Some(profile) = &self.profile else { return Ok(()) };
         write!(f, "\n{profile}")
     }

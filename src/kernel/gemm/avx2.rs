@@ -1,7 +1,10 @@
 //! AVX2 with FMA: tiles of up to 6 rows and 16 columns (12 sums in 16 registers).
 
+mod line;
+
 use std::arch::x86_64::*;
 
+use self::line::Pair;
 use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
 use super::isa::Isa;
 use super::line::LINE;
@@ -64,7 +67,7 @@ const fn row<const ROWS: usize>() -> [TileFn; 2] {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
     // SAFETY: the caller has the features.
-    unsafe { block.pack::<[f32; LINE]>(to) }
+    unsafe { block.pack::<Pair>(to) }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -86,13 +89,13 @@ unsafe fn correlate(
 #[target_feature(enable = "avx2,fma")]
 unsafe fn pad(padded: &Padded, plane: &[f32], to: &mut [f32]) {
     // SAFETY: the caller has the features.
-    unsafe { flat::pad::<[f32; LINE]>(padded, plane, to) }
+    unsafe { flat::pad::<Pair>(padded, plane, to) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [usize; 2]) {
     // SAFETY: the caller has the features.
-    unsafe { flat::copy_rows::<[f32; LINE]>(from, to, extents) }
+    unsafe { flat::copy_rows::<Pair>(from, to, extents) }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -104,25 +107,25 @@ unsafe fn transform<T: Transform>(from: &[f32], places: &Places, to: &mut [f32; 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) {
     // SAFETY: the caller has the features, and the rest of the contract is the caller's.
-    unsafe { winograd::scatter::<[f32; LINE]>(lines, mask, to, stride) }
+    unsafe { winograd::scatter::<Pair>(lines, mask, to, stride) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
     // SAFETY: the caller has the features.
-    unsafe { winograd::deal::<[f32; LINE]>(row, before, to, stride, count) }
+    unsafe { winograd::deal::<Pair>(row, before, to, stride, count) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
     // SAFETY: the caller has the features.
-    unsafe { winograd::weave::<[f32; LINE]>(lines, to) }
+    unsafe { winograd::weave::<Pair>(lines, to) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
     // SAFETY: the caller has the features, and the rest of the contract is the caller's.
-    unsafe { winograd::turn::<[f32; LINE]>(lines, tiles, channels, to, strides) }
+    unsafe { winograd::turn::<Pair>(lines, tiles, channels, to, strides) }
 }
 
 /// The kernels; to be used only where the processor has AVX2 and FMA.

@@ -117,7 +117,7 @@ impl Line for [f32; LINE] {
 
 /// Calls `visit` with the number of each set bit.
 #[inline(always)]
-fn each(mut mask: u16, mut visit: impl FnMut(usize)) {
+pub(super) fn each(mut mask: u16, mut visit: impl FnMut(usize)) {
     while mask != 0 {
         visit(mask.trailing_zeros() as usize);
         mask &= mask - 1;

@@ -3,6 +3,8 @@
 //! An operand is a matrix `[lane, k]`: lanes are rows of A or columns of B, k is summed over.
 //! Windows of a convolution are never written out as a matrix; they are gathered when packed.
 
+use super::line::LINE;
+
 /// One side of a product, for every group of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operand<'a> {
@@ -61,10 +63,11 @@ pub(super) struct Tap {
 }
 
 impl Windows<'_> {
-    /// Whether each position has one tap, its own element.
+    /// Whether each position has one tap, its own element, and a line touches two images at most.
     pub fn is_plain(&self) -> bool {
         let same = self.plane == self.grid && self.stride == [1, 1];
-        same && self.origin == [0, 0] && self.taps == [1, 1]
+        let long = self.plane[0] * self.plane[1] >= LINE;
+        same && long && self.origin == [0, 0] && self.taps == [1, 1]
     }
 
     /// The tap with number `index`.

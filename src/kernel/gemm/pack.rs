@@ -191,18 +191,62 @@ impl Block<'_> {
             columns[count] = column;
             count += 1;
         }
+        let (spans, columns) = (&spans[..count], &columns[..count]);
+        // SAFETY: the geometry was checked; the rest is the caller's contract.
+        unsafe {
+            match windows.is_plain() {
+                true => self.planes::<L>(windows, data, (spans, columns), to),
+                false => self.taps::<L>(windows, data, (spans, columns), to),
+            }
+        }
+    }
+
+    /// [`Block::windows`] where k counts channels.
+    #[inline(always)]
+    unsafe fn planes<L: Line>(
+        &self,
+        windows: &Windows<'_>,
+        data: *const f32,
+        (spans, columns): (&[Span], &[Column]),
+        to: *mut f32,
+    ) {
+        let plane = windows.plane[0] * windows.plane[1];
+        for (index, k) in self.k.clone().enumerate() {
+            let channel = data.wrapping_add(k * plane);
+            let ahead = channel.wrapping_add(PREFETCH_CHANNELS * plane);
+            for (span, column) in spans.iter().zip(columns) {
+                span.prefetch_plain(ahead);
+                // SAFETY: the caller's contract; the strip has room.
+                unsafe {
+                    let line: L = span.load_plain(channel);
+                    line.store(to.add(column.to + index * column.width), column.mask);
+                }
+            }
+        }
+    }
+
+    /// [`Block::windows`] where k counts the taps of channels.
+    #[inline(always)]
+    unsafe fn taps<L: Line>(
+        &self,
+        windows: &Windows<'_>,
+        data: *const f32,
+        (spans, columns): (&[Span], &[Column]),
+        to: *mut f32,
+    ) {
         let taps = windows.taps[0] * windows.taps[1];
+        let mut first_tap = windows.tap(self.k.start);
         let mut k = self.k.start;
         while k < self.k.end {
             let end = (k - k % taps + taps).min(self.k.end);
-            for (span, column) in spans[..count].iter().zip(&columns) {
-                let mut tap = windows.tap(k);
-                let ahead = tap.channel + PREFETCH_CHANNELS;
+            let ahead = first_tap.channel + PREFETCH_CHANNELS;
+            let (row, last) = (windows.taps[0] - 1, windows.taps[1] - 1);
+            for (span, column) in spans.iter().zip(columns) {
                 span.prefetch(windows, data, Tap { channel: ahead, ..Tap::default() });
-                let (row, column_of) = (windows.taps[0] - 1, windows.taps[1] - 1);
-                span.prefetch(windows, data, Tap { channel: ahead, row, column: column_of });
+                span.prefetch(windows, data, Tap { channel: ahead, row, column: last });
+                let mut tap = first_tap;
                 for k in k - self.k.start..end - self.k.start {
-                    // SAFETY: the geometry was checked; the strip has room.
+                    // SAFETY: the caller's contract; the strip has room.
                     unsafe {
                         let line: L = span.load(windows, data, tap);
                         line.store(to.add(column.to + k * column.width), column.mask);
@@ -210,6 +254,7 @@ impl Block<'_> {
                     tap = windows.next(tap);
                 }
             }
+            first_tap = Tap { channel: first_tap.channel + 1, ..Tap::default() };
             k = end;
         }
     }
@@ -225,6 +270,10 @@ impl Block<'_> {
             span.set(windows, k, (self.k.end - k).min(LINE));
         }
         let spans = &spans[..self.k.len().div_ceil(LINE)];
+        if windows.is_plain() {
+            // SAFETY: the geometry was checked; the rest is the caller's contract.
+            return unsafe { self.planes_transposed::<L>(windows, data, spans, to) };
+        }
         for column in self.columns() {
             let mut taps = [Tap::default(); LINE];
             let mut tap = windows.tap(column.lane);
@@ -239,6 +288,33 @@ impl Block<'_> {
                     for (row, &tap) in rows.iter_mut().zip(&taps[..column.count]) {
                         span.prefetch(windows, data.wrapping_add(PREFETCH_POSITIONS), tap);
                         *row = span.load(windows, data, tap);
+                    }
+                    self.store(L::transpose(rows), self.k.end - k, k, column, to);
+                }
+            }
+        }
+    }
+
+    /// [`Block::windows_transposed`] where lanes are channels.
+    #[inline(always)]
+    unsafe fn planes_transposed<L: Line>(
+        &self,
+        windows: &Windows<'_>,
+        data: *const f32,
+        spans: &[Span],
+        to: *mut f32,
+    ) {
+        let plane = windows.plane[0] * windows.plane[1];
+        for column in self.columns() {
+            for (span, k) in spans.iter().zip(self.k.clone().step_by(LINE)) {
+                let mut channel = data.wrapping_add(column.lane * plane);
+                // SAFETY: the caller's contract; the strip has room.
+                unsafe {
+                    let mut rows = [L::zero(); LINE];
+                    for row in &mut rows[..column.count] {
+                        span.prefetch_plain(channel.wrapping_add(PREFETCH_POSITIONS));
+                        *row = span.load_plain(channel);
+                        channel = channel.wrapping_add(plane);
                     }
                     self.store(L::transpose(rows), self.k.end - k, k, column, to);
                 }

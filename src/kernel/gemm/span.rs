@@ -47,7 +47,7 @@ impl Span {
         self.positions = first(count);
         self.runs = Self::EMPTY.runs;
         self.run_count = 0;
-        if windows.is_plain() && windows.plane[0] * windows.plane[1] >= LINE {
+        if windows.is_plain() {
             self.set_plain(windows, start, count);
         } else {
             self.set_places(windows, start, count);
@@ -131,6 +131,30 @@ impl Span {
     #[inline(always)]
     pub fn prefetch(&self, windows: &Windows<'_>, data: *const f32, tap: Tap) {
         prefetch(data.wrapping_offset(windows.tap_offset(tap) + self.runs[0].offset));
+    }
+
+    /// The elements of all positions where windows are plain; `data` begins with the channel's
+    /// first image.
+    ///
+    /// # Safety
+    /// As for [`Span::load`].
+    #[inline(always)]
+    pub unsafe fn load_plain<L: Line>(&self, data: *const f32) -> L {
+        let [here, next, ..] = self.runs;
+        // SAFETY: the positions in the masks have an element there.
+        unsafe {
+            let line = L::zero().load(data.wrapping_offset(here.offset), here.mask);
+            match self.run_count {
+                1 => line,
+                _ => line.load(data.wrapping_offset(next.offset), next.mask),
+            }
+        }
+    }
+
+    /// Asks for the elements of the first run where windows are plain.
+    #[inline(always)]
+    pub fn prefetch_plain(&self, data: *const f32) {
+        prefetch(data.wrapping_offset(self.runs[0].offset));
     }
 
     /// The elements of all positions under `tap`, zero outside the plane.

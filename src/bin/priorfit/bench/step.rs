@@ -1,4 +1,4 @@
-//! The training step that is timed, and the numbers it starts from.
+//! The training step or prediction that is timed, and the numbers it starts from.
 
 use priorfit::backend::{Backend, Engine, PlanId};
 use priorfit::error::{Error, Result};
@@ -8,7 +8,7 @@ use priorfit::plan::{Place, Plan};
 use priorfit::rng::{Key, Stream};
 use priorfit::step::{CLIP, Group, Recipe, Trainable, train_step};
 use priorfit::task::{
-    HEAD_BIAS, HEAD_WEIGHT, LOSS, TARGETS, cross_entropy, flat_features, linear_head,
+    HEAD_BIAS, HEAD_WEIGHT, LOGITS, LOSS, TARGETS, cross_entropy, flat_features, linear_head,
 };
 use priorfit::tensor::contiguous;
 use priorfit::update::{Noise, Optimizer};
@@ -26,7 +26,7 @@ const DEVIATION: f32 = 1e-2;
 /// Noise is made once and repeated: a prime number, so that it lines up with no tensor.
 const NOISE_LEN: usize = 65_521;
 
-/// A loaded training step.
+/// A loaded training step or forward pass.
 pub struct Bencher {
     /// What runs it.
     pub backend: Box<dyn Backend>,
@@ -38,6 +38,8 @@ pub struct Bencher {
     pub recomputes: bool,
     plan: PlanId,
     inputs: Vec<(String, Vec<f32>)>,
+    /// What is read after a run, by name.
+    output: (&'static str, Vec<f32>),
 }
 
 impl Bencher {
@@ -53,7 +55,10 @@ impl Bencher {
         }
         let in_file = |e: Error| e.context(args.model.display().to_string());
         let graph = classifier(&model, &input_shape, args.classes).map_err(in_file)?;
-        let graph = train_step(graph, &recipe(args, &model)).map_err(in_file)?;
+        let (graph, output) = match args.predict {
+            true => (graph, (LOGITS, vec![0.0; args.batch * args.classes])),
+            false => (with_update(graph, args, &model).map_err(in_file)?, (LOSS, vec![0.0])),
+        };
         let mut backend = engine.open()?;
         let (plan, recomputes) = fit(&graph, &*backend, args.memory_cap)?;
         let noise = noise();
@@ -63,23 +68,24 @@ impl Bencher {
             .collect();
         let plan = backend.load(plan)?;
         let params = set_residents(&mut *backend, plan, &model, &noise)?;
-        Ok(Bencher { backend, input_shape, params, recomputes, plan, inputs })
+        Ok(Bencher { backend, input_shape, params, recomputes, plan, inputs, output })
     }
 
-    /// The plan of the step.
+    /// The plan that is timed.
     pub fn plan(&self) -> &Plan {
         self.backend.plan(self.plan)
     }
 
-    /// Makes one step, to the loss on the host.
-    pub fn step(&mut self) -> Result<()> {
+    /// Runs once, from inputs on the host to the loss or the logits there.
+    pub fn run(&mut self) -> Result<()> {
         self.write()?;
         self.backend.run(self.plan)?;
-        self.backend.read(self.plan, LOSS, &mut [0.0])
+        let (name, value) = &mut self.output;
+        self.backend.read(self.plan, name, value)
     }
 
-    /// Makes one step; `observe` is called after each dispatch.
-    pub fn observed_step(&mut self, observe: &mut dyn FnMut(usize)) -> Result<()> {
+    /// Runs once; `observe` is called after each dispatch.
+    pub fn observed_run(&mut self, observe: &mut dyn FnMut(usize)) -> Result<()> {
         self.write()?;
         self.backend.run_observed(self.plan, observe)
     }
@@ -111,7 +117,7 @@ fn fit(graph: &Graph, backend: &dyn Backend, cap: Option<ByteSize>) -> Result<(P
     }
 }
 
-/// The network with a head and a loss.
+/// The network with a head.
 fn classifier(model: &Model, shape: &[usize], classes: usize) -> Result<Graph> {
     let mut graph = model.graph(shape)?;
     let output = graph.outputs().first().map(|&(_, value)| value);
@@ -119,9 +125,18 @@ fn classifier(model: &Model, shape: &[usize], classes: usize) -> Result<Graph> {
     graph.clear_outputs();
     let features = flat_features(&mut graph, output)?;
     let logits = linear_head(&mut graph, features, classes)?;
+    graph.set_output(LOGITS, logits);
+    Ok(graph)
+}
+
+/// A training step of the network with a head.
+fn with_update(mut graph: Graph, args: &Bench, model: &Model) -> Result<Graph> {
+    let logits = graph.outputs().iter().find(|(name, _)| name == LOGITS).map(|&(_, value)| value);
+    let logits = logits.ok_or_else(|| Error::internal("a classifier has logits"))?;
+    graph.clear_outputs();
     let loss = cross_entropy(&mut graph, logits)?;
     graph.set_output(LOSS, loss);
-    Ok(graph)
+    train_step(graph, &recipe(args, model))
 }
 
 fn recipe(args: &Bench, model: &Model) -> Recipe {
