@@ -34,7 +34,7 @@ pub fn map(
     threads.run(len.div_ceil(per_task), |task, worker| {
         // SAFETY: a worker runs one task at a time and owns its share of the scratch.
         let registers = unsafe { scratch.part(worker * share, share) };
-        tape.prepare(operands, registers);
+        tape.prepare(operands, len, registers);
         let end = len.min((task + 1) * per_task);
         for start in (task * per_task..end).step_by(CHUNK) {
             let count = CHUNK.min(end - start);
@@ -79,7 +79,7 @@ impl Epilogue for TapeEpilogue<'_> {
         // SAFETY: a worker applies one epilogue at a time and owns its share of the scratch.
         let registers = unsafe { self.scratch.part(worker * share, share) };
         let operands = gather_operands(self.operands.iter().map(|&data| data.into()));
-        self.tape.prepare(&operands, registers);
+        self.tape.prepare(&operands, run.len(), registers);
         let mut at = start;
         for chunk in run.chunks_mut(CHUNK) {
             self.apply_chunk(at, chunk, &operands, registers);

@@ -157,7 +157,7 @@ pub fn reduce(
         let (segment, rest) = (task % split.segments, task / split.segments);
         let (block, group) = (rest % split.blocks(), rest / split.blocks());
         let (registers, sums) = registers.split_at_mut(share - CHUNK);
-        geometry.tape.prepare(operands, registers);
+        geometry.tape.prepare(operands, CHUNK, registers);
         for index in group * per_task..kept.min((group + 1) * per_task) {
             let (start, len) = output_range(&split, index, block);
             // SAFETY: every (segment, output block) belongs to one task.

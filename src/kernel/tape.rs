@@ -129,14 +129,16 @@ impl Tape {
         self.code.iter().filter(|i| !matches!(i.action, Action::Load(_))).count()
     }
 
-    /// Fills the registers that hold constants and scalars; call once before [`Tape::run`].
-    pub fn prepare(&self, operands: &[Operand<'_>], registers: &mut [f32]) {
+    /// Fills the registers that hold constants and scalars; call once before [`Tape::run`] on at
+    /// most `len` elements at a time.
+    pub fn prepare(&self, operands: &[Operand<'_>], len: usize, registers: &mut [f32]) {
+        let len = len.min(CHUNK);
         for &(register, value) in &self.constants {
-            register_mut(registers, register, CHUNK).fill(value);
+            register_mut(registers, register, len).fill(value);
         }
         for &(register, input) in &self.scalars {
             let value = operands[usize::from(input)].data[0];
-            register_mut(registers, register, CHUNK).fill(value);
+            register_mut(registers, register, len).fill(value);
         }
     }
 

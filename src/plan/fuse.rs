@@ -4,7 +4,7 @@
 //! that kernel's epilogue: it runs on finished tiles while they are in cache, and the intermediate
 //! is written only if something else reads it.
 
-use super::{BufferId, Dispatch, Place, Plan};
+use super::{BufferId, Dispatch, Place, Plan, schedule};
 use crate::kernel::{Fused, Kernel};
 
 /// Most buffers one dispatch may touch: what every GPU offers.
@@ -25,32 +25,64 @@ pub(super) fn fuse_epilogues(plan: &mut Plan) {
     }
 }
 
-/// The dispatch that the map at `index` can follow, and which operand of the map it produces.
-fn target(plan: &Plan, index: usize) -> Option<(usize, usize)> {
+/// The dispatch that the map at `index` can follow, and which operand of the map it produces. What
+/// makes the map's other operands, such as a bias from those of a normalisation, may stand between
+/// the two: it is moved before the former where that changes nothing.
+fn target(plan: &mut Plan, index: usize) -> Option<(usize, usize)> {
     let map = &plan.dispatches[index];
-    let Kernel::Map(tape) = &map.kernel else {
+    if !matches!(map.kernel, Kernel::Map(_)) {
         return None;
-    };
+    }
     let produced = map.reads.iter().enumerate().filter_map(|(operand, &buffer)| {
         let writer = plan.dispatches[..index].iter().rposition(|d| d.writes.contains(&buffer))?;
         Some((writer, operand))
     });
-    let (producer, own) = produced.max()?;
-    let dispatch = &plan.dispatches[producer];
+    let mut produced: Vec<(usize, usize)> = produced.collect();
+    produced.sort_unstable();
+    // Writers that are to be moved, the latest first.
+    let mut moved: Vec<usize> = Vec::new();
+    let (mut producer, own) = loop {
+        let (writer, operand) = produced.pop()?;
+        if takes(plan, writer, index, operand) {
+            break (writer, operand);
+        }
+        moved.push(writer);
+    };
+    moved.dedup();
+    let movable = |&writer: &usize| {
+        let mut between = (producer..writer).filter(|other| !moved.contains(other));
+        let dispatches = &plan.dispatches;
+        !between.any(|other| schedule::conflict(&dispatches[other], &dispatches[writer]))
+    };
+    if !moved.iter().all(movable) {
+        return None;
+    }
+    for &writer in moved.iter().rev() {
+        plan.dispatches[producer..=writer].rotate_right(1);
+        producer += 1;
+    }
+    Some((producer, own))
+}
+
+/// Whether the map at `index` can follow the dispatch at `producer`, which makes its operand `own`.
+fn takes(plan: &Plan, producer: usize, index: usize, own: usize) -> bool {
+    let (map, dispatch) = (&plan.dispatches[index], &plan.dispatches[producer]);
+    let Kernel::Map(tape) = &map.kernel else {
+        return false;
+    };
     // The map may not write what is still read between its producer and itself.
     let overwrites = plan.dispatches[producer..index]
         .iter()
         .any(|d| d.reads.iter().chain(&d.writes).any(|buffer| map.writes.contains(buffer)));
     let bindings = dispatch.reads.len() + 1 + map.reads.len() + map.writes.len();
     let reads_of_product = map.reads.iter().filter(|&&b| b == dispatch.writes[0]).count();
-    let fits = dispatch.kernel.takes_epilogue()
+    dispatch.kernel.takes_epilogue()
         && dispatch.writes[0] == map.reads[own]
         && reads_of_product == 1
         && tape.views[own].is_contiguous(&tape.extents)
         && plan.buffers[dispatch.writes[0].index()].len == tape.len()
         && bindings <= BINDINGS_MAX + 1
-        && !overwrites;
-    fits.then_some((producer, own))
+        && !overwrites
 }
 
 /// Whether a dispatch, an output or the next run reads the buffer.

@@ -33,7 +33,7 @@ pub(super) fn hoist_updates(plan: &mut Plan) {
 }
 
 /// Whether two dispatches may not change places.
-fn conflict(a: &Dispatch, b: &Dispatch) -> bool {
+pub(super) fn conflict(a: &Dispatch, b: &Dispatch) -> bool {
     let touches =
         |d: &Dispatch, buffer: &BufferId| d.reads.contains(buffer) || d.writes.contains(buffer);
     a.writes.iter().any(|buffer| touches(b, buffer))

@@ -154,7 +154,7 @@ impl Block<'_> {
                     for (i, row) in rows[..column.count].iter_mut().enumerate() {
                         *row = row.load(from.add(first_lane + i * matrix.lane_stride), mask);
                     }
-                    let rows = L::transpose(rows);
+                    let rows = transpose(rows, column.count);
                     self.store(rows, run, k, column, to);
                 }
             }
@@ -289,7 +289,8 @@ impl Block<'_> {
                         span.prefetch(windows, data.wrapping_add(PREFETCH_POSITIONS), tap);
                         *row = span.load(windows, data, tap);
                     }
-                    self.store(L::transpose(rows), self.k.end - k, k, column, to);
+                    let rows = transpose(rows, column.count);
+                    self.store(rows, self.k.end - k, k, column, to);
                 }
             }
         }
@@ -316,7 +317,8 @@ impl Block<'_> {
                         *row = span.load_plain(channel);
                         channel = channel.wrapping_add(plane);
                     }
-                    self.store(L::transpose(rows), self.k.end - k, k, column, to);
+                    let rows = transpose(rows, column.count);
+                    self.store(rows, self.k.end - k, k, column, to);
                 }
             }
         }
@@ -349,5 +351,24 @@ impl Block<'_> {
         let end =
             self.group * windows.group_stride + image * windows.image_stride + channels * plane;
         assert!(end <= windows.data.len(), "all windows lie in the data");
+    }
+}
+
+/// Transposes rows of which only the first `count` are not zero.
+///
+/// # Safety
+/// The processor has the features of `L`.
+#[inline(always)]
+unsafe fn transpose<L: Line>(rows: [L; LINE], count: usize) -> [L; LINE] {
+    const HALF: usize = LINE / 2;
+    // SAFETY: the features are the caller's contract.
+    unsafe {
+        if count > HALF {
+            return L::transpose(rows);
+        }
+        // Half of the work, as compilers see which rows are zero.
+        let mut few = [L::zero(); LINE];
+        few[..HALF].copy_from_slice(&rows[..HALF]);
+        L::transpose(few)
     }
 }
