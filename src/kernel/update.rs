@@ -12,14 +12,14 @@ use crate::graph::{Hyper, Method, PriorTerm, Update};
 use crate::threads::{Parts, Threads};
 
 /// Elements of a block: runs long enough for the processor to read ahead on each of a dozen
-/// tensors, short enough that all of them stay in the second-level cache.
-const BLOCK: usize = 4096;
+/// tensors, short enough that what its steps pass on stays in the first-level cache.
+const BLOCK: usize = 1024;
 
 // Each block begins with a counter of its own.
 const _: () = assert!(BLOCK.is_multiple_of(noise::WORDS));
 
 /// Blocks of a task.
-const BLOCKS: usize = 4;
+const BLOCKS: usize = 16;
 
 /// Partial sums kept side by side within a block.
 const LANES: usize = 16;
@@ -238,6 +238,11 @@ impl Vectorised for Block<'_> {
 
     #[inline(always)]
     fn run(mut self) {
+        if let (MethodRates::Sgd { direct, lag, .. }, 0.0) = (self.rates.method, self.prior.weight)
+            && self.sums.is_empty()
+        {
+            return self.sgd(direct, lag);
+        }
         let (mut step, mut eta) = ([0.0; BLOCK], [0.0; BLOCK]);
         match self.rates.method {
             MethodRates::Sgd { direct, lag, eta: same } => {
@@ -262,6 +267,17 @@ impl Vectorised for Block<'_> {
 }
 
 impl Block<'_> {
+    /// A step of SGD without a prior, which passes nothing on.
+    #[inline(always)]
+    fn sgd(&mut self, direct: f32, lag: f32) {
+        let Rates { grad_scale, beta: [beta, _], .. } = self.rates;
+        for ((theta, m), grad) in self.theta.iter_mut().zip(&mut *self.m).zip(self.grad) {
+            let g = grad_scale * grad;
+            *m = beta * *m + g;
+            *theta -= direct * g + lag * *m;
+        }
+    }
+
     /// m' = β m + c g; step = direct · c g + lag · m'.
     #[inline(always)]
     fn step_sgd(&mut self, direct: f32, lag: f32, step: &mut Vector) {
@@ -372,27 +388,29 @@ impl Block<'_> {
     #[inline(always)]
     fn sum(&mut self, x: &Vector, dx: &Vector) {
         let Some((quadratic, projections)) = self.sums.split_last_mut() else { return };
-        *quadratic = dot(x, dx);
+        // Once for all columns.
+        let mut wide = [0.0; BLOCK];
+        wide.iter_mut().zip(dx).for_each(|(wide, &dx)| *wide = f64::from(dx));
+        *quadratic = dot(x, &wide);
         let len = self.theta.len();
         for (k, projection) in projections.iter_mut().enumerate() {
-            *projection = dot(self.prior.column(k, self.start, len), &dx[..len]);
+            *projection = dot(self.prior.column(k, self.start, len), &wide[..len]);
         }
     }
 }
 
 /// Σ a·b in `f64`, as [`LANES`] sums side by side.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+fn dot(a: &[f32], b: &[f64]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
-    let product = |a: f32, b: f32| f64::from(a) * f64::from(b);
     let mut lanes = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
         for i in 0..LANES {
-            lanes[i] += product(a[i], b[i]);
+            lanes[i] += f64::from(a[i]) * b[i];
         }
     }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| product(a, b)).sum();
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f64::from(a) * b).sum();
     (lanes.iter().sum::<f64>() + rest) as f32
 }
 

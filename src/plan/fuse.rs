@@ -4,7 +4,8 @@
 //! that kernel's epilogue: it runs on finished tiles while they are in cache, and the intermediate
 //! is written only if something else reads it.
 
-use super::{BufferId, Dispatch, Place, Plan, schedule};
+use super::schedule::conflict;
+use super::{BufferId, Dispatch, Place, Plan};
 use crate::kernel::{Fused, Kernel};
 
 /// Most buffers one dispatch may touch: what every GPU offers.
@@ -39,29 +40,40 @@ fn target(plan: &mut Plan, index: usize) -> Option<(usize, usize)> {
     });
     let mut produced: Vec<(usize, usize)> = produced.collect();
     produced.sort_unstable();
-    // Writers that are to be moved, the latest first.
-    let mut moved: Vec<usize> = Vec::new();
-    let (mut producer, own) = loop {
+    let mut later = Vec::new();
+    let (producer, own) = loop {
         let (writer, operand) = produced.pop()?;
         if takes(plan, writer, index, operand) {
             break (writer, operand);
         }
-        moved.push(writer);
+        later.push(writer);
     };
-    moved.dedup();
-    let movable = |&writer: &usize| {
-        let mut between = (producer..writer).filter(|other| !moved.contains(other));
-        let dispatches = &plan.dispatches;
-        !between.any(|other| schedule::conflict(&dispatches[other], &dispatches[writer]))
+    let moved = with_operands(plan, producer, later)?;
+    for (count, &at) in moved.iter().enumerate() {
+        plan.dispatches[producer + count..=at].rotate_right(1);
+    }
+    Some((producer + moved.len(), own))
+}
+
+/// The dispatches at `wanted` with all after `producer` that they need, in their order; none where
+/// one needs the producer, or makes as much as it.
+fn with_operands(plan: &Plan, producer: usize, mut wanted: Vec<usize>) -> Option<Vec<usize>> {
+    let dispatches = &plan.dispatches;
+    let last = wanted.iter().copied().max().unwrap_or(producer);
+    for at in (producer + 1..last).rev() {
+        let needed = |&later: &usize| later > at && conflict(&dispatches[at], &dispatches[later]);
+        if wanted.iter().any(needed) {
+            wanted.push(at);
+        }
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    let len = |at: usize| -> usize {
+        dispatches[at].writes.iter().map(|buffer| plan.buffers[buffer.index()].len).sum()
     };
-    if !moved.iter().all(movable) {
-        return None;
-    }
-    for &writer in moved.iter().rev() {
-        plan.dispatches[producer..=writer].rotate_right(1);
-        producer += 1;
-    }
-    Some((producer, own))
+    let may_move =
+        |&at: &usize| len(at) < len(producer) && !conflict(&dispatches[producer], &dispatches[at]);
+    wanted.iter().all(may_move).then_some(wanted)
 }
 
 /// Whether the map at `index` can follow the dispatch at `producer`, which makes its operand `own`.

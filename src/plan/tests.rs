@@ -1,7 +1,7 @@
 //! What the compiler does to a graph, seen in the plan it makes.
 
 use super::*;
-use crate::graph::{Binary, Conv2d, LeafKind, MatMul, Unary, ValueId};
+use crate::graph::{Binary, Conv2d, LeafKind, MatMul, Slice, Unary, ValueId};
 use crate::tensor::Shape;
 
 const CONV: Conv2d = Conv2d {
@@ -44,6 +44,42 @@ fn bias_residual_and_activation_ride_on_the_convolution() {
     assert_eq!((dispatch.reads.len(), dispatch.writes.len()), (4, 1));
     let epilogue = dispatch.kernel.epilogue().expect("an epilogue");
     assert_eq!((epilogue.tape.operations(), epilogue.replaces), (3, Some(0)));
+}
+
+/// A convolution, and a bias that is made after it from a softmax of `logits` of the same graph.
+fn with_late_bias(logits: impl Fn(&mut Graph, ValueId) -> ValueId) -> Plan {
+    let mut g = Graph::new();
+    let x = g.input("x", &CONV.input_shape()).expect("a leaf");
+    let y = conv(&mut g, x);
+    let bias = logits(&mut g, y);
+    let bias = g.softmax(bias).expect("a node");
+    // Costly enough to be stored.
+    let bias = (0..4).fold(bias, |b, _| g.unary(Unary::Erf, b).expect("a node"));
+    g.set_output("bias", bias);
+    let bias = g.reshape(bias, &[1, 4, 1, 1].into()).expect("a node");
+    let bias = g.broadcast(bias, &CONV.output_shape()).expect("a node");
+    let y = g.add(y, bias).expect("a node");
+    g.set_output("y", y);
+    Plan::compile(&g).expect("a plan")
+}
+
+#[test]
+fn a_bias_that_is_made_after_its_convolution_is_moved_before_it() {
+    let plan = with_late_bias(|g, _| g.param("b", &[1, 4].into()).expect("a leaf"));
+    assert_eq!(names(&plan), ["softmax", "map", "conv2d"]);
+    assert!(plan.dispatches()[2].kernel.epilogue().is_some());
+}
+
+#[test]
+fn a_bias_that_is_made_of_its_convolution_stays_after_it() {
+    let plan = with_late_bias(|g, y| {
+        let pixel = Slice { axis: 0, start: 0, end: 4, step: 1 };
+        let y = g.reshape(y, &[288].into()).expect("a node");
+        let y = g.slice(y, pixel).expect("a node");
+        g.reshape(y, &[1, 4].into()).expect("a node")
+    });
+    assert_eq!(names(&plan).first(), Some(&"conv2d"));
+    assert!(plan.dispatches()[0].kernel.epilogue().is_none());
 }
 
 #[test]
