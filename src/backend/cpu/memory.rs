@@ -20,8 +20,10 @@ pub(super) struct Aligned {
 
 impl Aligned {
     pub(super) fn zeros(len: usize) -> Self {
-        let line = |_| UnsafeCell::new(Line([0.0; 16]));
-        Aligned { lines: (0..len.div_ceil(16)).map(line).collect(), len }
+        let mut lines = Vec::with_capacity(len.div_ceil(16));
+        prefer_large_pages(&mut lines);
+        lines.extend((0..len.div_ceil(16)).map(|_| UnsafeCell::new(Line([0.0; 16]))));
+        Aligned { lines, len }
     }
 
     pub(super) fn from_slice(data: &[f32]) -> Self {
@@ -39,6 +41,34 @@ impl Aligned {
         }
     }
 }
+
+/// Bytes from which on large pages are asked for: several of the usual 2 MiB.
+#[cfg(target_os = "linux")]
+const LARGE: usize = 8 << 20;
+
+/// Asks the system for large pages behind memory that nothing was written to yet. Convolutions walk
+/// over channels, which are planes apart: with small pages each is a page of its own, and more of
+/// them are in use than a processor keeps addresses of.
+#[cfg(target_os = "linux")]
+fn prefer_large_pages<T>(memory: &mut Vec<T>) {
+    use rustix::mm::{Advice, madvise};
+    use rustix::param::page_size;
+    let memory = memory.spare_capacity_mut();
+    let (start, len) = (memory.as_mut_ptr().cast::<u8>(), size_of_val(memory));
+    if len < LARGE {
+        return;
+    }
+    // Whole pages within the memory.
+    let skipped = start.align_offset(page_size()).min(len);
+    let whole = (len - skipped) / page_size() * page_size();
+    // SAFETY: a hint on pages that belong to this memory alone, which changes no content. A system
+    // that knows no large pages refuses it, and nothing is lost.
+    let _ = unsafe { madvise(start.add(skipped).cast(), whole, Advice::LinuxHugepage) };
+}
+
+/// Other systems choose pages themselves.
+#[cfg(not(target_os = "linux"))]
+fn prefer_large_pages<T>(_memory: &mut Vec<T>) {}
 
 impl Deref for Aligned {
     type Target = [f32];
