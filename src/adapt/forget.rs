@@ -39,13 +39,29 @@ pub struct Recipe {
     pub input: Option<InputSettings>,
     /// Passes over the examples that the number of steps was computed from.
     pub epochs: Option<usize>,
+    /// The fewest and the most steps that these passes may come to, if there are bounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<[usize; 2]>,
 }
 
 impl Recipe {
+    /// Passes over the examples where nobody says how long a run is to be.
+    pub const EPOCHS: usize = 12;
+    /// The fewest and the most steps that those come to: few examples need more passes to be
+    /// learned, and many teach before all have been seen so often.
+    pub const BOUNDS: [usize; 2] = [200, 1000];
+
+    /// A run as long as its examples suggest.
+    pub fn suggested() -> Self {
+        Recipe { input: None, epochs: Some(Self::EPOCHS), bounds: Some(Self::BOUNDS) }
+    }
+
     /// The steps of a run over so many examples; `given` where no passes are counted.
     pub fn steps(&self, given: usize, examples: usize, batch_size: usize) -> usize {
         let per_epoch = examples.div_ceil(batch_size.max(1));
-        self.epochs.map_or(given, |epochs| epochs.saturating_mul(per_epoch))
+        let [least, most] = self.bounds.unwrap_or([0, usize::MAX]);
+        let bounded = |epochs: usize| epochs.saturating_mul(per_epoch).min(most).max(least);
+        self.epochs.map_or(given, bounded)
     }
 }
 

@@ -130,7 +130,7 @@ fn start(from: &Adaptation, options: &Options, progress: Callback) -> Result<Run
     if let Some(prior) = prior {
         adapter = adapter.with_prior((*prior).clone())?;
     }
-    let recipe = Recipe { input: Some(options.input.clone()), epochs: None };
+    let recipe = Recipe { input: Some(options.input.clone()), ..Recipe::default() };
     let adapter = adapter.with_settings(settings)?.with_recipe(recipe);
     let brake = Arc::new(Brake::default());
     let on_progress = observer(progress, Arc::clone(&brake));

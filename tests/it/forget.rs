@@ -61,7 +61,7 @@ impl Source {
 /// What every run here says of its input and its steps.
 fn recipe() -> Recipe {
     let input = InputSettings { size: Some([16, 16]), ..InputSettings::default() };
-    Recipe { input: Some(input), epochs: Some(2) }
+    Recipe { input: Some(input), epochs: Some(2), ..Recipe::default() }
 }
 
 /// Everything by default, but short.

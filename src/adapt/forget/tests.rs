@@ -65,5 +65,7 @@ fn steps_follow_the_examples_where_passes_were_counted() {
     let passes = Recipe { epochs: Some(3), ..Recipe::default() };
     assert_eq!((passes.steps(7, 20, 8), passes.steps(7, 16, 8)), (9, 6));
     assert_eq!(Recipe::default().steps(7, 20, 8), 7);
+    let suggested = |examples| Recipe::suggested().steps(7, examples, 32);
+    assert_eq!([10, 512, 1000, 50_000].map(suggested), [200, 200, 384, 1000]);
     assert_eq!((device("cpu (3 threads)"), device("llvmpipe (LLVM)")), ("cpu", "llvmpipe (LLVM)"));
 }

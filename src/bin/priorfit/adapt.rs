@@ -142,7 +142,8 @@ struct Training {
     /// Momentum of sgd
     #[arg(long, default_value_t = 0.9)]
     momentum: f32,
-    /// Steps after the linear probe, of each chain or member; 0 keeps the probe [default: 200]
+    /// Steps after the linear probe, of each chain or member; 0 keeps the probe [default: as many
+    /// as 12 passes over the examples take, but at least 200 and at most 1000]
     #[arg(long, conflicts_with = "epochs")]
     steps: Option<usize>,
     /// Passes over the examples, instead of --steps
@@ -318,6 +319,17 @@ struct Report {
     peak_rss_mb: Option<f64>,
 }
 
+impl Training {
+    /// How long a run is where that depends on the examples.
+    fn length(&self) -> Recipe {
+        match (self.steps, self.epochs) {
+            (Some(_), _) => Recipe::default(),
+            (None, Some(epochs)) => Recipe { epochs: Some(epochs), ..Recipe::default() },
+            (None, None) => Recipe::suggested(),
+        }
+    }
+}
+
 impl Adapt {
     /// Runs the command.
     pub fn run(&self, globals: &Globals, started: Instant) -> Result<ExitCode> {
@@ -332,7 +344,7 @@ impl Adapt {
         model.notes().iter().for_each(|note| globals.note(note));
         let validation = self.validation(&task)?;
         let examples = train.len();
-        let recipe = Recipe { input: Some(self.preprocess.input()?), epochs: self.training.epochs };
+        let recipe = Recipe { input: Some(self.preprocess.input()?), ..self.training.length() };
         let settings = self.settings(kind, &recipe, examples);
         let preprocess = self.preprocess.resolve(&model, &train, engine.threads())?;
         backbone::check_import(&self.backbone, &model, &preprocess)?;
