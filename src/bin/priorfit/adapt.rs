@@ -27,7 +27,7 @@ use serde::Serialize;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
-    AugmentArgs, Auto, BudgetArgs, ByteSize, CheckpointArgs, Destination, Precision,
+    AugmentArgs, Auto, BudgetArgs, ByteSize, CheckpointArgs, Clip, Destination, Precision,
     PreprocessArgs, check_destination, percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
@@ -236,22 +236,6 @@ impl From<Kind> for PosteriorKind {
             Kind::Swag => PosteriorKind::Swag,
             Kind::Laplace => PosteriorKind::Laplace,
             Kind::Ensemble => PosteriorKind::Ensemble,
-        }
-    }
-}
-
-/// The largest norm of a gradient.
-#[derive(Clone, Copy)]
-pub struct Clip(pub Option<f32>);
-
-impl FromStr for Clip {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.parse()) {
-            ("none", _) => Ok(Clip(None)),
-            (_, Ok(norm)) => Ok(Clip(Some(norm))),
-            _ => Err("expected a number or `none`".to_string()),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `bench`: how long a training step or a prediction takes, where its time goes, and how much memory
-//! it needs.
+//! `bench`: how long a training step or a prediction takes, where its time goes, and how much
+//! memory it needs.
 //!
 //! The step is the one that `adapt` runs: forward, loss, backward, prior and update. The prior is
 //! synthetic: its mean is the weights, its precision and deviations are noise of plausible scale.

@@ -120,6 +120,22 @@ impl FromStr for ByteSize {
     }
 }
 
+/// The largest norm of a gradient.
+#[derive(Clone, Copy)]
+pub struct Clip(pub Option<f32>);
+
+impl FromStr for Clip {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("none", _) => Ok(Clip(None)),
+            (_, Ok(norm)) => Ok(Clip(Some(norm))),
+            _ => Err("expected a number or `none`".to_string()),
+        }
+    }
+}
+
 impl PreprocessArgs {
     /// The preprocessing for `model`; statistics, if they are to be measured, are those of `data`.
     ///

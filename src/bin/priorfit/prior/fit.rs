@@ -19,12 +19,12 @@ use serde::Serialize;
 
 use super::blocks::BlocksArgs;
 use super::rank::Rank;
-use crate::adapt::Clip;
 use crate::backbone;
 use crate::globals::Globals;
 use crate::monitor::{INTERRUPTED, Monitor};
 use crate::options::{
-    AugmentArgs, ByteSize, CheckpointArgs, Destination, PreprocessArgs, check_destination, percent,
+    AugmentArgs, ByteSize, CheckpointArgs, Clip, Destination, PreprocessArgs, check_destination,
+    percent,
 };
 use crate::process::{peak_rss_mb, peak_rss_text};
 use crate::tasks::TaskArgs;
