@@ -12,14 +12,14 @@ use crate::graph::{Hyper, Method, PriorTerm, Update};
 use crate::threads::{Parts, Threads};
 
 /// Elements of a block: runs long enough for the processor to read ahead on each of a dozen
-/// tensors, short enough that what its steps pass on stays in the first-level cache.
-const BLOCK: usize = 1024;
+/// tensors, short enough that all of them stay in the second-level cache.
+const BLOCK: usize = 4096;
 
 // Each block begins with a counter of its own.
 const _: () = assert!(BLOCK.is_multiple_of(noise::WORDS));
 
 /// Blocks of a task.
-const BLOCKS: usize = 16;
+const BLOCKS: usize = 4;
 
 /// Partial sums kept side by side within a block.
 const LANES: usize = 16;
@@ -388,29 +388,27 @@ impl Block<'_> {
     #[inline(always)]
     fn sum(&mut self, x: &Vector, dx: &Vector) {
         let Some((quadratic, projections)) = self.sums.split_last_mut() else { return };
-        // Once for all columns.
-        let mut wide = [0.0; BLOCK];
-        wide.iter_mut().zip(dx).for_each(|(wide, &dx)| *wide = f64::from(dx));
-        *quadratic = dot(x, &wide);
+        *quadratic = dot(x, dx);
         let len = self.theta.len();
         for (k, projection) in projections.iter_mut().enumerate() {
-            *projection = dot(self.prior.column(k, self.start, len), &wide[..len]);
+            *projection = dot(self.prior.column(k, self.start, len), &dx[..len]);
         }
     }
 }
 
 /// Σ a·b in `f64`, as [`LANES`] sums side by side.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f64]) -> f32 {
+fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
+    let product = |a: f32, b: f32| f64::from(a) * f64::from(b);
     let mut lanes = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
         for i in 0..LANES {
-            lanes[i] += f64::from(a[i]) * b[i];
+            lanes[i] += product(a[i], b[i]);
         }
     }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f64::from(a) * b).sum();
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| product(a, b)).sum();
     (lanes.iter().sum::<f64>() + rest) as f32
 }
 
