@@ -238,8 +238,9 @@ impl Vectorised for Block<'_> {
 
     #[inline(always)]
     fn run(mut self) {
-        if let (MethodRates::Sgd { direct, lag, .. }, 0.0) = (self.rates.method, self.prior.weight)
-            && self.sums.is_empty()
+        // Only a prior has sums.
+        if let (MethodRates::Sgd { direct, lag, .. }, true) =
+            (self.rates.method, self.sums.is_empty())
         {
             return self.sgd(direct, lag);
         }
