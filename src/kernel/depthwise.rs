@@ -1,22 +1,26 @@
 //! Depthwise convolutions, where each input channel has filters of its own.
 //!
 //! A product would have one column of K per tap and waste most of a tile. Instead each plane is
-//! copied with its padding, split by the stride so that neighbours are next to each other; then a
-//! tap is a constant offset and a plane is filtered as one long row. Positions in the padding
-//! between rows are computed and dropped.
+//! copied with zero rows above and below, split by the stride so that neighbours are next to each
+//! other; then a tap is a constant offset and a plane is filtered as one long row, from which
+//! masks take what taps read beyond the ends of its rows (`gemm::flat`). Where rows of the result
+//! are as long as those that are read, they are written where they belong.
 
 use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
 use crate::kernel::conv2d_input_grad::Axis;
-use crate::kernel::gemm::{FlatTap, Isa, Padded, TAPS_AT_ONCE, Write};
+use crate::kernel::gemm::fill_mask;
+use crate::kernel::gemm::{FLAT_UNIT, FlatTap, Isa, LINE, Padded, TAPS_MAX, Taps, Write};
 use crate::threads::{Parts, Threads};
 
 /// Most filters of one input channel that are not better done as a product.
 const MULTIPLIER_MAX: usize = 4;
 /// Neighbouring channels of one task, where each sums over all images.
 const CHANNELS_AT_ONCE: usize = 4;
-/// Most taps of a filter; larger filters are products.
-const TAPS_MAX: usize = 128;
+/// Elements of the planes of one task, if a plane is not larger.
+const RUN: usize = 4096;
+/// Tasks wanted for each worker.
+const TASKS_PER_WORKER: usize = 4;
 /// Most phases of the stride.
 const PHASES_MAX: usize = 4;
 
@@ -28,32 +32,193 @@ pub(super) fn applies(g: &Conv2d) -> bool {
     one_channel && few && (1..=MULTIPLIER_MAX).contains(&(g.out_channels / g.groups))
 }
 
-/// The padded input of a convolution.
-fn padded_input(g: &Conv2d) -> Padded {
-    let extent = [0, 1].map(|axis| {
-        let reach = g.kernel[axis].saturating_sub(1) * g.dilation[axis];
-        g.output[axis] + reach / g.stride[axis]
-    });
-    let origin = g.pad.map(|pad| -(pad as isize));
-    Padded { plane: g.input, stride: g.stride, origin, extent }
+/// The masks that some taps need, one for each distance sideways.
+struct Masks {
+    /// Elements of a row.
+    width: usize,
+    /// Elements of a mask.
+    len: usize,
+    count: usize,
+    rights: [isize; TAPS_MAX],
 }
 
-/// The padded cotangent of the result, as far as the input's cotangent needs it.
-fn padded_cotangent(g: &Conv2d) -> Padded {
-    let ends = [0, 1].map(|axis| {
-        let axes = (0..g.stride[axis]).map(|first| Axis::new(g, axis, first));
-        axes.filter(|axis| axis.taps > 0 && axis.positions > 0).fold(None, |ends, axis| {
-            let (low, high) = ends.unwrap_or((isize::MAX, isize::MIN));
-            let first = axis.origin + (axis.taps as isize - 1) * axis.step;
-            Some((low.min(first), high.max(axis.origin + axis.positions as isize)))
-        })
-    });
-    Padded {
-        plane: g.output,
-        stride: [1, 1],
-        origin: ends.map(|ends| ends.map_or(0, |(low, _)| low)),
-        extent: ends.map(|ends| ends.map_or(0, |(low, high)| (high - low) as usize)),
+impl Masks {
+    fn new([rows, width]: [usize; 2]) -> Self {
+        let len = (rows * width).next_multiple_of(FLAT_UNIT);
+        Masks { width, len, count: 0, rights: [0; TAPS_MAX] }
     }
+
+    /// Where the mask of taps `right` of their position starts; none where all of the first
+    /// `positions` of a row have them.
+    fn of(&mut self, right: isize, positions: usize) -> Option<usize> {
+        let beyond = positions as isize + right > self.width as isize;
+        if right == 0 || right > 0 && !beyond {
+            return None;
+        }
+        let known = self.rights[..self.count].iter().position(|&known| known == right);
+        let index = known.unwrap_or(self.count);
+        self.rights[index] = right;
+        self.count = self.count.max(index + 1);
+        Some(index * self.len)
+    }
+
+    fn scratch_len(&self) -> usize {
+        self.count * self.len
+    }
+
+    /// Fills the first part of the scratch; returns it and the rest.
+    fn fill<'a>(&self, scratch: &'a mut [f32]) -> (&'a [f32], &'a mut [f32]) {
+        let (masks, rest) = scratch.split_at_mut(self.scratch_len());
+        if self.len > 0 {
+            let masks = masks.chunks_exact_mut(self.len).zip(&self.rights);
+            masks.for_each(|(mask, &right)| fill_mask(self.width, right, mask));
+        }
+        (masks, rest)
+    }
+}
+
+/// The input of a convolution as its taps read it.
+struct Input {
+    padded: Padded,
+    masks: Masks,
+    taps: Taps,
+}
+
+impl Input {
+    fn new(g: &Conv2d) -> Self {
+        // Phase of the stride, and distance from the output's position.
+        let place = |axis: usize, tap: usize| {
+            let at = (tap * g.dilation[axis]) as isize - g.pad[axis] as isize;
+            let stride = g.stride[axis] as isize;
+            (at.rem_euclid(stride) as usize, at.div_euclid(stride))
+        };
+        let ends = |axis: usize| (place(axis, 0).1, place(axis, g.kernel[axis] - 1).1);
+        let ((top, bottom), (left, right)) = (ends(0), ends(1));
+        let width = g.output[1].max(g.input[1].div_ceil(g.stride[1]));
+        let padded = Padded {
+            plane: g.input,
+            stride: g.stride,
+            origin: top * g.stride[0] as isize,
+            extent: [g.output[0] + (bottom - top) as usize, width],
+            before: (-left).max(0) as usize,
+            after: right.max(0) as usize,
+        };
+        let mut masks = Masks::new([g.output[0], width]);
+        let mut taps = Taps::NONE;
+        for j in 0..g.kernel[1] {
+            let (column, right) = place(1, j);
+            let column = (0..g.kernel[0]).map(|i| {
+                let (row, down) = place(0, i);
+                let phase = row * g.stride[1] + column;
+                let offset = padded.offset(phase, (down - top) as usize, right);
+                FlatTap { number: i * g.kernel[1] + j, offset }
+            });
+            taps.push(masks.of(right, g.output[1]), column);
+        }
+        Input { padded, masks, taps }
+    }
+
+    /// Whether rows of the result are as long as those that are read.
+    fn fits(&self, g: &Conv2d) -> bool {
+        self.padded.extent[1] == g.output[1]
+    }
+
+    /// Elements of a plane's positions where they do not fit the result.
+    fn flat_len(&self, g: &Conv2d) -> usize {
+        if self.fits(g) { 0 } else { g.output[0] * self.padded.extent[1] }
+    }
+}
+
+/// The result's cotangent as the taps of each phase of the input read it.
+struct Cotangent {
+    padded: Padded,
+    masks: Masks,
+    phases: [Phase; PHASES_MAX],
+    /// Elements of the positions of one phase, at most.
+    flat_len: usize,
+}
+
+/// The positions of the input that are equal modulo the stride.
+#[derive(Clone, Copy)]
+struct Phase {
+    axes: [Axis; 2],
+    taps: Taps,
+}
+
+impl Cotangent {
+    fn new(g: &Conv2d) -> Self {
+        let axes = |axis: usize| (0..g.stride[axis]).map(move |first| Axis::new(g, axis, first));
+        // The first and the last distance of all taps, and the most positions.
+        let reach = |axis: usize| {
+            let met = axes(axis).filter(|axis| axis.taps > 0 && axis.positions > 0);
+            met.fold((0, 0, 0), |(low, high, positions), axis| {
+                let first = axis.origin + (axis.taps as isize - 1) * axis.step;
+                (low.min(first), high.max(axis.origin), positions.max(axis.positions))
+            })
+        };
+        let ((top, bottom, rows), (left, right, columns)) = (reach(0), reach(1));
+        let width = g.output[1].max(columns);
+        let padded = Padded {
+            plane: g.output,
+            stride: [1, 1],
+            origin: top,
+            extent: [rows + (bottom - top) as usize, width],
+            before: (-left) as usize,
+            after: right as usize,
+        };
+        let mut masks = Masks::new([rows, width]);
+        let phases = std::array::from_fn(|number| {
+            let firsts = [number / g.stride[1] % g.stride[0], number % g.stride[1]];
+            let axes = [0, 1].map(|axis| Axis::new(g, axis, firsts[axis]));
+            Phase { axes, taps: cotangent_taps(g, &padded, &mut masks, &axes) }
+        });
+        Cotangent { padded, masks, phases, flat_len: rows * width }
+    }
+
+    /// Whether the one phase there is has rows as long as those that are read.
+    fn fits(&self, g: &Conv2d) -> bool {
+        g.stride == [1, 1] && self.padded.extent[1] == g.input[1]
+    }
+}
+
+/// The taps that a phase of the input meets, over the padded cotangent of the result.
+fn cotangent_taps(g: &Conv2d, padded: &Padded, masks: &mut Masks, [y, x]: &[Axis; 2]) -> Taps {
+    let mut taps = Taps::NONE;
+    if y.positions == 0 || x.positions == 0 {
+        return taps;
+    }
+    for j in 0..x.taps {
+        let right = x.origin + j as isize * x.step;
+        let column = (0..y.taps).map(|i| {
+            let down = (y.origin + i as isize * y.step - padded.origin) as usize;
+            let number = (y.tap + i * y.tap_stride) * g.kernel[1] + x.tap + j * x.tap_stride;
+            FlatTap { number, offset: padded.offset(0, down, right) }
+        });
+        taps.push(masks.of(right, x.positions), column);
+    }
+    taps
+}
+
+/// Elements of scratch that the forward pass needs.
+pub(super) fn scratch_len(g: &Conv2d, workers: usize) -> usize {
+    let input = Input::new(g);
+    input.masks.scratch_len() + workers * (input.padded.len() + input.flat_len(g))
+}
+
+/// Elements of scratch that the input's cotangent needs.
+pub(super) fn input_grad_scratch_len(g: &Conv2d, workers: usize) -> usize {
+    let cotangent = Cotangent::new(g);
+    cotangent.masks.scratch_len() + workers * input_grad_local_len(g, &cotangent)
+}
+
+/// Elements of scratch that the filter's cotangent needs.
+pub(super) fn filter_grad_scratch_len(g: &Conv2d, workers: usize) -> usize {
+    let sums = CHANNELS_AT_ONCE * g.out_channels / g.groups * g.kernel[0] * g.kernel[1] * LINE;
+    scratch_len(g, workers) + workers * sums
+}
+
+fn input_grad_local_len(g: &Conv2d, cotangent: &Cotangent) -> usize {
+    g.out_channels / g.groups * cotangent.padded.len() + g.stride[1] * cotangent.flat_len
 }
 
 /// Copies a plane to its padded form.
@@ -62,86 +227,21 @@ fn pad(isa: &Isa, padded: &Padded, plane: &[f32], to: &mut [f32]) {
     unsafe { (isa.pad)(padded, plane, to) }
 }
 
-/// Some taps of the filters: numbers in the filter, and offsets in a padded plane.
-#[derive(Clone, Copy)]
-struct Taps {
-    count: usize,
-    numbers: [usize; TAPS_MAX],
-    offsets: [usize; TAPS_MAX],
+/// Calls `body` with ranges of planes of which each has `len` elements, and the worker.
+fn over_planes(
+    threads: &Threads,
+    planes: usize,
+    len: usize,
+    body: impl Fn(std::ops::Range<usize>, usize) + Sync,
+) {
+    let wanted = TASKS_PER_WORKER * threads.count();
+    let step = (RUN / len.max(1)).min(planes.div_ceil(wanted)).max(1);
+    threads.run(planes.div_ceil(step), |task, worker| {
+        body(task * step..((task + 1) * step).min(planes), worker);
+    });
 }
 
-impl Taps {
-    const NONE: Taps = Taps { count: 0, numbers: [0; TAPS_MAX], offsets: [0; TAPS_MAX] };
-
-    /// All taps over the padded input.
-    fn input(g: &Conv2d, padded: &Padded) -> Self {
-        let mut taps = Self::NONE;
-        for (i, j) in (0..g.kernel[0]).flat_map(|i| (0..g.kernel[1]).map(move |j| (i, j))) {
-            taps.push(taps.count, padded.offset(i * g.dilation[0], j * g.dilation[1]));
-        }
-        taps
-    }
-
-    /// The taps that a phase of the input meets, over the padded cotangent of the result.
-    fn cotangent(g: &Conv2d, padded: &Padded, [y, x]: &[Axis; 2]) -> Self {
-        let [top, left] = [y.origin - padded.origin[0], x.origin - padded.origin[1]];
-        let mut taps = Self::NONE;
-        for (i, j) in (0..y.taps).flat_map(|i| (0..x.taps).map(move |j| (i, j))) {
-            let number = (y.tap + i * y.tap_stride) * g.kernel[1] + x.tap + j * x.tap_stride;
-            let down = (top + i as isize * y.step) as usize;
-            let right = (left + j as isize * x.step) as usize;
-            taps.push(number, padded.offset(down, right));
-        }
-        taps
-    }
-
-    fn push(&mut self, number: usize, offset: usize) {
-        (self.numbers[self.count], self.offsets[self.count]) = (number, offset);
-        self.count += 1;
-    }
-
-    /// Filters a padded plane as one row.
-    fn filter(&self, isa: &Isa, plane: &[f32], filter: &[f32], write: Write, to: &mut [f32]) {
-        let mut taps = [FlatTap::default(); TAPS_MAX];
-        let pairs = self.numbers.iter().zip(&self.offsets);
-        for (to, (&number, &offset)) in taps[..self.count].iter_mut().zip(pairs) {
-            *to = FlatTap { offset, weight: filter[number] };
-        }
-        // SAFETY: an instruction set is only handed out where the processor has it.
-        unsafe { (isa.filter)(plane, &taps[..self.count], write, to) };
-    }
-
-    /// Adds the correlation of `flat` and `plane` under each tap to `filter`.
-    fn correlate(&self, isa: &Isa, flat: &[f32], plane: &[f32], filter: &mut [f32]) {
-        let offsets = self.offsets[..self.count].chunks(TAPS_AT_ONCE);
-        for (offsets, filter) in offsets.zip(filter.chunks_mut(TAPS_AT_ONCE)) {
-            let offsets = std::array::from_fn(|i| offsets[i.min(offsets.len() - 1)]);
-            // SAFETY: an instruction set is only handed out where the processor has it.
-            let sums = unsafe { (isa.correlate)(flat, plane, &offsets) };
-            filter.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
-        }
-    }
-}
-
-/// Elements of scratch that the forward pass needs.
-pub(super) fn scratch_len(g: &Conv2d, workers: usize) -> usize {
-    let padded = padded_input(g);
-    workers * (padded.len() + padded.flat_len(g.output[0]))
-}
-
-/// Elements of scratch that the input's cotangent needs.
-pub(super) fn input_grad_scratch_len(g: &Conv2d, workers: usize) -> usize {
-    let padded = padded_cotangent(g);
-    let rows = g.input[0].div_ceil(g.stride[0]);
-    workers * (g.out_channels / g.groups * padded.len() + padded.flat_len(rows))
-}
-
-/// Elements of scratch that the filter's cotangent needs.
-pub(super) fn filter_grad_scratch_len(g: &Conv2d, workers: usize) -> usize {
-    scratch_len(g, workers)
-}
-
-/// The convolution; each task does the results of one input plane.
+/// The convolution; each task does the results of some input planes.
 pub(super) fn forward(
     isa: &Isa,
     threads: &Threads,
@@ -151,36 +251,46 @@ pub(super) fn forward(
     scratch: &mut [f32],
     epilogue: Option<&dyn Epilogue>,
 ) {
-    let padded = padded_input(g);
-    let local_len = scratch_len(g, 1);
+    let input = Input::new(g);
     let (in_len, out_len) = (g.input[0] * g.input[1], g.output[0] * g.output[1]);
     let (multiplier, len) = (g.out_channels / g.groups, g.kernel[0] * g.kernel[1]);
-    let (out, scratch) = (Parts::new(out), Parts::new(scratch));
-    let taps = Taps::input(g, &padded);
     if out_len == 0 {
         return;
     }
-    threads.run(g.batch * g.in_channels, |task, worker| {
+    let (masks, scratch) = input.masks.fill(scratch);
+    let local_len = input.padded.len() + input.flat_len(g);
+    let (out, scratch) = (Parts::new(out), Parts::new(scratch));
+    over_planes(threads, g.batch * g.in_channels, multiplier * out_len, |planes, worker| {
         // SAFETY: a worker runs one task at a time.
         let local = unsafe { scratch.part(worker * local_len, local_len) };
-        let (plane, flat) = local.split_at_mut(padded.len());
-        pad(isa, &padded, &x[task * in_len..][..in_len], plane);
-        for index in 0..multiplier {
-            let filter = (task % g.in_channels * multiplier + index) * len;
-            taps.filter(isa, plane, &w[filter..filter + len], Write::Set, flat);
-            let start = (task * multiplier + index) * out_len;
-            // SAFETY: each task has its own planes of the result.
-            let to = unsafe { out.part(start, out_len) };
-            // SAFETY: an instruction set is only handed out where the processor has it.
-            unsafe { (isa.copy_rows)((flat, padded.extent[1]), (to, g.output[1]), g.output) };
-            if let Some(epilogue) = epilogue {
-                epilogue.apply(start, to, worker);
+        let (plane, flat) = local.split_at_mut(input.padded.len());
+        let start = planes.start * multiplier * out_len;
+        // SAFETY: each task has its own planes of the result.
+        let results = unsafe { out.part(start, planes.len() * multiplier * out_len) };
+        for (number, results) in planes.zip(results.chunks_exact_mut(multiplier * out_len)) {
+            pad(isa, &input.padded, &x[number * in_len..][..in_len], plane);
+            let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
+            let filters = filters.chunks_exact(len);
+            for (weights, to) in filters.zip(results.chunks_exact_mut(out_len)) {
+                let (taps, fits) = (&input.taps, input.fits(g));
+                // SAFETY: an instruction set is only handed out where the processor has it.
+                unsafe {
+                    let positions = if fits { &mut *to } else { &mut *flat };
+                    (isa.filter)(plane, weights, taps, masks, Write::Set, positions);
+                    if !fits {
+                        let from = (&*flat, input.padded.extent[1]);
+                        (isa.copy_rows)(from, (to, g.output[1]), g.output);
+                    }
+                }
             }
+        }
+        if let Some(epilogue) = epilogue {
+            epilogue.apply(start, results, worker);
         }
     });
 }
 
-/// The input's cotangent; each task does one plane of it.
+/// The input's cotangent; each task does some planes of it.
 pub(super) fn input_grad(
     isa: &Isa,
     threads: &Threads,
@@ -190,71 +300,93 @@ pub(super) fn input_grad(
     scratch: &mut [f32],
     epilogue: Option<&dyn Epilogue>,
 ) {
-    let padded = padded_cotangent(g);
-    let local_len = input_grad_scratch_len(g, 1);
+    let cotangent = Cotangent::new(g);
     let (in_len, out_len) = (g.input[0] * g.input[1], g.output[0] * g.output[1]);
-    let multiplier = g.out_channels / g.groups;
-    let filters_len = multiplier * g.kernel[0] * g.kernel[1];
-    let mut phases = [const { None }; PHASES_MAX];
-    for (number, phase) in phases.iter_mut().enumerate().take(g.stride[0] * g.stride[1]) {
-        let firsts = [number / g.stride[1], number % g.stride[1]];
-        let axes = [0, 1].map(|axis| Axis::new(g, axis, firsts[axis]));
-        *phase = Some((axes, Taps::cotangent(g, &padded, &axes)));
+    let (multiplier, len) = (g.out_channels / g.groups, g.kernel[0] * g.kernel[1]);
+    if in_len == 0 {
+        return;
     }
+    let (masks, scratch) = cotangent.masks.fill(scratch);
+    let local_len = input_grad_local_len(g, &cotangent);
     let (out, scratch) = (Parts::new(out), Parts::new(scratch));
-    threads.run(g.batch * g.in_channels, |task, worker| {
+    over_planes(threads, g.batch * g.in_channels, in_len, |planes, worker| {
         // SAFETY: a worker runs one task at a time.
         let local = unsafe { scratch.part(worker * local_len, local_len) };
-        let (planes, flat) = local.split_at_mut(multiplier * padded.len());
-        for (index, plane) in planes.chunks_exact_mut(padded.len()).enumerate() {
-            pad(isa, &padded, &ct[(task * multiplier + index) * out_len..][..out_len], plane);
-        }
-        let filters = &w[task % g.in_channels * filters_len..][..filters_len];
-        // SAFETY: each task has its own plane of the result.
-        let to = unsafe { out.part(task * in_len, in_len) };
-        for (axes, taps) in phases.iter().flatten() {
-            let filters = filters.chunks_exact(filters_len / multiplier);
-            let planes = planes.chunks_exact(padded.len()).zip(filters);
-            input_grad_phase(isa, g, &padded, (axes, taps), planes, flat, to);
+        let (padded, flats) = local.split_at_mut(multiplier * cotangent.padded.len());
+        let start = planes.start * in_len;
+        // SAFETY: each task has its own planes of the result.
+        let results = unsafe { out.part(start, planes.len() * in_len) };
+        for (number, to) in planes.zip(results.chunks_exact_mut(in_len)) {
+            for (index, plane) in padded.chunks_exact_mut(cotangent.padded.len()).enumerate() {
+                let from = &ct[(number * multiplier + index) * out_len..][..out_len];
+                pad(isa, &cotangent.padded, from, plane);
+            }
+            let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
+            input_grad_plane(isa, g, &cotangent, (padded, filters, masks), flats, to);
         }
         if let Some(epilogue) = epilogue {
-            epilogue.apply(task * in_len, to, worker);
+            epilogue.apply(start, results, worker);
         }
     });
 }
 
-/// The positions of one phase of an input plane's cotangent, from all `planes` it went to with
-/// their filters.
-fn input_grad_phase<'a>(
+/// One plane of the input's cotangent, from all planes it went to with their filters.
+fn input_grad_plane(
     isa: &Isa,
     g: &Conv2d,
-    padded: &Padded,
-    ([y, x], taps): (&[Axis; 2], &Taps),
-    planes: impl Iterator<Item = (&'a [f32], &'a [f32])>,
-    flat: &mut [f32],
+    cotangent: &Cotangent,
+    (padded, filters, masks): (&[f32], &[f32], &[f32]),
+    flats: &mut [f32],
     to: &mut [f32],
 ) {
-    if y.positions == 0 || x.positions == 0 {
-        return;
+    let filter = |taps: &Taps, to: &mut [f32]| {
+        if taps.all().is_empty() {
+            to.fill(0.0);
+            return;
+        }
+        let planes = padded.chunks_exact(cotangent.padded.len());
+        let filters = filters.chunks_exact(g.kernel[0] * g.kernel[1]);
+        for (index, (plane, weights)) in planes.zip(filters).enumerate() {
+            let write = if index == 0 { Write::Set } else { Write::Add };
+            // SAFETY: an instruction set is only handed out where the processor has it.
+            unsafe { (isa.filter)(plane, weights, taps, masks, write, to) };
+        }
+    };
+    if cotangent.fits(g) {
+        return filter(&cotangent.phases[0].taps, to);
     }
-    let flat = &mut flat[..padded.flat_len(y.positions)];
-    let mut write = Write::Set;
-    if taps.count == 0 {
-        flat.fill(0.0);
+    let (width, len) = (cotangent.padded.extent[1], cotangent.flat_len);
+    for phases in cotangent.phases[..g.stride[0] * g.stride[1]].chunks_exact(g.stride[1]) {
+        let rows = phases[0].axes[0];
+        for (phase, flat) in phases.iter().zip(flats.chunks_exact_mut(len)) {
+            filter(&phase.taps, &mut flat[..rows.positions * width]);
+        }
+        for row in 0..rows.positions {
+            let start = (rows.first + row * g.stride[0]) * g.input[1];
+            let flats = flats.chunks_exact(len).map(|flat| &flat[row * width..][..width]);
+            interleave(flats, g.stride[1], &mut to[start..start + g.input[1]]);
+        }
     }
-    for (plane, filter) in planes.filter(|_| taps.count > 0) {
-        taps.filter(isa, plane, filter, write, flat);
-        write = Write::Add;
-    }
-    if g.stride == [1, 1] {
-        // SAFETY: an instruction set is only handed out where the processor has it.
-        unsafe { (isa.copy_rows)((flat, padded.extent[1]), (to, g.input[1]), g.input) };
-        return;
-    }
-    for row in 0..y.positions {
-        let from = flat[row * padded.extent[1]..].iter().take(x.positions);
-        let start = (y.first + row * g.stride[0]) * g.input[1] + x.first;
-        to[start..].iter_mut().step_by(g.stride[1]).zip(from).for_each(|(to, &from)| *to = from);
+}
+
+/// Writes the elements of `count` rows in turns.
+fn interleave<'a>(mut rows: impl Iterator<Item = &'a [f32]>, count: usize, to: &mut [f32]) {
+    match (count, rows.next(), rows.next()) {
+        (1, Some(row), _) => to.copy_from_slice(&row[..to.len()]),
+        (2, Some(even), Some(odd)) => {
+            if !to.len().is_multiple_of(2) {
+                to[to.len() - 1] = even[to.len() / 2];
+            }
+            for ((pair, &even), &odd) in to.chunks_exact_mut(2).zip(even).zip(odd) {
+                (pair[0], pair[1]) = (even, odd);
+            }
+        }
+        (_, first, second) => {
+            for (start, row) in first.into_iter().chain(second).chain(rows).enumerate() {
+                let to = to.iter_mut().skip(start).step_by(count);
+                to.zip(row).for_each(|(to, &from)| *to = from);
+            }
+        }
     }
 }
 
@@ -267,34 +399,64 @@ pub(super) fn filter_grad(
     out: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let padded = padded_input(g);
-    let local_len = filter_grad_scratch_len(g, 1);
+    let input = Input::new(g);
     let (in_len, out_len) = (g.input[0] * g.input[1], g.output[0] * g.output[1]);
-    let (multiplier, taps) = (g.out_channels / g.groups, Taps::input(g, &padded));
+    let multiplier = g.out_channels / g.groups;
+    let len = multiplier * g.kernel[0] * g.kernel[1];
+    if out_len == 0 {
+        return out.fill(0.0);
+    }
+    let (masks, scratch) = input.masks.fill(scratch);
+    let lens = [input.padded.len(), input.flat_len(g), CHANNELS_AT_ONCE * len * LINE];
     let (out, scratch) = (Parts::new(out), Parts::new(scratch));
-    let tasks = g.in_channels.div_ceil(CHANNELS_AT_ONCE);
-    threads.run(tasks, |task, worker| {
+    threads.run(g.in_channels.div_ceil(CHANNELS_AT_ONCE), |task, worker| {
+        let local_len = lens.iter().sum();
         // SAFETY: a worker runs one task at a time.
         let local = unsafe { scratch.part(worker * local_len, local_len) };
-        let (plane, flat) = local.split_at_mut(padded.len());
+        let (plane, rest) = local.split_at_mut(lens[0]);
+        let (flat, sums) = rest.split_at_mut(lens[1]);
+        flat.fill(0.0);
+        sums.fill(0.0);
         let first = task * CHANNELS_AT_ONCE;
         let channels = first..(first + CHANNELS_AT_ONCE).min(g.in_channels);
-        let len = multiplier * taps.count;
-        // SAFETY: each task has its own filters.
-        let filters = unsafe { out.part(first * len, channels.len() * len) };
-        filters.fill(0.0);
-        flat.fill(0.0);
         let planes = (0..g.batch).flat_map(|image| channels.clone().map(move |c| (image, c)));
-        for (image, channel) in planes.filter(|_| out_len > 0 && len > 0) {
+        for (image, channel) in planes {
             let index = image * g.in_channels + channel;
-            pad(isa, &padded, &x[index * in_len..][..in_len], plane);
-            let filters = &mut filters[(channel - first) * len..][..len];
-            for (m, filter) in filters.chunks_exact_mut(taps.count).enumerate() {
+            pad(isa, &input.padded, &x[index * in_len..][..in_len], plane);
+            let sums = &mut sums[(channel - first) * len * LINE..][..len * LINE];
+            for (m, sums) in sums.chunks_exact_mut(len / multiplier * LINE).enumerate() {
                 let from = &ct[(index * multiplier + m) * out_len..][..out_len];
                 // SAFETY: an instruction set is only handed out where the processor has it.
-                unsafe { (isa.copy_rows)((from, g.output[1]), (flat, padded.extent[1]), g.output) };
-                taps.correlate(isa, flat, plane, filter);
+                unsafe {
+                    let positions = if input.fits(g) {
+                        from
+                    } else {
+                        let to = (&mut *flat, input.padded.extent[1]);
+                        (isa.copy_rows)((from, g.output[1]), to, g.output);
+                        &*flat
+                    };
+                    (isa.correlate)(positions, plane, &input.taps, masks, sums);
+                }
             }
         }
+        // SAFETY: each task has its own filters.
+        let filters = unsafe { out.part(first * len, channels.len() * len) };
+        add_up(&input.taps, sums, filters);
     });
+}
+
+/// Adds up the lines of partial sums of each filter's taps.
+fn add_up(taps: &Taps, sums: &mut [f32], filters: &mut [f32]) {
+    let count = taps.all().len();
+    let sums = sums.chunks_exact_mut(count * LINE);
+    for (filter, sums) in filters.chunks_exact_mut(count).zip(sums) {
+        for (tap, lanes) in taps.all().iter().zip(sums.chunks_exact_mut(LINE)) {
+            for half in [8, 4, 2, 1] {
+                for i in 0..half {
+                    lanes[i] += lanes[i + half];
+                }
+            }
+            filter[tap.number] = lanes[0];
+        }
+    }
 }

@@ -5,7 +5,7 @@ mod line;
 use std::arch::x86_64::*;
 
 use self::line::Pair;
-use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
+use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::LINE;
 use super::pack::Block;
@@ -52,6 +52,12 @@ impl Vector for __m256 {
         // SAFETY: the caller has the features.
         unsafe { _mm256_add_ps(self, b) }
     }
+
+    #[inline(always)]
+    unsafe fn and(self, mask: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_and_ps(self, mask) }
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -71,19 +77,22 @@ unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn filter(from: &[f32], taps: &[FlatTap], write: Write, to: &mut [f32]) {
+unsafe fn filter(
+    from: &[f32],
+    weights: &[f32],
+    taps: &Taps,
+    masks: &[f32],
+    write: Write,
+    to: &mut [f32],
+) {
     // SAFETY: the caller has the features.
-    unsafe { flat::filter::<__m256>(from, taps, write, to) }
+    unsafe { flat::filter::<__m256>(from, weights, taps, masks, write, to) }
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn correlate(
-    ct: &[f32],
-    from: &[f32],
-    offsets: &[usize; TAPS_AT_ONCE],
-) -> [f32; TAPS_AT_ONCE] {
+unsafe fn correlate(ct: &[f32], from: &[f32], taps: &Taps, masks: &[f32], sums: &mut [f32]) {
     // SAFETY: the caller has the features.
-    unsafe { flat::correlate::<__m256>(ct, from, offsets) }
+    unsafe { flat::correlate::<__m256>(ct, from, taps, masks, sums) }
 }
 
 #[target_feature(enable = "avx2,fma")]

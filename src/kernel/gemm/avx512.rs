@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
+use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::{LINE, Line};
 use super::pack::Block;
@@ -48,6 +48,17 @@ impl Vector for __m512 {
     unsafe fn add(self, b: Self) -> Self {
         // SAFETY: the caller has the feature.
         unsafe { _mm512_add_ps(self, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn and(self, mask: Self) -> Self {
+        // SAFETY: the caller has the feature.
+        unsafe {
+            _mm512_castsi512_ps(_mm512_and_si512(
+                _mm512_castps_si512(self),
+                _mm512_castps_si512(mask),
+            ))
+        }
     }
 }
 
@@ -219,19 +230,22 @@ unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn filter(from: &[f32], taps: &[FlatTap], write: Write, to: &mut [f32]) {
+unsafe fn filter(
+    from: &[f32],
+    weights: &[f32],
+    taps: &Taps,
+    masks: &[f32],
+    write: Write,
+    to: &mut [f32],
+) {
     // SAFETY: the caller has the feature.
-    unsafe { flat::filter::<__m512>(from, taps, write, to) }
+    unsafe { flat::filter::<__m512>(from, weights, taps, masks, write, to) }
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn correlate(
-    ct: &[f32],
-    from: &[f32],
-    offsets: &[usize; TAPS_AT_ONCE],
-) -> [f32; TAPS_AT_ONCE] {
+unsafe fn correlate(ct: &[f32], from: &[f32], taps: &Taps, masks: &[f32], sums: &mut [f32]) {
     // SAFETY: the caller has the feature.
-    unsafe { flat::correlate::<__m512>(ct, from, offsets) }
+    unsafe { flat::correlate::<__m512>(ct, from, taps, masks, sums) }
 }
 
 #[target_feature(enable = "avx512f")]

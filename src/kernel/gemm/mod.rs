@@ -34,7 +34,7 @@ use pack::Block;
 use tile::TileArgs;
 
 pub(crate) use blocking::Extents;
-pub(crate) use flat::{FlatTap, Padded, TAPS_AT_ONCE};
+pub(crate) use flat::{FLAT_UNIT, FlatTap, Padded, TAPS_MAX, Taps, fill_mask};
 pub(crate) use isa::Isa;
 pub(crate) use line::{LINE, first};
 pub(crate) use operand::{Matrix, Operand, Windows};

@@ -1,6 +1,6 @@
 //! Plain Rust that compilers vectorise: tiles of up to 4 rows and 16 columns.
 
-use super::flat::{self, FlatTap, Padded, TAPS_AT_ONCE};
+use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::LINE;
 use super::pack::Block;
@@ -52,6 +52,12 @@ impl Vector for Eight {
     unsafe fn add(self, b: Self) -> Self {
         Eight(std::array::from_fn(|i| self.0[i] + b.0[i]))
     }
+
+    #[inline(always)]
+    unsafe fn and(self, mask: Self) -> Self {
+        let bits = |i: usize| self.0[i].to_bits() & mask.0[i].to_bits();
+        Eight(std::array::from_fn(|i| f32::from_bits(bits(i))))
+    }
 }
 
 unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
@@ -68,18 +74,21 @@ unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
     unsafe { block.pack::<[f32; LINE]>(to) }
 }
 
-unsafe fn filter(from: &[f32], taps: &[FlatTap], write: Write, to: &mut [f32]) {
+unsafe fn filter(
+    from: &[f32],
+    weights: &[f32],
+    taps: &Taps,
+    masks: &[f32],
+    write: Write,
+    to: &mut [f32],
+) {
     // SAFETY: plain Rust needs no features.
-    unsafe { flat::filter::<Eight>(from, taps, write, to) }
+    unsafe { flat::filter::<Eight>(from, weights, taps, masks, write, to) }
 }
 
-unsafe fn correlate(
-    ct: &[f32],
-    from: &[f32],
-    offsets: &[usize; TAPS_AT_ONCE],
-) -> [f32; TAPS_AT_ONCE] {
+unsafe fn correlate(ct: &[f32], from: &[f32], taps: &Taps, masks: &[f32], sums: &mut [f32]) {
     // SAFETY: plain Rust needs no features.
-    unsafe { flat::correlate::<Eight>(ct, from, offsets) }
+    unsafe { flat::correlate::<Eight>(ct, from, taps, masks, sums) }
 }
 
 unsafe fn pad(padded: &Padded, plane: &[f32], to: &mut [f32]) {

@@ -17,6 +17,8 @@ pub(super) trait Vector: Copy {
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     /// `self + b`
     unsafe fn add(self, b: Self) -> Self;
+    /// The bits that are set in both.
+    unsafe fn and(self, mask: Self) -> Self;
 }
 
 /// Whether a tile replaces or is added to what its destination holds.
