@@ -3,6 +3,7 @@
 
 use crate::graph::Conv2d;
 use crate::kernel::conv2d::windows;
+use crate::kernel::gemm::dots::{self, Dots, Rows};
 use crate::kernel::gemm::{self, Extents, Gemm, Isa, Layout, Operand, Target, Windows};
 use crate::kernel::{depthwise, winograd};
 use crate::threads::{Parts, Threads};
@@ -13,8 +14,6 @@ const TASKS_WANTED: usize = 32;
 const TASK_EXTENT: usize = 64;
 /// Shortest segment of the sum.
 const SEGMENT_MIN: usize = 2048;
-/// Elements added by one task.
-const RUN: usize = 4096;
 
 /// The rows are output channels, the columns filter elements, the sum is over positions.
 fn extents(g: &Conv2d) -> Extents {
@@ -24,6 +23,11 @@ fn extents(g: &Conv2d) -> Extents {
     let tasks = g.groups * m.div_ceil(TASK_EXTENT) * n.div_ceil(TASK_EXTENT);
     let segments = (TASKS_WANTED / tasks.max(1)).min(k / SEGMENT_MIN).max(1);
     Extents { groups: g.groups, segments, m, n, k }
+}
+
+/// Whether both sides are rows of neighbouring positions.
+fn has_plain_rows(g: &Conv2d) -> bool {
+    g.groups == 1 && windows(g, &[]).is_plain()
 }
 
 /// Elements of partial sums.
@@ -46,6 +50,10 @@ pub(crate) fn scratch_len_on(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
     }
     if winograd::applies(g) {
         return winograd::filter_grad_scratch_len(isa, g, workers);
+    }
+    if has_plain_rows(g) {
+        let rows = [g.out_channels, g.in_channels];
+        return dots::scratch_len(rows, g.batch, g.output[0] * g.output[1], workers);
     }
     let extents = extents(g);
     partial_len(&extents) + gemm::scratch_len(isa, &extents, workers)
@@ -85,6 +93,16 @@ pub(crate) fn conv2d_filter_grad_on(
     if winograd::applies(g) {
         return winograd::filter_grad(isa, threads, g, (x, ct), out, scratch);
     }
+    if has_plain_rows(g) {
+        let dots = Dots {
+            isa,
+            a: Rows { data: ct, count: g.out_channels },
+            b: Rows { data: x, count: g.in_channels },
+            images: g.batch,
+            len: g.output[0] * g.output[1],
+        };
+        return dots::multiply(threads, &dots, out, scratch);
+    }
     let extents = extents(g);
     let plane = g.output[0] * g.output[1];
     let positions = Windows {
@@ -117,24 +135,6 @@ pub(crate) fn conv2d_filter_grad_on(
     };
     gemm::gemm(threads, &product, &target, scratch);
     if !one_segment {
-        add_segments(threads, extents.segments, extents.m * extents.n, partial, out);
+        gemm::add_segments(threads, extents.segments, extents.m * extents.n, partial, out);
     }
-}
-
-/// Sums `partial: [groups, segments, len]` over segments into `out: [groups, len]`.
-fn add_segments(threads: &Threads, segments: usize, len: usize, partial: &[f32], out: &mut [f32]) {
-    let runs = len.div_ceil(RUN);
-    let tasks = out.len().checked_div(len).unwrap_or(0) * runs;
-    let out = Parts::new(out);
-    threads.run(tasks, |task, _| {
-        let (group, first) = (task / runs, task % runs * RUN);
-        let count = RUN.min(len - first);
-        // SAFETY: each task has its own run.
-        let to = unsafe { out.part(group * len + first, count) };
-        let segment = |s: usize| &partial[(group * segments + s) * len + first..][..count];
-        to.copy_from_slice(segment(0));
-        for s in 1..segments {
-            to.iter_mut().zip(segment(s)).for_each(|(to, from)| *to += from);
-        }
-    });
 }

@@ -79,7 +79,6 @@ impl Epilogue for TapeEpilogue<'_> {
         // SAFETY: a worker applies one epilogue at a time and owns its share of the scratch.
         let registers = unsafe { self.scratch.part(worker * share, share) };
         let operands = gather_operands(self.operands.iter().map(|&data| data.into()));
-        self.tape.prepare(&operands, run.len(), registers);
         let mut at = start;
         for chunk in run.chunks_mut(CHUNK) {
             self.apply_chunk(at, chunk, &operands, registers);
@@ -89,6 +88,17 @@ impl Epilogue for TapeEpilogue<'_> {
 }
 
 impl TapeEpilogue<'_> {
+    /// Prepares the register files of all `workers`; to be called once, before the product.
+    pub fn prepare(&self, workers: usize) {
+        let share = self.tape.scratch_len();
+        let operands = gather_operands(self.operands.iter().map(|&data| data.into()));
+        for worker in 0..workers {
+            // SAFETY: no worker runs yet.
+            let registers = unsafe { self.scratch.part(worker * share, share) };
+            self.tape.prepare(&operands, CHUNK, registers);
+        }
+    }
+
     fn apply_chunk(
         &self,
         start: usize,

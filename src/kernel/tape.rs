@@ -57,6 +57,8 @@ pub enum Action {
     Binary(Binary),
     /// `a` where `c` is not 0, else `b`.
     Select,
+    /// `c` where `a < b`, else 0: how cotangents pass a rectifier.
+    KeepLess,
 }
 
 /// One step of a tape; `target` differs from every source.
@@ -257,18 +259,24 @@ fn run_body(tape: &Tape, ops: &[Operand<'_>], start: usize, len: usize, regs: &m
             Action::Select => {
                 let (a, b, c) = (get(step.a), get(step.b), get(step.c));
                 for (((t, &a), &b), &c) in target.iter_mut().zip(a).zip(b).zip(c) {
-                    *t = select(a, b, c);
+                    *t = select(a, b, c != 0.0);
+                }
+            }
+            Action::KeepLess => {
+                let (a, b, c) = (get(step.a), get(step.b), get(step.c));
+                for (((t, &a), &b), &c) in target.iter_mut().zip(a).zip(b).zip(c) {
+                    *t = select(c, 0.0, a < b);
                 }
             }
         }
     }
 }
 
-/// `a` where `c` is not zero, else `b`. By bits: a choice between two loads becomes a branch for
-/// each element where compilers see one, and those of a mask cannot be foreseen.
+/// `a` where `first`, else `b`. By bits: a choice between two loads becomes a branch for each
+/// element where compilers see one, and those of a mask cannot be foreseen.
 #[inline(always)]
-fn select(a: f32, b: f32, c: f32) -> f32 {
-    let mask = u32::from(c != 0.0).wrapping_neg();
+fn select(a: f32, b: f32, first: bool) -> f32 {
+    let mask = u32::from(first).wrapping_neg();
     f32::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
 }
 

@@ -17,6 +17,8 @@ enum Term {
     Unary(Unary, usize),
     Binary(Binary, usize, usize),
     Select(usize, usize, usize),
+    /// The third where the first is less than the second, else 0.
+    KeepLess(usize, usize, usize),
 }
 
 impl Term {
@@ -26,6 +28,7 @@ impl Term {
             Term::Unary(_, a) => ([a, 0, 0], 1),
             Term::Binary(_, a, b) => ([a, b, 0], 2),
             Term::Select(c, a, b) => ([a, b, c], 3),
+            Term::KeepLess(a, b, c) => ([a, b, c], 3),
         }
     }
 }
@@ -127,38 +130,61 @@ impl<'a> Expression<'a> {
         let extents = collapse(&self.shape, &mut views);
         let extra = if views.len() > self.operands.len() { views.pop() } else { None };
         let mut tape = Tape { extents, views, ..Tape::default() };
-        Registers::assign(self, &mut tape);
+        Registers::assign(&self.terms_with_masks(), &mut tape);
         (tape, extra)
+    }
+
+    /// The terms, with one in place of a comparison and a choice between a value and 0.
+    fn terms_with_masks(&self) -> Vec<Term> {
+        let masked = |term: &Term| match *term {
+            Term::Select(condition, kept, other) => {
+                match (self.terms[condition], self.terms[other]) {
+                    (Term::Binary(Binary::Less, a, b), Term::Constant(0.0)) => {
+                        Term::KeepLess(a, b, kept)
+                    }
+                    _ => *term,
+                }
+            }
+            _ => *term,
+        };
+        self.terms.iter().map(masked).collect()
     }
 }
 
 /// Linear-scan register assignment.
 struct Registers {
-    /// For each term, the last term that reads it.
-    last_use: Vec<usize>,
+    /// For each term that is needed, the last term that reads it.
+    last_use: Vec<Option<usize>>,
     found: Vec<Option<Source>>,
     free: Vec<u8>,
     count: usize,
 }
 
 impl Registers {
-    fn assign(expression: &Expression<'_>, tape: &mut Tape) {
-        let terms = &expression.terms;
+    /// Writes the code of those terms that the last one needs.
+    fn assign(terms: &[Term], tape: &mut Tape) {
         let result = terms.len() - 1;
-        let mut last_use: Vec<usize> = (0..terms.len()).collect();
-        for (index, term) in terms.iter().enumerate() {
+        let mut last_use = vec![None; terms.len()];
+        last_use[result] = Some(usize::MAX);
+        for (index, term) in terms.iter().enumerate().rev() {
             let (operands, count) = term.operands();
-            operands[..count].iter().for_each(|&operand| last_use[operand] = index);
+            if last_use[index].is_some() {
+                for &operand in &operands[..count] {
+                    last_use[operand] = last_use[operand].or(Some(index));
+                }
+            }
         }
-        last_use[result] = usize::MAX;
         let mut registers =
             Registers { last_use, found: vec![None; terms.len()], free: vec![], count: 0 };
         // Constants and scalars keep their registers for the whole tape.
+        let needed = |registers: &Self, index: usize| registers.last_use[index].is_some();
         for (index, term) in terms.iter().enumerate() {
-            registers.pin(index, term, tape);
+            if needed(&registers, index) {
+                registers.pin(index, term, tape);
+            }
         }
         for (index, term) in terms.iter().enumerate() {
-            if registers.found[index].is_none() {
+            if needed(&registers, index) && registers.found[index].is_none() {
                 registers.emit(index, term, tape);
             }
         }
@@ -194,6 +220,7 @@ impl Registers {
             Term::Unary(f, _) => Action::Unary(f),
             Term::Binary(f, ..) => Action::Binary(f),
             Term::Select(..) => Action::Select,
+            Term::KeepLess(..) => Action::KeepLess,
             Term::Constant(_) => return,
         };
         // Taken before the operands' registers are given back: a target is never a source.
@@ -206,7 +233,7 @@ impl Registers {
     }
 
     fn release(&mut self, operand: usize, reader: usize, pinned: &[u8]) {
-        if self.last_use[operand] != reader {
+        if self.last_use[operand] != Some(reader) {
             return;
         }
         if let Some(Source::Register(register)) = self.found[operand]

@@ -92,6 +92,7 @@ fn execute_product(t: &Threads, d: &Dispatch, memory: &Memory<'_>, scratch: &mut
         results: more.as_slice(),
         scratch: &Parts::new(registers),
     };
+    epilogue.prepare(t.count());
     launch_product(t, d, memory, out, scratch, Some(&epilogue));
 }
 

@@ -190,6 +190,10 @@ impl Body<'_> {
                 let (b, c) = (self.source(step.b), self.source(step.c));
                 format!("select({b}, {a}, {c} != 0.0)")
             }
+            Action::KeepLess => {
+                let (b, c) = (self.source(step.b), self.source(step.c));
+                format!("select(0.0, {c}, {a} < {b})")
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod line;
 use std::arch::x86_64::*;
 
 use self::line::Pair;
+use super::dots::{DotArgs, DotFn, dots};
 use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::LINE;
@@ -58,6 +59,16 @@ impl Vector for __m256 {
         // SAFETY: the caller has the features.
         unsafe { _mm256_and_ps(self, mask) }
     }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the caller has the features.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -68,6 +79,16 @@ unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
 
 const fn row<const ROWS: usize>() -> [TileFn; 2] {
     [run::<ROWS, 1>, run::<ROWS, 2>]
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn dot<const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
+    // SAFETY: the caller has the features, and the rest of the contract is the caller's.
+    unsafe { dots::<__m256, ROWS, COLUMNS>(args) }
+}
+
+const fn dot_row<const ROWS: usize>() -> &'static [DotFn] {
+    &[dot::<ROWS, 1>, dot::<ROWS, 2>, dot::<ROWS, 3>]
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -159,4 +180,5 @@ pub(super) const ISA: Isa = Isa {
         turn,
     },
     tiles: &[row::<1>(), row::<2>(), row::<3>(), row::<4>(), row::<5>(), row::<6>()],
+    dots: &[dot_row::<1>(), dot_row::<2>(), dot_row::<3>(), dot_row::<4>()],
 };

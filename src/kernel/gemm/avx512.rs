@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::dots::{DotArgs, DotFn, dots};
 use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::{LINE, Line};
@@ -59,6 +60,12 @@ impl Vector for __m512 {
                 _mm512_castps_si512(mask),
             ))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the caller has the feature.
+        unsafe { _mm512_reduce_add_ps(self) }
     }
 }
 
@@ -224,6 +231,16 @@ fn spread(mask: u16) -> u32 {
 }
 
 #[target_feature(enable = "avx512f")]
+unsafe fn dot<const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
+    // SAFETY: the caller has the feature, and the rest of the contract is the caller's.
+    unsafe { dots::<__m512, ROWS, COLUMNS>(args) }
+}
+
+const fn dot_row<const ROWS: usize>() -> &'static [DotFn] {
+    &[dot::<ROWS, 1>, dot::<ROWS, 2>, dot::<ROWS, 3>, dot::<ROWS, 4>]
+}
+
+#[target_feature(enable = "avx512f")]
 unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
     // SAFETY: the caller has the feature.
     unsafe { block.pack::<__m512>(to) }
@@ -326,5 +343,13 @@ pub(super) const ISA: Isa = Isa {
         row::<12>(),
         row::<13>(),
         row::<14>(),
+    ],
+    dots: &[
+        dot_row::<1>(),
+        dot_row::<2>(),
+        dot_row::<3>(),
+        dot_row::<4>(),
+        dot_row::<5>(),
+        dot_row::<6>(),
     ],
 };

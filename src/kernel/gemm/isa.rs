@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::dots::DotFn;
 use super::flat::{CorrelateFn, FilterFn, PadFn, RowsFn};
 use super::pack::PackFn;
 use super::portable;
@@ -33,6 +34,8 @@ pub(crate) struct Isa {
     pub winograd: Winograd,
     /// `tiles[rows - 1][registers - 1]`
     pub tiles: &'static [[TileFn; 2]],
+    /// `dots[rows - 1][columns - 1]`
+    pub dots: &'static [&'static [DotFn]],
 }
 
 impl Isa {

@@ -6,6 +6,7 @@
 //! the number of threads. Nothing is allocated; `scratch_len` says how much memory to bring.
 
 mod blocking;
+pub(crate) mod dots;
 mod flat;
 mod isa;
 mod line;
@@ -41,6 +42,9 @@ pub(crate) use operand::{Matrix, Operand, Windows};
 pub(crate) use target::{Layout, Target};
 pub(crate) use tile::Write;
 pub(crate) use winograd::{LINES, POINTS, Places, STEP, TransformFn};
+
+/// Elements of partial sums that one task adds.
+const ADDED: usize = 4096;
 
 /// Elements of scratch that [`gemm`] needs.
 pub(crate) fn scratch_len(isa: &Isa, extents: &Extents, workers: usize) -> usize {
@@ -254,6 +258,30 @@ pub(crate) fn multiply_strip(
         // and `width` columns lie inside each of `rows` rows of sums.
         unsafe { isa.tiles[rows - 1][width / isa.lanes - 1](args) };
     }
+}
+
+/// Sums `partial: [groups, segments, len]` over segments into `out: [groups, len]`.
+pub(crate) fn add_segments(
+    threads: &Threads,
+    segments: usize,
+    len: usize,
+    partial: &[f32],
+    out: &mut [f32],
+) {
+    let runs = len.div_ceil(ADDED);
+    let tasks = out.len().checked_div(len).unwrap_or(0) * runs;
+    let out = Parts::new(out);
+    threads.run(tasks, |task, _| {
+        let (group, first) = (task / runs, task % runs * ADDED);
+        let count = ADDED.min(len - first);
+        // SAFETY: each task has its own run.
+        let to = unsafe { out.part(group * len + first, count) };
+        let segment = |s: usize| &partial[(group * segments + s) * len + first..][..count];
+        to.copy_from_slice(segment(0));
+        for s in 1..segments {
+            to.iter_mut().zip(segment(s)).for_each(|(to, from)| *to += from);
+        }
+    });
 }
 
 /// Scratch memory from its first whole line on.

@@ -1,5 +1,6 @@
 //! Plain Rust that compilers vectorise: tiles of up to 4 rows and 16 columns.
 
+use super::dots::{DotArgs, DotFn, dots};
 use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::LINE;
@@ -58,6 +59,12 @@ impl Vector for Eight {
         let bits = |i: usize| self.0[i].to_bits() & mask.0[i].to_bits();
         Eight(std::array::from_fn(|i| f32::from_bits(bits(i))))
     }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
 }
 
 unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
@@ -67,6 +74,15 @@ unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
 
 const fn row<const ROWS: usize>() -> [TileFn; 2] {
     [run::<ROWS, 1>, run::<ROWS, 2>]
+}
+
+unsafe fn dot<const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
+    // SAFETY: plain Rust needs no features, and the rest of the contract is the caller's.
+    unsafe { dots::<Eight, ROWS, COLUMNS>(args) }
+}
+
+const fn dot_row<const ROWS: usize>() -> &'static [DotFn] {
+    &[dot::<ROWS, 1>, dot::<ROWS, 2>]
 }
 
 unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
@@ -148,4 +164,5 @@ pub(super) const ISA: Isa = Isa {
         turn,
     },
     tiles: &[row::<1>(), row::<2>(), row::<3>(), row::<4>()],
+    dots: &[dot_row::<1>(), dot_row::<2>()],
 };

@@ -1,0 +1,305 @@
+//! Products C[i, j] = Σₖ A[i, k] B[j, k] of which both sides have neighbours in k next to each other.
+//!
+//! Such operands need no packing. A register holds neighbours in k, and a tile of registers the
+//! sums of a few rows of each side, which are added up where a run of k ends. Runs are so short
+//! that the rows of a tile of A and of some tiles of B stay in the first-level cache. The order of
+//! every sum depends on the extents alone, not on the number of threads.
+
+use std::ops::Range;
+
+use super::add_segments;
+use super::isa::Isa;
+use super::line::LINE;
+use super::tile::Vector;
+use crate::threads::{Parts, Threads};
+
+/// Longest run of k.
+const RUN: usize = 448;
+/// Tiles of B whose rows stay in the first-level cache with those of a tile of A.
+const PANEL: usize = 4;
+/// Most rows of each side of a task.
+const BLOCK: usize = 96;
+/// Tasks wanted; where there are fewer blocks, k is cut into segments.
+const TASKS_WANTED: usize = 32;
+/// Shortest segment of k.
+const SEGMENT_MIN: usize = 2048;
+
+/// One side of a product: in each image rows of neighbours in k, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub count: usize,
+}
+
+/// A product whose k is the elements of the rows of all images.
+#[derive(Clone, Copy)]
+pub(crate) struct Dots<'a> {
+    pub isa: &'static Isa,
+    pub a: Rows<'a>,
+    pub b: Rows<'a>,
+    pub images: usize,
+    /// Elements of a row of one image, at least a line.
+    pub len: usize,
+}
+
+/// The operands of one tile.
+#[derive(Clone, Copy)]
+pub(crate) struct DotArgs {
+    /// First rows of A and B.
+    rows: [*const f32; 2],
+    /// Elements from one row to the next.
+    row_stride: usize,
+    /// Elements from one image to the next, of A and B.
+    image_strides: [usize; 2],
+    images: usize,
+    /// Elements of a row, at least those of a register unless there are some before it.
+    len: usize,
+    /// First element of the result, to which the sums are added.
+    c: *mut f32,
+    c_stride: usize,
+}
+
+/// A tile kernel of fixed extents.
+///
+/// # Safety
+/// The processor has the kernel's features, and the pointers are valid for its extents.
+pub(crate) type DotFn = unsafe fn(&DotArgs);
+
+/// Bits of a register that ends after its first `n` lanes at element `LINE - n`.
+static LAST_LANES: [u32; 2 * LINE] = {
+    let mut bits = [0; 2 * LINE];
+    let mut i = LINE;
+    while i < bits.len() {
+        bits[i] = u32::MAX;
+        i += 1;
+    }
+    bits
+};
+
+/// The sums of `ROWS` rows of A with `COLUMNS` rows of B.
+///
+/// # Safety
+/// As for [`DotFn`]. Inlined into callers that enable the features of `V`.
+#[inline(always)]
+pub(super) unsafe fn dots<V: Vector, const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
+    let DotArgs { rows, row_stride, image_strides, images, len, c, c_stride } = *args;
+    let rest = len % V::LANES;
+    // SAFETY: all rows of all images hold `len` elements, and the result `ROWS` x `COLUMNS`. Where
+    // rows end within a register, the one that ends with them lies in the operand, too.
+    unsafe {
+        let mut sums = [[V::zero(); COLUMNS]; ROWS];
+        let last = V::load(LAST_LANES.as_ptr().add(LINE - V::LANES + rest).cast());
+        for image in 0..images {
+            let mut a = [rows[0].add(image * image_strides[0]); ROWS];
+            let mut b = [rows[1].add(image * image_strides[1]); COLUMNS];
+            for (i, a) in a.iter_mut().enumerate() {
+                *a = a.add(i * row_stride);
+            }
+            for (j, b) in b.iter_mut().enumerate() {
+                *b = b.add(j * row_stride);
+            }
+            let mut at = 0;
+            while at + V::LANES <= len {
+                add_products(a, b, at, None, &mut sums);
+                at += V::LANES;
+            }
+            if rest != 0 {
+                for a in &mut a {
+                    *a = a.add(len).sub(V::LANES);
+                }
+                for b in &mut b {
+                    *b = b.add(len).sub(V::LANES);
+                }
+                add_products(a, b, 0, Some(last), &mut sums);
+            }
+        }
+        for (i, row) in sums.iter().enumerate() {
+            for (j, sum) in row.iter().enumerate() {
+                *c.add(i * c_stride + j) += sum.sum();
+            }
+        }
+    }
+}
+
+/// Adds the products of the registers at `at`, as far as `mask` selects lanes.
+///
+/// # Safety
+/// The registers exist.
+#[inline(always)]
+unsafe fn add_products<V: Vector, const ROWS: usize, const COLUMNS: usize>(
+    a: [*const f32; ROWS],
+    b: [*const f32; COLUMNS],
+    at: usize,
+    mask: Option<V>,
+    sums: &mut [[V; COLUMNS]; ROWS],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut columns = [V::zero(); COLUMNS];
+        for (column, b) in columns.iter_mut().zip(b) {
+            *column = V::load(b.add(at));
+        }
+        for (row, a) in sums.iter_mut().zip(a) {
+            let mut factor = V::load(a.add(at));
+            if let Some(mask) = mask {
+                factor = factor.and(mask);
+            }
+            for (sum, &column) in row.iter_mut().zip(&columns) {
+                *sum = factor.mul_add(column, *sum);
+            }
+        }
+    }
+}
+
+/// Part of k: the same elements of some images.
+struct Run {
+    images: Range<usize>,
+    elements: Range<usize>,
+}
+
+/// How a product is cut into tasks.
+struct Blocking {
+    /// Rows of A, and of B, of a task.
+    rows: [usize; 2],
+    segments: usize,
+    /// Runs of k, and of a segment.
+    runs: usize,
+    segment_runs: usize,
+}
+
+impl Blocking {
+    fn new(a: usize, b: usize, images: usize, len: usize) -> Self {
+        let rows = [a, b].map(|count| even_part(count, BLOCK).max(1));
+        let tasks = a.div_ceil(rows[0]) * b.div_ceil(rows[1]);
+        let runs = match len <= RUN {
+            true => images.div_ceil(RUN / len.max(1)),
+            false => images * len.div_ceil(RUN),
+        };
+        let most = (images * len / SEGMENT_MIN).clamp(1, runs.max(1));
+        let segments = TASKS_WANTED.div_ceil(tasks.max(1)).min(most);
+        let segment_runs = runs.div_ceil(segments).max(1);
+        Blocking { rows, segments: runs.div_ceil(segment_runs).max(1), runs, segment_runs }
+    }
+
+    /// The runs of a segment.
+    fn segment(&self, segment: usize) -> Range<usize> {
+        let start = segment * self.segment_runs;
+        start..(start + self.segment_runs).min(self.runs)
+    }
+
+    /// Elements of the partial sums of all segments.
+    fn partial_len(&self, a: usize, b: usize) -> usize {
+        if self.segments == 1 { 0 } else { self.segments * a * b }
+    }
+}
+
+/// The length of equal parts of `len`, none above `most`.
+fn even_part(len: usize, most: usize) -> usize {
+    len.div_ceil(len.div_ceil(most).max(1))
+}
+
+/// Equal parts of a range, none above `most`.
+fn parts(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let count = range.len().div_ceil(most).max(1);
+    let (least, more) = (range.len() / count, range.len() % count);
+    (0..count).map(move |part| {
+        let start = range.start + part * least + part.min(more);
+        start..start + least + usize::from(part < more)
+    })
+}
+
+impl Dots<'_> {
+    fn run(&self, number: usize) -> Run {
+        if self.len <= RUN {
+            let step = RUN / self.len;
+            let start = number * step;
+            return Run { images: start..(start + step).min(self.images), elements: 0..self.len };
+        }
+        let count = self.len.div_ceil(RUN);
+        let (image, part) = (number / count, number % count);
+        let step = self.len.div_ceil(count).next_multiple_of(LINE);
+        let start = (part * step).min(self.len);
+        Run { images: image..image + 1, elements: start..(start + step).min(self.len) }
+    }
+
+    /// Adds the products of a run to a block of C.
+    fn add_run(&self, run: &Run, [rows, columns]: [Range<usize>; 2], c: &mut [f32]) {
+        let [most_rows, most_columns] = [self.isa.dots.len(), self.isa.dots[0].len()];
+        let width = columns.len();
+        let start = |side: &Rows<'_>, row: usize| {
+            (run.images.start * side.count + row) * self.len + run.elements.start
+        };
+        for panel in parts(columns.clone(), PANEL * most_columns) {
+            for rows_of_tile in parts(rows.clone(), most_rows) {
+                for columns_of_tile in parts(panel.clone(), most_columns) {
+                    let (row, column) = (rows_of_tile.start, columns_of_tile.start);
+                    let [a, b] = [start(&self.a, row), start(&self.b, column)];
+                    let args = DotArgs {
+                        rows: [self.a.data[a..].as_ptr(), self.b.data[b..].as_ptr()],
+                        row_stride: self.len,
+                        image_strides: [self.a, self.b].map(|side| side.count * self.len),
+                        images: run.images.len(),
+                        len: run.elements.len(),
+                        c: c[(row - rows.start) * width + column - columns.start..].as_mut_ptr(),
+                        c_stride: width,
+                    };
+                    let tile = self.isa.dots[rows_of_tile.len() - 1][columns_of_tile.len() - 1];
+                    // SAFETY: an instruction set is only handed out where the processor has it;
+                    // the rows and images are the operands', whose lengths were checked, and a
+                    // row that is cut is longer than a register.
+                    unsafe { tile(&args) };
+                }
+            }
+        }
+    }
+}
+
+/// Elements of scratch that [`multiply`] needs.
+pub(crate) fn scratch_len([a, b]: [usize; 2], images: usize, len: usize, workers: usize) -> usize {
+    let blocking = Blocking::new(a, b, images, len);
+    blocking.partial_len(a, b) + workers * blocking.rows[0] * blocking.rows[1]
+}
+
+/// Overwrites `out: [A's rows, B's rows]` with the product.
+///
+/// # Panics
+/// When an operand or the scratch is shorter than it has to be.
+pub(crate) fn multiply(threads: &Threads, dots: &Dots<'_>, out: &mut [f32], scratch: &mut [f32]) {
+    let (m, n) = (dots.a.count, dots.b.count);
+    assert!(dots.len >= LINE, "rows hold a line");
+    for side in [&dots.a, &dots.b] {
+        assert!(side.data.len() == dots.images * side.count * dots.len, "operands are whole");
+    }
+    assert!(out.len() == m * n, "the result is whole");
+    if out.is_empty() {
+        return;
+    }
+    let blocking = Blocking::new(m, n, dots.images, dots.len);
+    let (partial, locals) = scratch.split_at_mut(blocking.partial_len(m, n));
+    let local_len = blocking.rows[0] * blocking.rows[1];
+    let locals = Parts::new(&mut locals[..threads.count() * local_len]);
+    let [row_tasks, column_tasks] = [m.div_ceil(blocking.rows[0]), n.div_ceil(blocking.rows[1])];
+    let one_segment = blocking.segments == 1;
+    let target = Parts::new(if one_segment { &mut *out } else { &mut *partial });
+    threads.run(blocking.segments * row_tasks * column_tasks, |task, worker| {
+        let segment = task / (row_tasks * column_tasks);
+        let row = task / column_tasks % row_tasks * blocking.rows[0];
+        let column = task % column_tasks * blocking.rows[1];
+        let rows = row..(row + blocking.rows[0]).min(m);
+        let columns = column..(column + blocking.rows[1]).min(n);
+        // SAFETY: a worker runs one task at a time.
+        let c = unsafe { locals.part(worker * local_len, rows.len() * columns.len()) };
+        c.fill(0.0);
+        for run in blocking.segment(segment) {
+            dots.add_run(&dots.run(run), [rows.clone(), columns.clone()], c);
+        }
+        for (row, from) in rows.zip(c.chunks_exact(columns.len())) {
+            let start = (segment * m + row) * n + column;
+            // SAFETY: each task has its own block of the result of its segment.
+            unsafe { target.part(start, from.len()) }.copy_from_slice(from);
+        }
+    });
+    if !one_segment {
+        add_segments(threads, blocking.segments, m * n, partial, out);
+    }
+}
