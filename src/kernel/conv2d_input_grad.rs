@@ -207,6 +207,6 @@ fn finish(threads: &Threads, out: &mut [f32], epilogue: &dyn Epilogue) {
         let start = task * RUN;
         // SAFETY: each task has its own run.
         let run = unsafe { out.part(start, RUN.min(len - start)) };
-        epilogue.apply(start, run, worker);
+        epilogue.apply_in_place(start, run, worker);
     });
 }

@@ -6,6 +6,8 @@
 //! masks take what taps read beyond the ends of its rows (`gemm::flat`). Where rows of the result
 //! are as long as those that are read, they are written where they belong.
 
+use std::ops::Range;
+
 use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
 use crate::kernel::conv2d_input_grad::Axis;
@@ -201,20 +203,27 @@ fn cotangent_taps(g: &Conv2d, padded: &Padded, masks: &mut Masks, [y, x]: &[Axis
 
 /// Elements of scratch that the forward pass needs.
 pub(super) fn scratch_len(g: &Conv2d, workers: usize) -> usize {
-    let input = Input::new(g);
-    input.masks.scratch_len() + workers * (input.padded.len() + input.flat_len(g))
+    let results = Results::scratch_len(g.out_channels / g.groups * g.output[0] * g.output[1]);
+    scratch_len_of(g, workers, results)
 }
 
 /// Elements of scratch that the input's cotangent needs.
 pub(super) fn input_grad_scratch_len(g: &Conv2d, workers: usize) -> usize {
     let cotangent = Cotangent::new(g);
-    cotangent.masks.scratch_len() + workers * input_grad_local_len(g, &cotangent)
+    let results = Results::scratch_len(g.input[0] * g.input[1]);
+    cotangent.masks.scratch_len() + workers * (results + input_grad_local_len(g, &cotangent))
 }
 
 /// Elements of scratch that the filter's cotangent needs.
 pub(super) fn filter_grad_scratch_len(g: &Conv2d, workers: usize) -> usize {
-    let sums = CHANNELS_AT_ONCE * g.out_channels / g.groups * g.kernel[0] * g.kernel[1] * LINE;
-    scratch_len(g, workers) + workers * sums
+    let taps = g.kernel[0] * g.kernel[1];
+    scratch_len_of(g, workers, CHANNELS_AT_ONCE * g.out_channels / g.groups * taps * LINE)
+}
+
+/// Elements of scratch for planes as the taps read them, and `more` for each worker.
+fn scratch_len_of(g: &Conv2d, workers: usize, more: usize) -> usize {
+    let input = Input::new(g);
+    input.masks.scratch_len() + workers * (input.padded.len() + input.flat_len(g) + more)
 }
 
 fn input_grad_local_len(g: &Conv2d, cotangent: &Cotangent) -> usize {
@@ -227,18 +236,46 @@ fn pad(isa: &Isa, padded: &Padded, plane: &[f32], to: &mut [f32]) {
     unsafe { (isa.pad)(padded, plane, to) }
 }
 
-/// Calls `body` with ranges of planes of which each has `len` elements, and the worker.
-fn over_planes(
-    threads: &Threads,
-    planes: usize,
+/// Where results go: some planes for each of the input's, and what is done to them.
+struct Results<'a> {
+    out: Parts<'a, f32>,
+    /// Elements that belong to one plane of the input.
     len: usize,
-    body: impl Fn(std::ops::Range<usize>, usize) + Sync,
-) {
-    let wanted = TASKS_PER_WORKER * threads.count();
-    let step = (RUN / len.max(1)).min(planes.div_ceil(wanted)).max(1);
-    threads.run(planes.div_ceil(step), |task, worker| {
-        body(task * step..((task + 1) * step).min(planes), worker);
-    });
+    epilogue: Option<&'a dyn Epilogue>,
+}
+
+impl Results<'_> {
+    /// Elements of scratch that one worker needs.
+    fn scratch_len(len: usize) -> usize {
+        RUN.max(len)
+    }
+
+    /// Calls `body` with some of the `planes`, the place of their results, and the worker.
+    ///
+    /// `values` is memory for the results of each worker until they pass the epilogue.
+    fn run(
+        &self,
+        threads: &Threads,
+        planes: usize,
+        values: &Parts<'_, f32>,
+        body: impl Fn(Range<usize>, &mut [f32], usize) + Sync,
+    ) {
+        let wanted = TASKS_PER_WORKER * threads.count();
+        let step = (RUN / self.len).min(planes.div_ceil(wanted)).max(1);
+        threads.run(planes.div_ceil(step), |task, worker| {
+            let planes = task * step..((task + 1) * step).min(planes);
+            let (start, len) = (planes.start * self.len, planes.len() * self.len);
+            // SAFETY: each task has its own planes of the result.
+            let out = unsafe { self.out.part(start, len) };
+            let Some(epilogue) = self.epilogue else {
+                return body(planes, out, worker);
+            };
+            // SAFETY: a worker runs one task at a time.
+            let values = unsafe { values.part(worker * Self::scratch_len(self.len), len) };
+            body(planes, values, worker);
+            epilogue.apply(start, values, out, worker);
+        });
+    }
 }
 
 /// The convolution; each task does the results of some input planes.
@@ -258,15 +295,15 @@ pub(super) fn forward(
         return;
     }
     let (masks, scratch) = input.masks.fill(scratch);
+    let results = Results { out: Parts::new(out), len: multiplier * out_len, epilogue };
+    let (values, scratch) =
+        scratch.split_at_mut(threads.count() * Results::scratch_len(results.len));
     let local_len = input.padded.len() + input.flat_len(g);
-    let (out, scratch) = (Parts::new(out), Parts::new(scratch));
-    over_planes(threads, g.batch * g.in_channels, multiplier * out_len, |planes, worker| {
+    let (values, scratch) = (Parts::new(values), Parts::new(scratch));
+    results.run(threads, g.batch * g.in_channels, &values, |planes, results, worker| {
         // SAFETY: a worker runs one task at a time.
         let local = unsafe { scratch.part(worker * local_len, local_len) };
         let (plane, flat) = local.split_at_mut(input.padded.len());
-        let start = planes.start * multiplier * out_len;
-        // SAFETY: each task has its own planes of the result.
-        let results = unsafe { out.part(start, planes.len() * multiplier * out_len) };
         for (number, results) in planes.zip(results.chunks_exact_mut(multiplier * out_len)) {
             pad(isa, &input.padded, &x[number * in_len..][..in_len], plane);
             let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
@@ -283,9 +320,6 @@ pub(super) fn forward(
                     }
                 }
             }
-        }
-        if let Some(epilogue) = epilogue {
-            epilogue.apply(start, results, worker);
         }
     });
 }
@@ -307,15 +341,14 @@ pub(super) fn input_grad(
         return;
     }
     let (masks, scratch) = cotangent.masks.fill(scratch);
+    let results = Results { out: Parts::new(out), len: in_len, epilogue };
+    let (values, scratch) = scratch.split_at_mut(threads.count() * Results::scratch_len(in_len));
     let local_len = input_grad_local_len(g, &cotangent);
-    let (out, scratch) = (Parts::new(out), Parts::new(scratch));
-    over_planes(threads, g.batch * g.in_channels, in_len, |planes, worker| {
+    let (values, scratch) = (Parts::new(values), Parts::new(scratch));
+    results.run(threads, g.batch * g.in_channels, &values, |planes, results, worker| {
         // SAFETY: a worker runs one task at a time.
         let local = unsafe { scratch.part(worker * local_len, local_len) };
         let (padded, flats) = local.split_at_mut(multiplier * cotangent.padded.len());
-        let start = planes.start * in_len;
-        // SAFETY: each task has its own planes of the result.
-        let results = unsafe { out.part(start, planes.len() * in_len) };
         for (number, to) in planes.zip(results.chunks_exact_mut(in_len)) {
             for (index, plane) in padded.chunks_exact_mut(cotangent.padded.len()).enumerate() {
                 let from = &ct[(number * multiplier + index) * out_len..][..out_len];
@@ -323,9 +356,6 @@ pub(super) fn input_grad(
             }
             let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
             input_grad_plane(isa, g, &cotangent, (padded, filters, masks), flats, to);
-        }
-        if let Some(epilogue) = epilogue {
-            epilogue.apply(start, results, worker);
         }
     });
 }

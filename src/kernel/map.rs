@@ -38,11 +38,10 @@ pub fn map(
         let end = len.min((task + 1) * per_task);
         for start in (task * per_task..end).step_by(CHUNK) {
             let count = CHUNK.min(end - start);
-            tape.run(operands, start, count, registers);
             for (index, result) in results.iter().enumerate() {
                 // SAFETY: chunks are disjoint, and each result has its own memory.
                 let target = unsafe { result.part(start, count) };
-                target.copy_from_slice(tape.result(index, operands, start, count, registers));
+                write_result(tape, index, operands, start, registers, target);
             }
         }
     });
@@ -74,15 +73,19 @@ pub struct TapeEpilogue<'a> {
 }
 
 impl Epilogue for TapeEpilogue<'_> {
-    fn apply(&self, start: usize, run: &mut [f32], worker: usize) {
+    fn apply(&self, start: usize, values: &[f32], to: &mut [f32], worker: usize) {
         let share = self.tape.scratch_len();
         // SAFETY: a worker applies one epilogue at a time and owns its share of the scratch.
         let registers = unsafe { self.scratch.part(worker * share, share) };
-        let operands = gather_operands(self.operands.iter().map(|&data| data.into()));
-        let mut at = start;
-        for chunk in run.chunks_mut(CHUNK) {
-            self.apply_chunk(at, chunk, &operands, registers);
-            at += chunk.len();
+        let mut operands = gather_operands(self.operands.iter().map(|&data| data.into()));
+        let chunks = values.chunks(CHUNK).zip(to.chunks_mut(CHUNK));
+        for (index, (values, to)) in chunks.enumerate() {
+            let start = start + index * CHUNK;
+            operands[self.own] = Operand { data: values, base: start };
+            self.apply_chunk(start, &operands[..self.tape.views.len()], to, registers);
+            if self.replaces.is_none() {
+                to.copy_from_slice(values);
+            }
         }
     }
 }
@@ -102,31 +105,34 @@ impl TapeEpilogue<'_> {
     fn apply_chunk(
         &self,
         start: usize,
-        chunk: &mut [f32],
-        operands: &[Operand<'_>; OPERANDS_MAX],
+        operands: &[Operand<'_>],
+        to: &mut [f32],
         registers: &mut [f32],
     ) {
-        let count = chunk.len();
-        let mut operands = *operands;
-        operands[self.own] = Operand { data: chunk, base: start };
-        let operands = &operands[..self.tape.views.len()];
-        self.tape.run(operands, start, count, registers);
         let mut others = self.results.iter();
         for index in 0..self.tape.results.len() {
             if self.replaces == Some(index) {
-                continue;
-            }
-            if let Some(result) = others.next() {
+                write_result(self.tape, index, operands, start, registers, to);
+            } else if let Some(result) = others.next() {
                 // SAFETY: each output element is finished once, and each result has its own memory.
-                let target = unsafe { result.part(start, count) };
-                target.copy_from_slice(self.tape.result(index, operands, start, count, registers));
+                let target = unsafe { result.part(start, to.len()) };
+                write_result(self.tape, index, operands, start, registers, target);
             }
         }
-        if let Some(index) = self.replaces
-            && let super::tape::Source::Register(register) = self.tape.results[index]
-        {
-            let at = usize::from(register) * CHUNK;
-            chunk.copy_from_slice(&registers[at..at + count]);
-        }
+    }
+}
+
+/// Writes a result of the elements from `start` on; the first also runs the tape, for all.
+fn write_result(
+    tape: &Tape,
+    index: usize,
+    operands: &[Operand<'_>],
+    start: usize,
+    registers: &mut [f32],
+    to: &mut [f32],
+) {
+    match index {
+        0 => tape.run_into(0, operands, start, registers, to),
+        _ => to.copy_from_slice(tape.result(index, operands, start, to.len(), registers)),
     }
 }

@@ -44,7 +44,17 @@ pub use table::{Fused, Kernel};
 /// Work done on finished elements of a product or convolution while they are still in cache:
 /// bias, activation, residual, mask.
 pub trait Epilogue: Sync {
-    /// Transforms `run`, the final values of the output's elements `start..start + run.len()`, in
-    /// place. Called exactly once for each output element, on `worker`.
-    fn apply(&self, start: usize, run: &mut [f32], worker: usize);
+    /// Writes the output's elements `start..start + to.len()`, of which `values` are the product's,
+    /// to `to`. Called exactly once for each output element, on `worker`.
+    fn apply(&self, start: usize, values: &[f32], to: &mut [f32], worker: usize);
+
+    /// [`Epilogue::apply`] where the values are already in the output.
+    fn apply_in_place(&self, start: usize, run: &mut [f32], worker: usize) {
+        let mut values = [0.0; tape::CHUNK];
+        for (index, to) in run.chunks_mut(tape::CHUNK).enumerate() {
+            let values = &mut values[..to.len()];
+            values.copy_from_slice(to);
+            self.apply(start + index * tape::CHUNK, values, to, worker);
+        }
+    }
 }

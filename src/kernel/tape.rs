@@ -146,11 +146,39 @@ impl Tape {
 
     /// Runs the program on the elements `start..start + len`, at most [`CHUNK`] of them.
     pub fn run(&self, operands: &[Operand<'_>], start: usize, len: usize, registers: &mut [f32]) {
+        let chunk = Chunk { operands, start, len };
+        self.run_chunk(&chunk, registers, None);
+    }
+
+    /// [`Tape::run`] that writes result `index` to `to`, and the others to their registers.
+    pub fn run_into(
+        &self,
+        index: usize,
+        operands: &[Operand<'_>],
+        start: usize,
+        registers: &mut [f32],
+        to: &mut [f32],
+    ) {
+        let chunk = Chunk { operands, start, len: to.len() };
+        let last = self.code.last().map(|step| Source::Register(step.target));
+        if last == Some(self.results[index]) && self.is_only(index) {
+            return self.run_chunk(&chunk, registers, Some(to));
+        }
+        self.run_chunk(&chunk, registers, None);
+        to.copy_from_slice(self.result(index, operands, start, to.len(), registers));
+    }
+
+    /// Whether no other result is where result `index` is.
+    fn is_only(&self, index: usize) -> bool {
+        self.results.iter().filter(|&&result| result == self.results[index]).count() == 1
+    }
+
+    fn run_chunk(&self, chunk: &Chunk<'_>, registers: &mut [f32], last: Option<&mut [f32]>) {
         assert!(
-            len <= CHUNK && registers.len() >= self.scratch_len(),
+            chunk.len <= CHUNK && registers.len() >= self.scratch_len(),
             "a chunk fits its registers"
         );
-        dispatch(self, operands, start, len, registers);
+        dispatch(self, chunk, registers, last);
     }
 
     /// The elements `start..start + len` of result `index` after [`Tape::run`] on them.
@@ -191,10 +219,17 @@ fn source<'a>(
     }
 }
 
-type Run = unsafe fn(&Tape, &[Operand<'_>], usize, usize, &mut [f32]);
+/// The elements that one run of a tape computes.
+struct Chunk<'a> {
+    operands: &'a [Operand<'a>],
+    start: usize,
+    len: usize,
+}
+
+type Run = unsafe fn(&Tape, &Chunk<'_>, &mut [f32], Option<&mut [f32]>);
 
 /// Runs the body compiled for the widest vectors this processor has.
-fn dispatch(tape: &Tape, operands: &[Operand<'_>], start: usize, len: usize, regs: &mut [f32]) {
+fn dispatch(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], last: Option<&mut [f32]>) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
@@ -207,35 +242,40 @@ fn dispatch(tape: &Tape, operands: &[Operand<'_>], start: usize, len: usize, reg
         };
         if let Some(run) = wide {
             // SAFETY: the features `run` is compiled for were just detected.
-            return unsafe { run(tape, operands, start, len, regs) };
+            return unsafe { run(tape, chunk, registers, last) };
         }
     }
-    run_body(tape, operands, start, len, regs);
+    run_body(tape, chunk, registers, last);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,fma")]
-fn run_avx512(tape: &Tape, ops: &[Operand<'_>], start: usize, len: usize, regs: &mut [f32]) {
-    run_body(tape, ops, start, len, regs);
+fn run_avx512(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], last: Option<&mut [f32]>) {
+    run_body(tape, chunk, registers, last);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn run_avx2(tape: &Tape, ops: &[Operand<'_>], start: usize, len: usize, regs: &mut [f32]) {
-    run_body(tape, ops, start, len, regs);
+fn run_avx2(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], last: Option<&mut [f32]>) {
+    run_body(tape, chunk, registers, last);
 }
 
+/// Each step writes to its register, the last one to `last` if there is any.
 #[inline(always)]
-fn run_body(tape: &Tape, ops: &[Operand<'_>], start: usize, len: usize, regs: &mut [f32]) {
-    for step in &tape.code {
+fn run_body(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], mut last: Option<&mut [f32]>) {
+    let Chunk { operands, start, len } = *chunk;
+    for (index, step) in tape.code.iter().enumerate() {
         let at = usize::from(step.target) * CHUNK;
         // The target is cut out of the register file, so that sources may be borrowed beside it.
-        let (below, rest) = regs.split_at_mut(at);
-        let (target, above) = rest.split_at_mut(CHUNK);
-        let target = &mut target[..len];
+        let (below, rest) = registers.split_at_mut(at);
+        let (register, above) = rest.split_at_mut(CHUNK);
+        let target = match last.take_if(|_| index + 1 == tape.code.len()) {
+            Some(last) => last,
+            None => &mut register[..len],
+        };
         let get = |source: Source| match source {
             Source::Input(index) => {
-                let operand = ops[usize::from(index)];
+                let operand = operands[usize::from(index)];
                 let at = start - operand.base;
                 &operand.data[at..at + len]
             }
@@ -250,7 +290,7 @@ fn run_body(tape: &Tape, ops: &[Operand<'_>], start: usize, len: usize, regs: &m
         };
         match step.action {
             Action::Load(input) => {
-                let operand = ops[usize::from(input)];
+                let operand = operands[usize::from(input)];
                 let view = &tape.views[usize::from(input)];
                 gather(view, &tape.extents, operand.data, start, target);
             }

@@ -410,7 +410,7 @@ impl Call<'_> {
             let (start, len) = (plane + top * width, (end - top) * width);
             // SAFETY: the task that stored these elements has them for itself.
             let run = unsafe { out.part(start, len) };
-            epilogue.apply(start, run, worker);
+            epilogue.apply_in_place(start, run, worker);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Products C[i, j] = Σₖ A[i, k] B[j, k] of which both sides have neighbours in k next to each other.
+//! Products C[i, j] = Σₖ A[i, k] B[j, k] whose sides both have neighbours in k next to each other.
 //!
 //! Such operands need no packing. A register holds neighbours in k, and a tile of registers the
 //! sums of a few rows of each side, which are added up where a run of k ends. Runs are so short

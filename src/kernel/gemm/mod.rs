@@ -218,11 +218,11 @@ impl Task<'_> {
     }
 
     /// Hands finished rows to the target.
-    fn store(&self, rows: Range<usize>, sums: &mut [f32]) {
-        let row_sums = sums.chunks_exact_mut(self.part.blocking.columns);
+    fn store(&self, rows: Range<usize>, sums: &[f32]) {
+        let row_sums = sums.chunks_exact(self.part.blocking.columns);
         for (row, values) in rows.zip(row_sums) {
             let at = (self.batch, self.part.rows.start + row, self.columns.start);
-            let values = &mut values[..self.columns.len()];
+            let values = &values[..self.columns.len()];
             // SAFETY: tasks have disjoint blocks of C.
             unsafe { self.target.store(at, values, self.worker) };
         }

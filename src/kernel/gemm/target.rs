@@ -42,14 +42,14 @@ impl Target<'_> {
     pub unsafe fn store(
         &self,
         (batch, row, mut column): (usize, usize, usize),
-        mut values: &mut [f32],
+        mut values: &[f32],
         worker: usize,
     ) {
         let base = batch * self.batch_stride + row * self.row_stride;
         while !values.is_empty() {
             let (image, position) = (column / self.image_len, column % self.image_len);
             let taken = values.len().min(self.image_len - position);
-            let (run, rest) = values.split_at_mut(taken);
+            let (run, rest) = values.split_at(taken);
             // SAFETY: the caller's contract, for a part of the row.
             unsafe { self.store_run(base + image * self.image_stride, position, run, worker) };
             values = rest;
@@ -59,18 +59,19 @@ impl Target<'_> {
 
     /// # Safety
     /// As for [`Target::store`].
-    unsafe fn store_run(&self, base: usize, position: usize, run: &mut [f32], worker: usize) {
+    unsafe fn store_run(&self, base: usize, position: usize, run: &[f32], worker: usize) {
         match self.layout {
             Layout::Dense => {
                 let start = base + position;
-                if let Some(epilogue) = self.epilogue {
-                    epilogue.apply(start, run, worker);
-                }
                 // SAFETY: the caller's contract.
-                unsafe { self.out.part(start, run.len()) }.copy_from_slice(run);
+                let to = unsafe { self.out.part(start, run.len()) };
+                match self.epilogue {
+                    Some(epilogue) => epilogue.apply(start, run, to, worker),
+                    None => to.copy_from_slice(run),
+                }
             }
             Layout::Grid { width, start, rows, columns } => {
-                let (mut at, mut run) = (position, &*run);
+                let (mut at, mut run) = (position, run);
                 while !run.is_empty() {
                     let (y, x) = (at / width, at % width);
                     let count = run.len().min(width - x);

@@ -34,9 +34,9 @@ impl PlusOne {
 }
 
 impl Epilogue for PlusOne {
-    fn apply(&self, start: usize, run: &mut [f32], _: usize) {
-        for (value, visits) in run.iter_mut().zip(&self.0[start..]) {
-            *value += 1.0;
+    fn apply(&self, start: usize, values: &[f32], to: &mut [f32], _: usize) {
+        for ((to, value), visits) in to.iter_mut().zip(values).zip(&self.0[start..]) {
+            *to = value + 1.0;
             visits.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -184,7 +184,7 @@ fn run_convolution(isa: &'static Isa, threads: &Threads, g: &Conv2d) -> [(Vec<f3
     conv2d_input_grad_on(isa, threads, g, (&ct, &w), &mut dx, &mut scratch, Some(&dx_visits));
     let mut scratch = vec![f32::NAN; conv2d_filter_grad::scratch_len_on(isa, g, workers)];
     conv2d_filter_grad_on(isa, threads, g, (&x, &ct), &mut dw, &mut scratch);
-    dw_visits.apply(0, &mut dw, 0);
+    dw_visits.apply_in_place(0, &mut dw, 0);
     [(out, out_visits), (dx, dx_visits), (dw, dw_visits)]
 }
 
