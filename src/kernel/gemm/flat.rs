@@ -4,6 +4,8 @@
 //! for all positions and a plane is one long row. What a tap would read across the end of a row
 //! belongs to the next one: masks take it away, one for all taps that look equally far sideways.
 
+use std::marker::PhantomData;
+
 use super::line::{LINE, Line, first, prefetch};
 use super::tile::{Vector, Write};
 
@@ -15,6 +17,8 @@ pub(crate) const FLAT_UNIT: usize = 64;
 const PREFETCH: usize = 512;
 /// Registers summed at once.
 const REGISTERS: usize = 4;
+/// Registers summed at once where a filter's weights need as many as they do.
+const SQUARE_REGISTERS: usize = 2;
 
 /// A tap of a filter: its number in the filter, and where it reads from the first position.
 #[derive(Clone, Copy, Debug, Default)]
@@ -277,62 +281,157 @@ pub(super) unsafe fn filter<V: Vector>(
 ) {
     taps.check(to.len(), from.len(), masks.len());
     assert!(taps.all().iter().all(|tap| tap.number < weights.len()), "each tap has its weight");
-    let block = REGISTERS * V::LANES;
-    let (blocks, rest) = to.split_at_mut(to.len() / block * block);
-    // SAFETY: all reads were checked above; blocks lie in `to`, the last in a copy of its rest.
+    let from = [from.as_ptr(), weights.as_ptr(), masks.as_ptr()];
+    // SAFETY: all reads were checked above.
     unsafe {
-        let from = [from.as_ptr(), weights.as_ptr(), masks.as_ptr()];
-        for start in (0..blocks.len()).step_by(block) {
-            let to = blocks.as_mut_ptr().add(start);
-            filter_block::<V>(from, start, taps, write, to);
+        match taps.square() {
+            Some(columns) => {
+                let square = Square::<V>::new(&columns, from);
+                filter_blocks(&square, write, to);
+            }
+            None => filter_blocks(&AnyTaps::<V> { taps, from, vector: PhantomData }, write, to),
+        }
+    }
+}
+
+/// Computes as many positions at once as registers allow.
+trait FilterBlock {
+    /// Number of positions.
+    const LEN: usize;
+
+    /// Positions from `start` on.
+    ///
+    /// # Safety
+    /// The processor has the features, all elements and masks of the positions exist, and `to` has
+    /// room for them.
+    unsafe fn filter(&self, start: usize, write: Write, to: *mut f32);
+}
+
+/// All positions of `to`; those of the last block, if it is not whole, in a copy of them.
+///
+/// # Safety
+/// As for [`FilterBlock::filter`].
+#[inline(always)]
+unsafe fn filter_blocks<B: FilterBlock>(block: &B, write: Write, to: &mut [f32]) {
+    let (blocks, rest) = to.split_at_mut(to.len() / B::LEN * B::LEN);
+    // SAFETY: the caller's contract; whole blocks and a unit have room.
+    unsafe {
+        for start in (0..blocks.len()).step_by(B::LEN) {
+            block.filter(start, write, blocks.as_mut_ptr().add(start));
         }
         if !rest.is_empty() {
             let mut last = [0.0; FLAT_UNIT];
-            last[..rest.len()].copy_from_slice(rest);
-            filter_block::<V>(from, blocks.len(), taps, write, last.as_mut_ptr());
+            if write == Write::Add {
+                last[..rest.len()].copy_from_slice(rest);
+            }
+            block.filter(blocks.len(), write, last.as_mut_ptr());
             rest.copy_from_slice(&last[..rest.len()]);
         }
     }
 }
 
-/// [`filter`] for the positions of some registers from `start` on.
-///
-/// # Safety
-/// The processor has the features, and all elements, weights and masks of these positions exist.
-#[inline(always)]
-unsafe fn filter_block<V: Vector>(
-    [from, weights, masks]: [*const f32; 3],
-    start: usize,
-    taps: &Taps,
-    write: Write,
-    to: *mut f32,
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let mut totals = [V::zero(); REGISTERS];
-        if write == Write::Add {
-            for (i, total) in totals.iter_mut().enumerate() {
-                *total = V::load(to.add(i * V::LANES));
-            }
-        }
-        for (_, taps, mask) in taps.columns() {
-            let mut sums = [V::zero(); REGISTERS];
-            for tap in taps {
-                let weight = V::splat(*weights.add(tap.number));
-                let from = from.add(start + tap.offset);
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = weight.mul_add(V::load(from.add(i * V::LANES)), *sum);
+/// Any filter, whose taps are read anew for each block.
+struct AnyTaps<'a, V> {
+    taps: &'a Taps,
+    /// Elements, weights and masks.
+    from: [*const f32; 3],
+    vector: PhantomData<V>,
+}
+
+impl<V: Vector> FilterBlock for AnyTaps<'_, V> {
+    const LEN: usize = REGISTERS * V::LANES;
+
+    #[inline(always)]
+    unsafe fn filter(&self, start: usize, write: Write, to: *mut f32) {
+        let [from, weights, masks] = self.from;
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut totals = [V::zero(); REGISTERS];
+            if write == Write::Add {
+                for (i, total) in totals.iter_mut().enumerate() {
+                    *total = V::load(to.add(i * V::LANES));
                 }
             }
-            for (i, (total, &sum)) in totals.iter_mut().zip(&sums).enumerate() {
-                *total = total.add(match mask {
-                    Some(mask) => sum.and(V::load(masks.add(mask + start + i * V::LANES))),
-                    None => sum,
-                });
+            for (_, taps, mask) in self.taps.columns() {
+                let mut sums = [V::zero(); REGISTERS];
+                for tap in taps {
+                    let weight = V::splat(*weights.add(tap.number));
+                    let from = from.add(start + tap.offset);
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        *sum = weight.mul_add(V::load(from.add(i * V::LANES)), *sum);
+                    }
+                }
+                for (i, (total, &sum)) in totals.iter_mut().zip(&sums).enumerate() {
+                    *total = total.add(match mask {
+                        Some(mask) => sum.and(V::load(masks.add(mask + start + i * V::LANES))),
+                        None => sum,
+                    });
+                }
+            }
+            for (i, total) in totals.iter().enumerate() {
+                total.store(to.add(i * V::LANES));
             }
         }
-        for (i, total) in totals.iter().enumerate() {
-            total.store(to.add(i * V::LANES));
+    }
+}
+
+/// A filter of 3x3 taps, whose weights stay in registers.
+struct Square<V> {
+    weights: [[V; 3]; 3],
+    /// By column and row, the first element.
+    from: [[*const f32; 3]; 3],
+    masks: [Option<*const f32>; 3],
+}
+
+impl<V: Vector> Square<V> {
+    /// # Safety
+    /// The processor has the features, and all weights exist.
+    #[inline(always)]
+    unsafe fn new(
+        columns: &[(usize, &[FlatTap], Option<usize>); 3],
+        [from, weights, masks]: [*const f32; 3],
+    ) -> Self {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut square =
+                Square { weights: [[V::zero(); 3]; 3], from: [[from; 3]; 3], masks: [None; 3] };
+            for (j, &(_, taps, mask)) in columns.iter().enumerate() {
+                square.masks[j] = mask.map(|mask| masks.wrapping_add(mask));
+                for (i, tap) in taps.iter().enumerate() {
+                    square.weights[j][i] = V::splat(*weights.add(tap.number));
+                    square.from[j][i] = from.wrapping_add(tap.offset);
+                }
+            }
+            square
+        }
+    }
+}
+
+impl<V: Vector> FilterBlock for Square<V> {
+    const LEN: usize = SQUARE_REGISTERS * V::LANES;
+
+    #[inline(always)]
+    unsafe fn filter(&self, start: usize, write: Write, to: *mut f32) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            for i in 0..SQUARE_REGISTERS {
+                let (start, to) = (start + i * V::LANES, to.add(i * V::LANES));
+                let mut total = match write {
+                    Write::Set => V::zero(),
+                    Write::Add => V::load(to),
+                };
+                for j in 0..3 {
+                    let mut sum = V::zero();
+                    for (&weight, from) in self.weights[j].iter().zip(self.from[j]) {
+                        sum = weight.mul_add(V::load(from.add(start)), sum);
+                    }
+                    total = total.add(match self.masks[j] {
+                        Some(mask) => sum.and(V::load(mask.add(start))),
+                        None => sum,
+                    });
+                }
+                total.store(to);
+            }
         }
     }
 }
