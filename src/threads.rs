@@ -250,6 +250,11 @@ impl<'a, T> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), len) }
     }
 
+    /// The address of an element, if there is one, to be told to the processor.
+    pub fn hint(&self, index: usize) -> *const T {
+        self.pointer.wrapping_add(index)
+    }
+
     /// Where the elements `start..start + len` are, for tasks that write some of them.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 //! Results are written in the iteration space's order.
 
 use super::Epilogue;
+use super::gemm::prefetch;
 use super::tape::{CHUNK, Operand, Tape};
 use crate::threads::{Parts, Threads};
 
@@ -70,6 +71,15 @@ pub struct TapeEpilogue<'a> {
     pub results: &'a [Parts<'a, f32>],
     /// Register files, one for each worker.
     pub scratch: &'a Parts<'a, f32>,
+    /// A bit for each operand that [`read_in_place`] finds.
+    pub in_place: usize,
+}
+
+/// A bit for each other operand that `tape` reads in place.
+pub fn read_in_place(tape: &Tape, own: usize) -> usize {
+    let others = tape.views.iter().enumerate().filter(|&(index, _)| index != own);
+    let in_place = others.filter(|(_, view)| view.is_contiguous(&tape.extents));
+    in_place.map(|(index, _)| 1 << index).sum()
 }
 
 impl Epilogue for TapeEpilogue<'_> {
@@ -85,6 +95,16 @@ impl Epilogue for TapeEpilogue<'_> {
             self.apply_chunk(start, &operands[..self.tape.views.len()], to, registers);
             if self.replaces.is_none() {
                 to.copy_from_slice(values);
+            }
+        }
+    }
+
+    fn prefetch(&self, start: usize, stride: usize, rows: usize) {
+        for (index, operand) in self.operands.iter().enumerate() {
+            if self.in_place & 1 << index != 0 {
+                for row in 0..rows {
+                    prefetch(operand.as_ptr().wrapping_add(start + row * stride));
+                }
             }
         }
     }

@@ -48,6 +48,10 @@ pub trait Epilogue: Sync {
     /// to `to`. Called exactly once for each output element, on `worker`.
     fn apply(&self, start: usize, values: &[f32], to: &mut [f32], worker: usize);
 
+    /// Asks for what [`Epilogue::apply`] will read for the elements at `start` and some after it,
+    /// in each of `rows` rows that are `stride` apart.
+    fn prefetch(&self, start: usize, stride: usize, rows: usize);
+
     /// [`Epilogue::apply`] where the values are already in the output.
     fn apply_in_place(&self, start: usize, run: &mut [f32], worker: usize) {
         let mut values = [0.0; tape::CHUNK];

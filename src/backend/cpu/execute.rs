@@ -3,7 +3,7 @@
 use super::memory::Memory;
 use crate::graph::{PriorTerm, Update};
 use crate::kernel::concat::Place;
-use crate::kernel::map::{OPERANDS_MAX, TapeEpilogue};
+use crate::kernel::map::{OPERANDS_MAX, TapeEpilogue, read_in_place};
 use crate::kernel::{
     Epilogue, Fused, Kernel, concat, conv2d, conv2d_filter_grad, conv2d_input_grad, gather,
     log_softmax, map, matmul, max_pool, max_pool_grad, pad, reduce, scatter_add, slice, softmax,
@@ -91,6 +91,7 @@ fn execute_product(t: &Threads, d: &Dispatch, memory: &Memory<'_>, scratch: &mut
         replaces: fused.replaces,
         results: more.as_slice(),
         scratch: &Parts::new(registers),
+        in_place: read_in_place(&fused.tape, fused.own),
     };
     epilogue.prepare(t.count());
     launch_product(t, d, memory, out, scratch, Some(&epilogue));

@@ -32,7 +32,7 @@ pub(crate) fn first(count: usize) -> u16 {
 
 /// Asks for the cache line at `at`, which may be any address.
 #[inline(always)]
-pub(super) fn prefetch(at: *const f32) {
+pub(crate) fn prefetch(at: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, part of every x86-64 processor, that never faults.
     unsafe {

@@ -37,8 +37,9 @@ use tile::TileArgs;
 pub(crate) use blocking::Extents;
 pub(crate) use flat::{FLAT_UNIT, FlatTap, Padded, TAPS_MAX, Taps, fill_mask};
 pub(crate) use isa::Isa;
-pub(crate) use line::{LINE, first};
+pub(crate) use line::{LINE, first, prefetch};
 pub(crate) use operand::{Matrix, Operand, Windows};
+use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
 pub(crate) use tile::Write;
 pub(crate) use winograd::{LINES, POINTS, Places, STEP, TransformFn};
@@ -202,7 +203,7 @@ impl Task<'_> {
                 let start = (k.start - segment.start) * self.part.rows.len() + row * k.len();
                 let a = &self.packed[start..start + rows.len() * k.len()];
                 let write = if first { Write::Set } else { Write::Add };
-                self.multiply_strip(a, panel, sums, write);
+                self.multiply_strip((a, rows.clone()), panel, sums, write, last);
                 if last {
                     self.store(rows, sums);
                 }
@@ -210,11 +211,24 @@ impl Task<'_> {
         }
     }
 
-    /// One strip of A times all strips of B.
-    fn multiply_strip(&self, a: &[f32], panel: &[f32], sums: &mut [f32], write: Write) {
-        let stride = self.part.blocking.columns;
-        let (rows, columns) = (sums.len() / stride, self.columns.len().next_multiple_of(LINE));
-        multiply_strip(self.part.gemm.isa, (a, rows), (panel, columns), sums, stride, write);
+    /// One strip of A times all strips of B. Before the `last` block of k, each tile asks for the
+    /// places of its results: they lie in rows far apart, which no processor foresees.
+    fn multiply_strip(
+        &self,
+        (a, rows): (&[f32], Range<usize>),
+        panel: &[f32],
+        sums: &mut [f32],
+        write: Write,
+        last: bool,
+    ) {
+        let (isa, stride) = (self.part.gemm.isa, self.part.blocking.columns);
+        let columns = self.columns.len().next_multiple_of(LINE);
+        let first_row = self.part.rows.start + rows.start;
+        let mut places = last.then(|| {
+            self.target.places((self.batch, first_row, self.columns.start), rows.len(), isa.columns)
+        });
+        let ahead = || places.as_mut().into_iter().for_each(TargetPlaces::prefetch_next);
+        multiply_strip_with(isa, (a, rows.len()), (panel, columns), sums, stride, write, ahead);
     }
 
     /// Hands finished rows to the target.
@@ -233,16 +247,31 @@ impl Task<'_> {
 /// that are `stride` apart.
 pub(crate) fn multiply_strip(
     isa: &Isa,
+    a: (&[f32], usize),
+    b: (&[f32], usize),
+    sums: &mut [f32],
+    stride: usize,
+    write: Write,
+) {
+    multiply_strip_with(isa, a, b, sums, stride, write, || ());
+}
+
+/// [`multiply_strip`] that calls `before` ahead of each tile.
+#[inline(always)]
+fn multiply_strip_with(
+    isa: &Isa,
     (a, rows): (&[f32], usize),
     (panel, columns): (&[f32], usize),
     sums: &mut [f32],
     stride: usize,
     write: Write,
+    mut before: impl FnMut(),
 ) {
     let k = a.len() / rows;
     assert!(columns.is_multiple_of(LINE) && columns <= stride, "sums have room for whole lines");
     assert!(panel.len() >= columns * k && sums.len() >= rows * stride, "operands are whole");
     for column in (0..columns).step_by(isa.columns) {
+        before();
         let width = isa.columns.min(columns - column);
         let args = TileArgs {
             k,

@@ -1,5 +1,6 @@
 //! Where finished rows of a product go.
 
+use super::line::prefetch;
 use crate::kernel::Epilogue;
 use crate::threads::Parts;
 
@@ -34,6 +35,38 @@ pub(crate) enum Layout {
     },
 }
 
+/// Walks along the columns of some rows of a [`Target`].
+pub(super) struct Places<'a> {
+    target: &'a Target<'a>,
+    /// Where the first row of the image begins.
+    image: usize,
+    position: usize,
+    rows: usize,
+    step: usize,
+}
+
+impl Places<'_> {
+    /// Asks for the next columns of each row, and for what the epilogue reads with them.
+    pub fn prefetch_next(&mut self) {
+        let Target { row_stride, image_len, image_stride, .. } = *self.target;
+        if !matches!(self.target.layout, Layout::Dense) {
+            return;
+        }
+        let start = self.image + self.position;
+        for row in 0..self.rows {
+            prefetch(self.target.out.hint(start + row * row_stride));
+        }
+        if let Some(epilogue) = self.target.epilogue {
+            epilogue.prefetch(start, row_stride, self.rows);
+        }
+        self.position += self.step;
+        while self.position >= image_len {
+            self.position -= image_len;
+            self.image += image_stride;
+        }
+    }
+}
+
 impl Target<'_> {
     /// Stores `values` as the elements `column..` of a row, after the epilogue.
     ///
@@ -55,6 +88,18 @@ impl Target<'_> {
             values = rest;
             column += taken;
         }
+    }
+
+    /// The places of `rows` rows from an element on, `step` columns at a time.
+    pub(super) fn places(
+        &self,
+        (batch, row, column): (usize, usize, usize),
+        rows: usize,
+        step: usize,
+    ) -> Places<'_> {
+        let (image, position) = (column / self.image_len, column % self.image_len);
+        let row = batch * self.batch_stride + row * self.row_stride;
+        Places { target: self, image: row + image * self.image_stride, position, rows, step }
     }
 
     /// # Safety

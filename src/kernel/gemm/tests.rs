@@ -40,6 +40,8 @@ impl Epilogue for PlusOne {
             visits.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    fn prefetch(&self, _: usize, _: usize, _: usize) {}
 }
 
 /// Compares `out`, computed with [`PlusOne`], to `expected` without it.
