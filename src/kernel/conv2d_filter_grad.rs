@@ -1,9 +1,11 @@
 //! The cotangent of a convolution's filter:
 //! `dw[o, (c, i, j)] = Σ ct[o, (n, y, x)] · x[n, c, y·stride + i·dilation - pad, ...]`, per group.
 
+mod shifted;
+
 use crate::graph::Conv2d;
 use crate::kernel::conv2d::windows;
-use crate::kernel::gemm::dots::{self, Dots, Rows};
+use crate::kernel::gemm::dots::{Dots, Rows, Sum};
 use crate::kernel::gemm::{self, Extents, Gemm, Isa, Layout, Operand, Target, Windows};
 use crate::kernel::{depthwise, winograd};
 use crate::threads::{Parts, Threads};
@@ -53,7 +55,10 @@ pub(crate) fn scratch_len_on(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
     }
     if has_plain_rows(g) {
         let rows = [g.out_channels, g.in_channels];
-        return dots::scratch_len(rows, g.batch, g.output[0] * g.output[1], workers);
+        return Sum::scratch_len(rows, g.batch, g.output[0] * g.output[1], workers);
+    }
+    if shifted::applies(g) {
+        return shifted::scratch_len(g, workers);
     }
     let extents = extents(g);
     partial_len(&extents) + gemm::scratch_len(isa, &extents, workers)
@@ -94,14 +99,14 @@ pub(crate) fn conv2d_filter_grad_on(
         return winograd::filter_grad(isa, threads, g, (x, ct), out, scratch);
     }
     if has_plain_rows(g) {
-        let dots = Dots {
-            isa,
-            a: Rows { data: ct, count: g.out_channels },
-            b: Rows { data: x, count: g.in_channels },
-            images: g.batch,
-            len: g.output[0] * g.output[1],
-        };
-        return dots::multiply(threads, &dots, out, scratch);
+        let (rows, len) = ([g.out_channels, g.in_channels], g.output[0] * g.output[1]);
+        let (a, b) = (Rows::dense(ct, rows[0], len), Rows::dense(x, rows[1], len));
+        let mut sum = Sum::new(threads, rows, [g.batch, len], out, scratch);
+        sum.add(&Dots { isa, a, b, images: g.batch, len });
+        return sum.finish();
+    }
+    if shifted::applies(g) {
+        return shifted::filter_grad(isa, threads, g, (x, ct), out, scratch);
     }
     let extents = extents(g);
     let plane = g.output[0] * g.output[1];

@@ -13,6 +13,7 @@ use crate::kernel::Epilogue;
 use crate::kernel::conv2d_input_grad::Axis;
 use crate::kernel::gemm::fill_mask;
 use crate::kernel::gemm::{FLAT_UNIT, FlatTap, Isa, LINE, Padded, TAPS_MAX, Taps, Write};
+use crate::kernel::padded::PaddedInput;
 use crate::threads::{Parts, Threads};
 
 /// Most filters of one input channel that are not better done as a product.
@@ -88,35 +89,17 @@ struct Input {
 
 impl Input {
     fn new(g: &Conv2d) -> Self {
-        // Phase of the stride, and distance from the output's position.
-        let place = |axis: usize, tap: usize| {
-            let at = (tap * g.dilation[axis]) as isize - g.pad[axis] as isize;
-            let stride = g.stride[axis] as isize;
-            (at.rem_euclid(stride) as usize, at.div_euclid(stride))
-        };
-        let ends = |axis: usize| (place(axis, 0).1, place(axis, g.kernel[axis] - 1).1);
-        let ((top, bottom), (left, right)) = (ends(0), ends(1));
-        let width = g.output[1].max(g.input[1].div_ceil(g.stride[1]));
-        let padded = Padded {
-            plane: g.input,
-            stride: g.stride,
-            origin: top * g.stride[0] as isize,
-            extent: [g.output[0] + (bottom - top) as usize, width],
-            before: (-left).max(0) as usize,
-            after: right.max(0) as usize,
-        };
-        let mut masks = Masks::new([g.output[0], width]);
+        let input = PaddedInput::tight(g);
+        let mut masks = Masks::new([g.output[0], input.width()]);
         let mut taps = Taps::NONE;
         for j in 0..g.kernel[1] {
-            let (column, right) = place(1, j);
             let column = (0..g.kernel[0]).map(|i| {
-                let (row, down) = place(0, i);
-                let phase = row * g.stride[1] + column;
-                let offset = padded.offset(phase, (down - top) as usize, right);
+                let (offset, _) = input.tap([i, j]);
                 FlatTap { number: i * g.kernel[1] + j, offset }
             });
-            taps.push(masks.of(right, g.output[1]), column);
+            taps.push(masks.of(input.tap([0, j]).1, g.output[1]), column);
         }
+        let padded = input.padded;
         Input { padded, masks, taps }
     }
 

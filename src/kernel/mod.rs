@@ -23,6 +23,7 @@ mod noise;
 #[cfg(test)]
 mod oracle;
 pub mod pad;
+mod padded;
 pub mod reduce;
 mod rows;
 pub mod scatter_add;

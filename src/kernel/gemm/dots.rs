@@ -24,11 +24,53 @@ const TASKS_WANTED: usize = 32;
 /// Shortest segment of k.
 const SEGMENT_MIN: usize = 2048;
 
-/// One side of a product: in each image rows of neighbours in k, one after the other.
+/// One side of a product: in each image rows of neighbours in k.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
     pub data: &'a [f32],
+    /// Rows of an image.
     pub count: usize,
+    /// Elements from one image to the next.
+    pub image_stride: usize,
+    /// Elements from one group of rows to the next.
+    pub group_stride: usize,
+    /// Where each row of a group starts.
+    pub offsets: &'a [usize],
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `len` elements, one after the other.
+    pub fn dense(data: &'a [f32], count: usize, len: usize) -> Self {
+        Rows { data, count, image_stride: count * len, group_stride: len, offsets: &[0] }
+    }
+
+    /// Where some rows start, at most a block of them, in the first image of a run.
+    fn starts(&self, run: &Run, rows: Range<usize>) -> [*const f32; BLOCK] {
+        let first = run.images.start * self.image_stride + run.elements.start;
+        let (mut group, mut row) =
+            (rows.start / self.offsets.len(), rows.start % self.offsets.len());
+        let mut starts = [std::ptr::null(); BLOCK];
+        for start in &mut starts[..rows.len()] {
+            let at = first + group * self.group_stride + self.offsets[row];
+            *start = self.data.as_ptr().wrapping_add(at);
+            row += 1;
+            if row == self.offsets.len() {
+                (group, row) = (group + 1, 0);
+            }
+        }
+        starts
+    }
+
+    /// Panics unless all rows of some images have `len` elements.
+    fn check(&self, images: usize, len: usize) {
+        assert!(self.count.is_multiple_of(self.offsets.len()), "groups are whole");
+        let last = self.offsets.iter().max().copied().unwrap_or(0);
+        let groups = self.count / self.offsets.len();
+        if images > 0 && groups > 0 {
+            let start = (images - 1) * self.image_stride + (groups - 1) * self.group_stride + last;
+            assert!(start + len <= self.data.len(), "operands are whole");
+        }
+    }
 }
 
 /// A product whose k is the elements of the rows of all images.
@@ -42,13 +84,17 @@ pub(crate) struct Dots<'a> {
     pub len: usize,
 }
 
+/// Most rows of A of a tile of any instruction set.
+const TILE_ROWS: usize = 6;
+/// Most rows of B of a tile of any instruction set.
+const TILE_COLUMNS: usize = 4;
+
 /// The operands of one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct DotArgs {
-    /// First rows of A and B.
-    rows: [*const f32; 2],
-    /// Elements from one row to the next.
-    row_stride: usize,
+    /// The rows of A and of B.
+    a: [*const f32; TILE_ROWS],
+    b: [*const f32; TILE_COLUMNS],
     /// Elements from one image to the next, of A and B.
     image_strides: [usize; 2],
     images: usize,
@@ -82,7 +128,7 @@ static LAST_LANES: [u32; 2 * LINE] = {
 /// As for [`DotFn`]. Inlined into callers that enable the features of `V`.
 #[inline(always)]
 pub(super) unsafe fn dots<V: Vector, const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
-    let DotArgs { rows, row_stride, image_strides, images, len, c, c_stride } = *args;
+    let DotArgs { image_strides, images, len, c, c_stride, .. } = *args;
     let rest = len % V::LANES;
     // SAFETY: all rows of all images hold `len` elements, and the result `ROWS` x `COLUMNS`. Where
     // rows end within a register, the one that ends with them lies in the operand, too.
@@ -90,13 +136,12 @@ pub(super) unsafe fn dots<V: Vector, const ROWS: usize, const COLUMNS: usize>(ar
         let mut sums = [[V::zero(); COLUMNS]; ROWS];
         let last = V::load(LAST_LANES.as_ptr().add(LINE - V::LANES + rest).cast());
         for image in 0..images {
-            let mut a = [rows[0].add(image * image_strides[0]); ROWS];
-            let mut b = [rows[1].add(image * image_strides[1]); COLUMNS];
-            for (i, a) in a.iter_mut().enumerate() {
-                *a = a.add(i * row_stride);
+            let (mut a, mut b) = ([args.a[0]; ROWS], [args.b[0]; COLUMNS]);
+            for (to, from) in a.iter_mut().zip(args.a) {
+                *to = from.add(image * image_strides[0]);
             }
-            for (j, b) in b.iter_mut().enumerate() {
-                *b = b.add(j * row_stride);
+            for (to, from) in b.iter_mut().zip(args.b) {
+                *to = from.add(image * image_strides[1]);
             }
             let mut at = 0;
             while at + V::LANES <= len {
@@ -157,13 +202,20 @@ struct Run {
     elements: Range<usize>,
 }
 
+/// Number of runs of k.
+fn runs(images: usize, len: usize) -> usize {
+    match len <= RUN {
+        true => images.div_ceil(RUN / len.max(1)),
+        false => images * len.div_ceil(RUN),
+    }
+}
+
 /// How a product is cut into tasks.
 struct Blocking {
     /// Rows of A, and of B, of a task.
     rows: [usize; 2],
     segments: usize,
-    /// Runs of k, and of a segment.
-    runs: usize,
+    /// Runs of k of a segment.
     segment_runs: usize,
 }
 
@@ -171,20 +223,17 @@ impl Blocking {
     fn new(a: usize, b: usize, images: usize, len: usize) -> Self {
         let rows = [a, b].map(|count| even_part(count, BLOCK).max(1));
         let tasks = a.div_ceil(rows[0]) * b.div_ceil(rows[1]);
-        let runs = match len <= RUN {
-            true => images.div_ceil(RUN / len.max(1)),
-            false => images * len.div_ceil(RUN),
-        };
+        let runs = runs(images, len);
         let most = (images * len / SEGMENT_MIN).clamp(1, runs.max(1));
         let segments = TASKS_WANTED.div_ceil(tasks.max(1)).min(most);
         let segment_runs = runs.div_ceil(segments).max(1);
-        Blocking { rows, segments: runs.div_ceil(segment_runs).max(1), runs, segment_runs }
+        Blocking { rows, segments: runs.div_ceil(segment_runs).max(1), segment_runs }
     }
 
-    /// The runs of a segment.
-    fn segment(&self, segment: usize) -> Range<usize> {
-        let start = segment * self.segment_runs;
-        start..(start + self.segment_runs).min(self.runs)
+    /// Those of `runs` that belong to a segment.
+    fn segment(&self, segment: usize, runs: usize) -> Range<usize> {
+        let start = (segment * self.segment_runs).min(runs);
+        start..(start + self.segment_runs).min(runs)
     }
 
     /// Elements of the partial sums of all segments.
@@ -209,6 +258,10 @@ fn parts(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>>
 }
 
 impl Dots<'_> {
+    fn runs(&self) -> usize {
+        runs(self.images, self.len)
+    }
+
     fn run(&self, number: usize) -> Run {
         if self.len <= RUN {
             let step = RUN / self.len;
@@ -226,21 +279,20 @@ impl Dots<'_> {
     fn add_run(&self, run: &Run, [rows, columns]: [Range<usize>; 2], c: &mut [f32]) {
         let [most_rows, most_columns] = [self.isa.dots.len(), self.isa.dots[0].len()];
         let width = columns.len();
-        let start = |side: &Rows<'_>, row: usize| {
-            (run.images.start * side.count + row) * self.len + run.elements.start
-        };
+        let a = self.a.starts(run, rows.clone());
+        let b = self.b.starts(run, columns.clone());
         for panel in parts(columns.clone(), PANEL * most_columns) {
             for rows_of_tile in parts(rows.clone(), most_rows) {
                 for columns_of_tile in parts(panel.clone(), most_columns) {
                     let (row, column) = (rows_of_tile.start, columns_of_tile.start);
-                    let [a, b] = [start(&self.a, row), start(&self.b, column)];
+                    let [i, j] = [row - rows.start, column - columns.start];
                     let args = DotArgs {
-                        rows: [self.a.data[a..].as_ptr(), self.b.data[b..].as_ptr()],
-                        row_stride: self.len,
-                        image_strides: [self.a, self.b].map(|side| side.count * self.len),
+                        a: std::array::from_fn(|tile| a[(i + tile).min(BLOCK - 1)]),
+                        b: std::array::from_fn(|tile| b[(j + tile).min(BLOCK - 1)]),
+                        image_strides: [self.a, self.b].map(|side| side.image_stride),
                         images: run.images.len(),
                         len: run.elements.len(),
-                        c: c[(row - rows.start) * width + column - columns.start..].as_mut_ptr(),
+                        c: c[i * width + j..].as_mut_ptr(),
                         c_stride: width,
                     };
                     let tile = self.isa.dots[rows_of_tile.len() - 1][columns_of_tile.len() - 1];
@@ -254,52 +306,89 @@ impl Dots<'_> {
     }
 }
 
-/// Elements of scratch that [`multiply`] needs.
-pub(crate) fn scratch_len([a, b]: [usize; 2], images: usize, len: usize, workers: usize) -> usize {
-    let blocking = Blocking::new(a, b, images, len);
-    blocking.partial_len(a, b) + workers * blocking.rows[0] * blocking.rows[1]
+/// A product that is summed up from parts of k.
+pub(crate) struct Sum<'a> {
+    threads: &'a Threads,
+    blocking: Blocking,
+    out: &'a mut [f32],
+    partial: &'a mut [f32],
+    locals: &'a mut [f32],
+    started: bool,
 }
 
-/// Overwrites `out: [A's rows, B's rows]` with the product.
-///
-/// # Panics
-/// When an operand or the scratch is shorter than it has to be.
-pub(crate) fn multiply(threads: &Threads, dots: &Dots<'_>, out: &mut [f32], scratch: &mut [f32]) {
-    let (m, n) = (dots.a.count, dots.b.count);
-    assert!(dots.len >= LINE, "rows hold a line");
-    for side in [&dots.a, &dots.b] {
-        assert!(side.data.len() == dots.images * side.count * dots.len, "operands are whole");
+impl<'a> Sum<'a> {
+    /// Elements of scratch for parts of `images` with rows of `len`.
+    pub fn scratch_len([a, b]: [usize; 2], images: usize, len: usize, workers: usize) -> usize {
+        let blocking = Blocking::new(a, b, images, len);
+        blocking.partial_len(a, b) + workers * blocking.rows[0] * blocking.rows[1]
     }
-    assert!(out.len() == m * n, "the result is whole");
-    if out.is_empty() {
-        return;
+
+    /// The sum of no parts yet, of which the first has as many images as any.
+    ///
+    /// # Panics
+    /// When the scratch is shorter than it has to be.
+    pub fn new(
+        threads: &'a Threads,
+        [a, b]: [usize; 2],
+        [images, len]: [usize; 2],
+        out: &'a mut [f32],
+        scratch: &'a mut [f32],
+    ) -> Self {
+        let blocking = Blocking::new(a, b, images, len);
+        let (partial, locals) = scratch.split_at_mut(blocking.partial_len(a, b));
+        let locals = &mut locals[..threads.count() * blocking.rows[0] * blocking.rows[1]];
+        Sum { threads, blocking, out, partial, locals, started: false }
     }
-    let blocking = Blocking::new(m, n, dots.images, dots.len);
-    let (partial, locals) = scratch.split_at_mut(blocking.partial_len(m, n));
-    let local_len = blocking.rows[0] * blocking.rows[1];
-    let locals = Parts::new(&mut locals[..threads.count() * local_len]);
-    let [row_tasks, column_tasks] = [m.div_ceil(blocking.rows[0]), n.div_ceil(blocking.rows[1])];
-    let one_segment = blocking.segments == 1;
-    let target = Parts::new(if one_segment { &mut *out } else { &mut *partial });
-    threads.run(blocking.segments * row_tasks * column_tasks, |task, worker| {
-        let segment = task / (row_tasks * column_tasks);
-        let row = task / column_tasks % row_tasks * blocking.rows[0];
-        let column = task % column_tasks * blocking.rows[1];
-        let rows = row..(row + blocking.rows[0]).min(m);
-        let columns = column..(column + blocking.rows[1]).min(n);
-        // SAFETY: a worker runs one task at a time.
-        let c = unsafe { locals.part(worker * local_len, rows.len() * columns.len()) };
-        c.fill(0.0);
-        for run in blocking.segment(segment) {
-            dots.add_run(&dots.run(run), [rows.clone(), columns.clone()], c);
+
+    /// Adds the product of a part.
+    ///
+    /// # Panics
+    /// When an operand is shorter than it has to be.
+    pub fn add(&mut self, dots: &Dots<'_>) {
+        let (m, n) = (dots.a.count, dots.b.count);
+        assert!(dots.len >= LINE, "rows hold a line");
+        assert!(self.out.len() == m * n, "the result is whole");
+        [dots.a, dots.b].iter().for_each(|side| side.check(dots.images, dots.len));
+        if self.out.is_empty() {
+            return;
         }
-        for (row, from) in rows.zip(c.chunks_exact(columns.len())) {
-            let start = (segment * m + row) * n + column;
-            // SAFETY: each task has its own block of the result of its segment.
-            unsafe { target.part(start, from.len()) }.copy_from_slice(from);
+        let Blocking { rows: [most_rows, most_columns], segments, .. } = self.blocking;
+        let (local_len, runs) = (most_rows * most_columns, dots.runs());
+        let [row_tasks, column_tasks] = [m.div_ceil(most_rows), n.div_ceil(most_columns)];
+        let add = std::mem::replace(&mut self.started, true);
+        let locals = Parts::new(self.locals);
+        let target = Parts::new(if segments == 1 { &mut *self.out } else { &mut *self.partial });
+        self.threads.run(segments * row_tasks * column_tasks, |task, worker| {
+            let segment = task / (row_tasks * column_tasks);
+            let row = task / column_tasks % row_tasks * most_rows;
+            let column = task % column_tasks * most_columns;
+            let rows = row..(row + most_rows).min(m);
+            let columns = column..(column + most_columns).min(n);
+            // SAFETY: a worker runs one task at a time.
+            let c = unsafe { locals.part(worker * local_len, rows.len() * columns.len()) };
+            c.fill(0.0);
+            for run in self.blocking.segment(segment, runs) {
+                dots.add_run(&dots.run(run), [rows.clone(), columns.clone()], c);
+            }
+            for (row, from) in rows.zip(c.chunks_exact(columns.len())) {
+                let start = (segment * m + row) * n + column;
+                // SAFETY: each task has its own block of the result of its segment.
+                let to = unsafe { target.part(start, from.len()) };
+                match add {
+                    true => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
+                    false => to.copy_from_slice(from),
+                }
+            }
+        });
+    }
+
+    /// Writes the sum.
+    pub fn finish(self) {
+        let (segments, len) = (self.blocking.segments, self.out.len());
+        if !self.started {
+            self.out.fill(0.0);
+        } else if segments > 1 {
+            add_segments(self.threads, segments, len, self.partial, self.out);
         }
-    });
-    if !one_segment {
-        add_segments(threads, blocking.segments, m * n, partial, out);
     }
 }

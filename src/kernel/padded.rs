@@ -1,0 +1,68 @@
+//! The input of a convolution with zeros around it, as its taps read it.
+
+use crate::graph::Conv2d;
+use crate::kernel::gemm::Padded;
+
+/// Each tap of a filter is a constant offset in it, from any position of the output: planes are
+/// split by the stride, and have zero rows above and below.
+pub(super) struct PaddedInput {
+    pub padded: Padded,
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    pad: [usize; 2],
+    top: isize,
+}
+
+impl PaddedInput {
+    /// Without room between rows: what a tap reads beyond the end of one is not its own.
+    pub fn tight(g: &Conv2d) -> Self {
+        Self::with_width(g, |_, columns| g.output[1].max(columns))
+    }
+
+    /// With so many zeros between rows that taps read what is there.
+    pub fn spaced(g: &Conv2d) -> Self {
+        Self::with_width(g, |[left, right], columns| (g.output[1] + right).max(columns + left))
+    }
+
+    /// `width` is told how far taps look to either side, and how many columns a phase has.
+    fn with_width(g: &Conv2d, width: impl Fn([usize; 2], usize) -> usize) -> Self {
+        let ends = [0, 1].map(|axis| [0, g.kernel[axis] - 1].map(|tap| place(g, axis, tap).1));
+        let [[top, bottom], [left, right]] = ends;
+        let [before, after] = [(-left).max(0) as usize, right.max(0) as usize];
+        let width = width([before, after], g.input[1].div_ceil(g.stride[1]));
+        let padded = Padded {
+            plane: g.input,
+            stride: g.stride,
+            origin: top * g.stride[0] as isize,
+            extent: [g.output[0] + (bottom - top) as usize, width],
+            before,
+            after,
+        };
+        PaddedInput { padded, stride: g.stride, dilation: g.dilation, pad: g.pad, top }
+    }
+
+    /// Elements of a row.
+    pub fn width(&self) -> usize {
+        self.padded.extent[1]
+    }
+
+    /// Where tap (i, j) reads for the first position, and how far right of it.
+    pub fn tap(&self, [i, j]: [usize; 2]) -> (usize, isize) {
+        let at = |axis: usize, tap: usize| {
+            position(tap, self.stride[axis], self.dilation[axis], self.pad[axis])
+        };
+        let ((row, down), (column, right)) = (at(0, i), at(1, j));
+        let phase = row * self.stride[1] + column;
+        (self.padded.offset(phase, (down - self.top) as usize, right), right)
+    }
+}
+
+/// The phase of the stride that a tap reads, and its distance from the output's position.
+fn place(g: &Conv2d, axis: usize, tap: usize) -> (usize, isize) {
+    position(tap, g.stride[axis], g.dilation[axis], g.pad[axis])
+}
+
+fn position(tap: usize, stride: usize, dilation: usize, pad: usize) -> (usize, isize) {
+    let (at, stride) = ((tap * dilation) as isize - pad as isize, stride as isize);
+    (at.rem_euclid(stride) as usize, at.div_euclid(stride))
+}
