@@ -135,10 +135,13 @@ impl Cotangent {
         let axes = |axis: usize| (0..g.stride[axis]).map(move |first| Axis::new(g, axis, first));
         // The first and the last distance of all taps, and the most positions.
         let reach = |axis: usize| {
-            let met = axes(axis).filter(|axis| axis.taps > 0 && axis.positions > 0);
-            met.fold((0, 0, 0), |(low, high, positions), axis| {
+            axes(axis).fold((0, 0, 0), |(low, high, positions), axis| {
+                let positions = positions.max(axis.positions);
+                if axis.taps == 0 || axis.positions == 0 {
+                    return (low, high, positions);
+                }
                 let first = axis.origin + (axis.taps as isize - 1) * axis.step;
-                (low.min(first), high.max(axis.origin), positions.max(axis.positions))
+                (low.min(first), high.max(axis.origin), positions)
             })
         };
         let ((top, bottom, rows), (left, right, columns)) = (reach(0), reach(1));

@@ -1,5 +1,6 @@
 //! Products and convolutions against f64 loops, on every instruction set of this machine.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::graph::{Conv2d, MatMul};
@@ -8,7 +9,7 @@ use crate::kernel::conv2d_filter_grad::{self, conv2d_filter_grad_on};
 use crate::kernel::conv2d_input_grad::{self, conv2d_input_grad_on};
 use crate::kernel::matmul::{self, Product, matmul_on};
 use crate::kernel::{Epilogue, gemm::Isa, winograd};
-use crate::rng::{Key, Stream};
+use crate::rng::{Key, Sequence, Stream};
 use crate::threads::Threads;
 
 /// Rounding errors of a sum of n products grow like √n for random signs; eight standard deviations.
@@ -281,6 +282,8 @@ fn convolutions() -> Vec<Conv2d> {
         Conv2d { kernel: [12, 12], pad: [6, 6], ..depthwise(2, 1) },
         Conv2d { stride: [3, 2], output: [3, 5], ..depthwise(3, 1) },
         Conv2d { kernel: [1, 1], pad: [0, 0], stride: [2, 2], output: [4, 5], ..depthwise(3, 2) },
+        // Even columns meet no tap, and are more than the odd ones.
+        Conv2d { kernel: [1, 1], pad: [1, 1], stride: [2, 2], output: [3, 4], ..depthwise(3, 1) },
         depthwise(2, 5),
         depthwise(5, 1),
         depthwise(3, 2),
@@ -356,6 +359,76 @@ fn convolutions_of_awkward_geometry() {
             for g in convolutions() {
                 check_convolution(isa, &threads, &g);
             }
+        }
+    }
+}
+
+/// Shapes drawn at random; more of them with `PRIORFIT_SHAPES`.
+const SHAPES: u64 = 200;
+/// Most products of a shape with more than one image.
+const PRODUCTS_MAX: usize = 1_000_000;
+
+fn shapes() -> impl Iterator<Item = Sequence> {
+    let asked = std::env::var("PRIORFIT_SHAPES").ok().and_then(|text| text.parse().ok());
+    (0..asked.unwrap_or(SHAPES)).map(|shape| Key::new(12, Stream::Probe).at(shape))
+}
+
+/// A number of `range`, each as likely.
+fn draw(sequence: &mut Sequence, range: RangeInclusive<usize>) -> usize {
+    let count = (range.end() - range.start() + 1) as f32;
+    (range.start() + (sequence.uniform() * count) as usize).min(*range.end())
+}
+
+/// A convolution of any kind, of which every third is one by minimal filtering or depthwise.
+fn drawn_convolution(sequence: &mut Sequence) -> Conv2d {
+    let kind = draw(sequence, 0..=5);
+    let mut pair = |most: usize| [0, 1].map(|_| draw(sequence, 1..=most));
+    let (input, kernel, stride, dilation) = match kind {
+        0 => (pair(20), [3, 3], [1, 1], [1, 1]),
+        1 => (pair(20), [1, 1], [1, 1], [1, 1]),
+        _ => (pair(24), pair(6), pair(3), pair(2)),
+    };
+    let pad = kernel.map(|taps| draw(sequence, 0..=taps.min(3) - 1));
+    let output = [0, 1].map(|axis| {
+        let reach = (kernel[axis] - 1) * dilation[axis];
+        let whole = (input[axis] + 2 * pad[axis]).saturating_sub(reach + 1) / stride[axis] + 1;
+        whole + draw(sequence, 0..=1)
+    });
+    let (few, more) = (draw(sequence, 1..=20), draw(sequence, 1..=40));
+    let [in_channels, out_channels, groups] = match kind {
+        0 => [16 + few, 16 + more, 1],
+        2 => [few, few * draw(sequence, 1..=3), few],
+        3 => [2 * few, 2 * more, 2],
+        _ => [few, more, 1],
+    };
+    let batch = draw(sequence, 1..=5);
+    Conv2d {
+        batch,
+        in_channels,
+        out_channels,
+        groups,
+        input,
+        output,
+        kernel,
+        stride,
+        pad,
+        dilation,
+    }
+}
+
+#[test]
+fn shapes_drawn_at_random() {
+    let threads = Threads::new(2);
+    for (shape, mut sequence) in shapes().enumerate() {
+        let mut g = drawn_convolution(&mut sequence);
+        let taps = g.in_channels / g.groups * g.kernel[0] * g.kernel[1];
+        let products = g.out_channels * g.output[0] * g.output[1] * taps;
+        g.batch = g.batch.min(PRODUCTS_MAX / products).max(1);
+        let [m, n, k] = [0; 3].map(|_| draw(&mut sequence, 1..=70));
+        let product = Product { batch: draw(&mut sequence, 1..=3), m, n, k, how: HOWS[shape % 4] };
+        for isa in Isa::available() {
+            check_convolution(isa, &threads, &g);
+            check_product(isa, &threads, product);
         }
     }
 }
