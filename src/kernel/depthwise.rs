@@ -11,13 +11,16 @@ use std::ops::Range;
 use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
 use crate::kernel::conv2d_input_grad::Axis;
-use crate::kernel::gemm::fill_mask;
-use crate::kernel::gemm::{FLAT_UNIT, FlatTap, Isa, LINE, Padded, TAPS_MAX, Taps, Write};
+use crate::kernel::gemm::{
+    FLAT_UNIT, FlatTap, Isa, LINE, Padded, TAPS_MAX, Taps, Write, fill_mask,
+};
 use crate::kernel::padded::PaddedInput;
 use crate::threads::{Parts, Threads};
 
 /// Most filters of one input channel that are not better done as a product.
 const MULTIPLIER_MAX: usize = 4;
+/// Most columns of a filter: each needs a mask as large as a plane.
+const WIDTH_MAX: usize = 16;
 /// Neighbouring channels of one task, where each sums over all images.
 const CHANNELS_AT_ONCE: usize = 4;
 /// Elements of the planes of one task, if a plane is not larger.
@@ -32,7 +35,8 @@ pub(super) fn applies(g: &Conv2d) -> bool {
     let one_channel = g.groups == g.in_channels && g.groups > 0;
     let few = (1..=TAPS_MAX).contains(&(g.kernel[0] * g.kernel[1]))
         && g.stride[0] * g.stride[1] <= PHASES_MAX;
-    one_channel && few && (1..=MULTIPLIER_MAX).contains(&(g.out_channels / g.groups))
+    let near = g.kernel[1] <= WIDTH_MAX && PaddedInput::is_compact(g);
+    one_channel && few && near && (1..=MULTIPLIER_MAX).contains(&(g.out_channels / g.groups))
 }
 
 /// The masks that some taps need, one for each distance sideways.
@@ -42,13 +46,13 @@ struct Masks {
     /// Elements of a mask.
     len: usize,
     count: usize,
-    rights: [isize; TAPS_MAX],
+    rights: [isize; WIDTH_MAX],
 }
 
 impl Masks {
     fn new([rows, width]: [usize; 2]) -> Self {
         let len = (rows * width).next_multiple_of(FLAT_UNIT);
-        Masks { width, len, count: 0, rights: [0; TAPS_MAX] }
+        Masks { width, len, count: 0, rights: [0; WIDTH_MAX] }
     }
 
     /// Where the mask of taps `right` of their position starts; none where all of the first

@@ -13,7 +13,18 @@ pub(super) struct PaddedInput {
     top: isize,
 }
 
+/// A plane with its zeros is at most about so many times the output.
+const ZEROS_MAX: usize = 4;
+
 impl PaddedInput {
+    /// Whether taps look no further than is worth copying.
+    pub fn is_compact(g: &Conv2d) -> bool {
+        [0, 1].into_iter().all(|axis| {
+            let reach = g.kernel[axis].saturating_sub(1) * g.dilation[axis] / g.stride[axis];
+            reach <= ZEROS_MAX * (g.output[axis] + g.kernel[axis])
+        })
+    }
+
     /// Without room between rows: what a tap reads beyond the end of one is not its own.
     pub fn tight(g: &Conv2d) -> Self {
         Self::with_width(g, |_, columns| g.output[1].max(columns))
