@@ -36,6 +36,14 @@ struct Column {
     mask: Option<usize>,
 }
 
+/// A [`Column`] with its taps and the number of the first.
+#[derive(Clone, Copy)]
+struct ColumnTaps<'a> {
+    first: usize,
+    taps: &'a [FlatTap],
+    mask: Option<usize>,
+}
+
 /// The taps of a filter, column by column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taps {
@@ -69,21 +77,20 @@ impl Taps {
         &self.taps[..self.count]
     }
 
-    /// The columns: number of the first tap, taps, and mask.
     #[inline(always)]
-    fn columns(&self) -> impl Iterator<Item = (usize, &[FlatTap], Option<usize>)> {
+    fn columns(&self) -> impl Iterator<Item = ColumnTaps<'_>> {
         let columns = &self.columns[..self.column_count];
         columns.iter().scan(0, |start, &Column { end, mask }| {
             let first = std::mem::replace(start, end);
-            Some((first, &self.taps[first..end], mask))
+            Some(ColumnTaps { first, taps: &self.taps[first..end], mask })
         })
     }
 
     /// The columns of a filter of 3x3 taps.
-    fn square(&self) -> Option<[(usize, &[FlatTap], Option<usize>); 3]> {
+    fn square(&self) -> Option<[ColumnTaps<'_>; 3]> {
         let mut columns = self.columns();
         let three = [columns.next()?, columns.next()?, columns.next()?];
-        let only = columns.next().is_none() && three.iter().all(|(_, taps, _)| taps.len() == 3);
+        let only = columns.next().is_none() && three.iter().all(|column| column.taps.len() == 3);
         only.then_some(three)
     }
 
@@ -352,7 +359,7 @@ impl<V: Vector> FilterBlock for AnyTaps<'_, V> {
                     *total = V::load(to.add(i * V::LANES));
                 }
             }
-            for (_, taps, mask) in self.taps.columns() {
+            for ColumnTaps { taps, mask, .. } in self.taps.columns() {
                 let mut sums = [V::zero(); REGISTERS];
                 for tap in taps {
                     let weight = V::splat(*weights.add(tap.number));
@@ -387,15 +394,12 @@ impl<V: Vector> Square<V> {
     /// # Safety
     /// The processor has the features, and all weights exist.
     #[inline(always)]
-    unsafe fn new(
-        columns: &[(usize, &[FlatTap], Option<usize>); 3],
-        [from, weights, masks]: [*const f32; 3],
-    ) -> Self {
+    unsafe fn new(columns: &[ColumnTaps<'_>; 3], [from, weights, masks]: [*const f32; 3]) -> Self {
         // SAFETY: the caller's contract.
         unsafe {
             let mut square =
                 Square { weights: [[V::zero(); 3]; 3], from: [[from; 3]; 3], masks: [None; 3] };
-            for (j, &(_, taps, mask)) in columns.iter().enumerate() {
+            for (j, &ColumnTaps { taps, mask, .. }) in columns.iter().enumerate() {
                 square.masks[j] = mask.map(|mask| masks.wrapping_add(mask));
                 for (i, tap) in taps.iter().enumerate() {
                     square.weights[j][i] = V::splat(*weights.add(tap.number));
@@ -457,9 +461,9 @@ pub(super) unsafe fn correlate<V: Vector>(
         for (start, ct) in [(0, whole), (whole.len(), rest)] {
             let from = from.as_ptr().add(start);
             let masks = masks.as_ptr().wrapping_add(start);
-            let column = |(first, taps, mask): (usize, _, Option<usize>)| Correlated {
+            let column = |ColumnTaps { first, taps, mask }| Correlated {
                 taps,
-                mask: mask.map(|mask| masks.wrapping_add(mask)),
+                mask: mask.map(|mask: usize| masks.wrapping_add(mask)),
                 sums: sums.wrapping_add(first * LINE),
             };
             if let Some(columns) = taps.square() {
@@ -473,7 +477,7 @@ pub(super) unsafe fn correlate<V: Vector>(
                     let part = [Correlated { taps, sums, ..column }];
                     match taps.len() {
                         ..=5 => correlate_columns::<V, 1, 5>(ct, from, &part),
-                        ..=7 => correlate_columns::<V, 1, 7>(ct, from, &part),
+                        6..=7 => correlate_columns::<V, 1, 7>(ct, from, &part),
                         _ => correlate_columns::<V, 1, 9>(ct, from, &part),
                     }
                 }
