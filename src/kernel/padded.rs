@@ -3,18 +3,17 @@
 use crate::graph::Conv2d;
 use crate::kernel::gemm::Padded;
 
+/// A plane with its zeros is at most about so many times the output.
+const ZEROS_MAX: usize = 4;
+
 /// Each tap of a filter is a constant offset in it, from any position of the output: planes are
 /// split by the stride, and have zero rows above and below.
 pub(super) struct PaddedInput {
     pub padded: Padded,
-    stride: [usize; 2],
-    dilation: [usize; 2],
-    pad: [usize; 2],
+    g: Conv2d,
+    /// How far down the first row of taps looks.
     top: isize,
 }
-
-/// A plane with its zeros is at most about so many times the output.
-const ZEROS_MAX: usize = 4;
 
 impl PaddedInput {
     /// Whether taps look no further than is worth copying.
@@ -49,7 +48,7 @@ impl PaddedInput {
             before,
             after,
         };
-        PaddedInput { padded, stride: g.stride, dilation: g.dilation, pad: g.pad, top }
+        PaddedInput { padded, g: *g, top }
     }
 
     /// Elements of a row.
@@ -59,21 +58,15 @@ impl PaddedInput {
 
     /// Where tap (i, j) reads for the first position, and how far right of it.
     pub fn tap(&self, [i, j]: [usize; 2]) -> (usize, isize) {
-        let at = |axis: usize, tap: usize| {
-            position(tap, self.stride[axis], self.dilation[axis], self.pad[axis])
-        };
-        let ((row, down), (column, right)) = (at(0, i), at(1, j));
-        let phase = row * self.stride[1] + column;
+        let ((row, down), (column, right)) = (place(&self.g, 0, i), place(&self.g, 1, j));
+        let phase = row * self.g.stride[1] + column;
         (self.padded.offset(phase, (down - self.top) as usize, right), right)
     }
 }
 
 /// The phase of the stride that a tap reads, and its distance from the output's position.
 fn place(g: &Conv2d, axis: usize, tap: usize) -> (usize, isize) {
-    position(tap, g.stride[axis], g.dilation[axis], g.pad[axis])
-}
-
-fn position(tap: usize, stride: usize, dilation: usize, pad: usize) -> (usize, isize) {
-    let (at, stride) = ((tap * dilation) as isize - pad as isize, stride as isize);
+    let at = (tap * g.dilation[axis]) as isize - g.pad[axis] as isize;
+    let stride = g.stride[axis] as isize;
     (at.rem_euclid(stride) as usize, at.div_euclid(stride))
 }

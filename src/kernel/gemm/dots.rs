@@ -343,7 +343,7 @@ impl<'a> Sum<'a> {
     /// Adds the product of a part.
     ///
     /// # Panics
-    /// When an operand is shorter than it has to be.
+    /// When an operand is shorter than it has to be, or has more images than was said.
     pub fn add(&mut self, dots: &Dots<'_>) {
         let (m, n) = (dots.a.count, dots.b.count);
         assert!(dots.len >= LINE, "rows hold a line");
@@ -352,8 +352,9 @@ impl<'a> Sum<'a> {
         if self.out.is_empty() {
             return;
         }
-        let Blocking { rows: [most_rows, most_columns], segments, .. } = self.blocking;
+        let Blocking { rows: [most_rows, most_columns], segments, segment_runs } = self.blocking;
         let (local_len, runs) = (most_rows * most_columns, dots.runs());
+        assert!(runs <= segments * segment_runs, "no part has more images than was said");
         let [row_tasks, column_tasks] = [m.div_ceil(most_rows), n.div_ceil(most_columns)];
         let add = std::mem::replace(&mut self.started, true);
         let locals = Parts::new(self.locals);

@@ -379,7 +379,7 @@ fn draw(sequence: &mut Sequence, range: RangeInclusive<usize>) -> usize {
     (range.start() + (sequence.uniform() * count) as usize).min(*range.end())
 }
 
-/// A convolution of any kind, of which every third is one by minimal filtering or depthwise.
+/// A convolution of any kind; those with kernels of their own (3x3, 1x1, depthwise) more often.
 fn drawn_convolution(sequence: &mut Sequence) -> Conv2d {
     let kind = draw(sequence, 0..=5);
     let mut pair = |most: usize| [0, 1].map(|_| draw(sequence, 1..=most));
