@@ -103,3 +103,19 @@ fn tape_erf(value: f32) -> f32 {
     even = even * z - 1.4264739e-2;
     return x * (odd / even);
 }
+
+// Φ(x), the distribution of a standard normal number.
+fn tape_normal(x: f32) -> f32 {
+    return 0.5 + 0.5 * tape_erf(0.70710678 * x);
+}
+
+// x Φ(x)
+fn tape_gelu(x: f32) -> f32 {
+    return x * tape_normal(x);
+}
+
+// Φ(x) + x φ(x). From 20 on the density φ is 0, and the square of x a number.
+fn tape_gelu_slope(value: f32) -> f32 {
+    let x = tape_clamp(value, -20.0, 20.0);
+    return tape_normal(x) + x * 0.3989423 * exp(-0.5 * x * x);
+}

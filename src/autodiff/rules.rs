@@ -118,6 +118,11 @@ fn unary(g: &mut Graph, f: Unary, x: ValueId, y: ValueId, ct: ValueId) -> Result
             let slope = g.sub(y, y2)?;
             g.mul(ct, slope)?
         }
+        Unary::Gelu => {
+            let slope = g.unary(Unary::GeluSlope, x)?;
+            g.mul(ct, slope)?
+        }
+        Unary::GeluSlope => gelu_curvature(g, x, ct)?,
         // relu' = [y > 0]
         Unary::Relu => {
             let zero = zeros_like(g, y)?;
@@ -132,6 +137,19 @@ fn unary(g: &mut Graph, f: Unary, x: ValueId, y: ValueId, ct: ValueId) -> Result
         }
     };
     Ok(Some(ct_x))
+}
+
+/// (Φ + x φ)' = (2 - x²) φ, where φ(x) = e^(-x²/2) / √2π
+fn gelu_curvature(g: &mut Graph, x: ValueId, ct: ValueId) -> Result<ValueId> {
+    const DENSITY_AT_0: f32 = 0.398_942_3;
+    let x2 = g.mul(x, x)?;
+    let exponent = g.scale(x2, -0.5)?;
+    let bell = g.unary(Unary::Exp, exponent)?;
+    let density = g.scale(bell, DENSITY_AT_0)?;
+    let minus = g.unary(Unary::Neg, x2)?;
+    let factor = g.shift(minus, 2.0)?;
+    let curvature = g.mul(factor, density)?;
+    g.mul(ct, curvature)
 }
 
 /// clamp' = [lo < y < hi]

@@ -91,7 +91,7 @@ fn positive(x: f64) -> f64 {
 
 #[test]
 fn unary_rules() {
-    let rows: [(&str, Point, Build); 14] = [
+    let rows: [(&str, Point, Build); 16] = [
         ("neg", same, |g, x| g.unary(Unary::Neg, x[0])),
         ("abs", same, |g, x| g.unary(Unary::Abs, x[0])),
         ("exp", same, |g, x| g.unary(Unary::Exp, x[0])),
@@ -102,6 +102,8 @@ fn unary_rules() {
         ("tanh", same, |g, x| g.unary(Unary::Tanh, x[0])),
         ("erf", same, |g, x| g.unary(Unary::Erf, x[0])),
         ("sigmoid", same, |g, x| g.unary(Unary::Sigmoid, x[0])),
+        ("gelu", same, |g, x| g.unary(Unary::Gelu, x[0])),
+        ("gelu_slope", same, |g, x| g.unary(Unary::GeluSlope, x[0])),
         ("relu", same, |g, x| g.unary(Unary::Relu, x[0])),
         ("clamp", same, |g, x| g.unary(Unary::Clamp(-0.5, 0.75), x[0])),
         ("clamp above", same, |g, x| g.unary(Unary::Clamp(f32::NEG_INFINITY, 0.5), x[0])),

@@ -15,6 +15,7 @@ mod fold;
 mod op;
 mod shape;
 mod text;
+mod transpose;
 
 pub use op::{
     Binary, Conv2d, Hyper, Indices, Leaf, LeafKind, MatMul, Method, Op, PadAxis, Pool2d, PriorTerm,

@@ -117,6 +117,10 @@ pub enum Unary {
     Erf,
     /// 1/(1 + e⁻ˣ)
     Sigmoid,
+    /// x Φ(x), where Φ(x) = ½ (1 + erf(x/√2)) (Hendrycks and Gimpel 2016)
+    Gelu,
+    /// Φ(x) + x φ(x) with φ = Φ', the slope of [`Unary::Gelu`]
+    GeluSlope,
     /// max(x, 0)
     Relu,
     /// min(max(x, lo), hi); its cotangent passes strictly inside only

@@ -109,6 +109,8 @@ impl Unary {
             Unary::Tanh => "tanh",
             Unary::Erf => "erf",
             Unary::Sigmoid => "sigmoid",
+            Unary::Gelu => "gelu",
+            Unary::GeluSlope => "gelu_slope",
             Unary::Relu => "relu",
             Unary::Clamp(..) => "clamp",
             Unary::Powf(_) => "powf",

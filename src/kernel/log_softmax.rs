@@ -29,11 +29,11 @@ impl Vectorised for LogSoftmax<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let rows = self.x.chunks_exact(self.columns);
         for (x, out) in rows.zip(self.out.chunks_exact_mut(self.columns)) {
             let max = max(x);
-            let log_sum = ln(sum(x, |x| exp(x - max)));
+            let log_sum = ln(sum(x, |x| exp::<FUSED>(x - max)));
             for (y, x) in out.iter_mut().zip(x) {
                 *y = x - max - log_sum;
             }

@@ -32,7 +32,7 @@ impl Vectorised for MaxPool<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let g = self.geometry;
         self.out.fill(f32::NEG_INFINITY);
         for (row, out) in self.out.chunks_exact_mut(g.output[1]).enumerate() {

@@ -63,7 +63,7 @@ impl Vectorised for Search<'_> {
     type Output = [i32; BLOCK];
 
     #[inline(always)]
-    fn run(self) -> [i32; BLOCK] {
+    fn run<const FUSED: bool>(self) -> [i32; BLOCK] {
         let (mut largest, mut origins) = ([f32::NEG_INFINITY; BLOCK], [NOWHERE; BLOCK]);
         for tap in taps(self.geometry, self.p) {
             let from = tap.window.max(self.start);

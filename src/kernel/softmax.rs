@@ -31,12 +31,12 @@ impl Vectorised for Softmax<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let rows = self.x.chunks_exact(self.columns);
         for (x, out) in rows.zip(self.out.chunks_exact_mut(self.columns)) {
             let max = max(x);
             for (y, x) in out.iter_mut().zip(x) {
-                *y = exp(x - max);
+                *y = exp::<FUSED>(x - max);
             }
             let scale = 1.0 / sum(out, |y| y);
             out.iter_mut().for_each(|y| *y *= scale);

@@ -32,7 +32,7 @@ impl Vectorised for SumPool<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let g = self.geometry;
         if g.output == [1, 1] && g.kernel == g.input && g.pad == [0, 0] && g.dilation == [1, 1] {
             return sum_planes(self.x, self.out, g.input[0] * g.input[1]);

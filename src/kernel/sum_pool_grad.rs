@@ -31,7 +31,7 @@ impl Vectorised for SumPoolGrad<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let g = self.geometry;
         self.out.fill(0.0);
         for (n, plane) in self.out.chunks_exact_mut(g.input[0] * g.input[1]).enumerate() {

@@ -245,24 +245,29 @@ fn dispatch(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], last: Option<
             return unsafe { run(tape, chunk, registers, last) };
         }
     }
-    run_body(tape, chunk, registers, last);
+    run_body::<{ math::TARGET_FUSES }>(tape, chunk, registers, last);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,fma")]
 fn run_avx512(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], last: Option<&mut [f32]>) {
-    run_body(tape, chunk, registers, last);
+    run_body::<true>(tape, chunk, registers, last);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], last: Option<&mut [f32]>) {
-    run_body(tape, chunk, registers, last);
+    run_body::<true>(tape, chunk, registers, last);
 }
 
 /// Each step writes to its register, the last one to `last` if there is any.
 #[inline(always)]
-fn run_body(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], mut last: Option<&mut [f32]>) {
+fn run_body<const FUSED: bool>(
+    tape: &Tape,
+    chunk: &Chunk<'_>,
+    registers: &mut [f32],
+    mut last: Option<&mut [f32]>,
+) {
     let Chunk { operands, start, len } = *chunk;
     for (index, step) in tape.code.iter().enumerate() {
         let at = usize::from(step.target) * CHUNK;
@@ -294,7 +299,7 @@ fn run_body(tape: &Tape, chunk: &Chunk<'_>, registers: &mut [f32], mut last: Opt
                 let view = &tape.views[usize::from(input)];
                 gather(view, &tape.extents, operand.data, start, target);
             }
-            Action::Unary(f) => unary(f, target, get(step.a)),
+            Action::Unary(f) => unary::<FUSED>(f, target, get(step.a)),
             Action::Binary(f) => binary(f, target, get(step.a), get(step.b)),
             Action::Select => {
                 let (a, b, c) = (get(step.a), get(step.b), get(step.c));
@@ -335,19 +340,21 @@ fn both(target: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
 }
 
 #[inline(always)]
-fn unary(f: Unary, target: &mut [f32], a: &[f32]) {
+fn unary<const FUSED: bool>(f: Unary, target: &mut [f32], a: &[f32]) {
     match f {
         Unary::Neg => each(target, a, |x| -x),
         Unary::Abs => each(target, a, f32::abs),
         Unary::Sign => each(target, a, |x| f32::from(x > 0.0) - f32::from(x < 0.0)),
-        Unary::Exp => each(target, a, math::exp),
+        Unary::Exp => each(target, a, math::exp::<FUSED>),
         Unary::Log => each(target, a, math::ln),
         Unary::Sqrt => each(target, a, f32::sqrt),
         Unary::Rsqrt => each(target, a, |x| 1.0 / x.sqrt()),
         Unary::Recip => each(target, a, |x| 1.0 / x),
-        Unary::Tanh => each(target, a, math::tanh),
-        Unary::Erf => each(target, a, math::erf),
-        Unary::Sigmoid => each(target, a, math::sigmoid),
+        Unary::Tanh => each(target, a, math::tanh::<FUSED>),
+        Unary::Erf => each(target, a, math::erf::<FUSED>),
+        Unary::Sigmoid => each(target, a, math::sigmoid::<FUSED>),
+        Unary::Gelu => each(target, a, math::gelu::<FUSED>),
+        Unary::GeluSlope => each(target, a, math::gelu_slope::<FUSED>),
         // Written so that NaN stays NaN: a diverged run must be seen, not rectified.
         Unary::Relu => each(target, a, |x| if x < 0.0 { 0.0 } else { x }),
         Unary::Clamp(lo, hi) => each(target, a, |x| {

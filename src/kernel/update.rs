@@ -237,7 +237,7 @@ impl Vectorised for Block<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(mut self) {
+    fn run<const FUSED: bool>(mut self) {
         // Only a prior has sums.
         if let (MethodRates::Sgd { direct, lag, .. }, true) =
             (self.rates.method, self.sums.is_empty())

@@ -114,8 +114,8 @@ fn cost_of(graph: &Graph, node: &Node, costs: &HashMap<ValueId, Cost>) -> Cost {
 fn work(op: &Op) -> usize {
     match op {
         Op::Unary(Unary::Exp | Unary::Log | Unary::Sigmoid) => 8,
-        Op::Unary(Unary::Tanh | Unary::Erf) => 12,
-        Op::Unary(Unary::Powf(_)) => 20,
+        Op::Unary(Unary::Tanh | Unary::Erf | Unary::Gelu) => 12,
+        Op::Unary(Unary::Powf(_) | Unary::GeluSlope) => 20,
         Op::Unary(Unary::Sqrt | Unary::Rsqrt | Unary::Recip) => 4,
         _ => 1,
     }

@@ -211,6 +211,8 @@ impl Body<'_> {
             Unary::Tanh => write!(text, "tape_tanh({a})"),
             Unary::Erf => write!(text, "tape_erf({a})"),
             Unary::Sigmoid => write!(text, "tape_sigmoid({a})"),
+            Unary::Gelu => write!(text, "tape_gelu({a})"),
+            Unary::GeluSlope => write!(text, "tape_gelu_slope({a})"),
             Unary::Relu => write!(text, "tape_relu({a})"),
             Unary::Clamp(lo, hi) => {
                 let (lo, hi) = (self.constant(lo), self.constant(hi));

@@ -168,6 +168,8 @@ fn chains() -> Graph {
             Unary::Tanh,
             Unary::Erf,
             Unary::Sigmoid,
+            Unary::Gelu,
+            Unary::GeluSlope,
             Unary::Relu,
             Unary::Clamp(0.0, f32::INFINITY),
             Unary::Powf(2.0),

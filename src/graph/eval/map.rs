@@ -1,6 +1,6 @@
 //! Element-wise functions.
 
-use std::f64::consts::FRAC_2_SQRT_PI;
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use crate::graph::{Binary, Unary};
 
@@ -33,6 +33,8 @@ fn unary_at(f: Unary, x: f64) -> f64 {
         Unary::Tanh => x.tanh(),
         Unary::Erf => erf(x),
         Unary::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Unary::Gelu => x * normal_distribution(x),
+        Unary::GeluSlope => gelu_slope(x),
         Unary::Relu => larger(x, 0.0),
         Unary::Clamp(lo, hi) => smaller(larger(x, f64::from(lo)), f64::from(hi)),
         Unary::Powf(power) => x.powf(f64::from(power)),
@@ -64,6 +66,18 @@ pub(super) fn larger(a: f64, b: f64) -> f64 {
 /// min(a, b); NaN when either is.
 fn smaller(a: f64, b: f64) -> f64 {
     if a < b || a.is_nan() { a } else { b }
+}
+
+/// Φ(x) = ½ (1 + erf(x/√2))
+fn normal_distribution(x: f64) -> f64 {
+    0.5 * (1.0 + erf(x * FRAC_1_SQRT_2))
+}
+
+/// Φ(x) + x φ(x) with φ(x) = e^(-x²/2) / √2π, which is 0 at ±40 and beyond.
+fn gelu_slope(x: f64) -> f64 {
+    let x = x.clamp(-40.0, 40.0);
+    let density = 0.5 * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI * (-0.5 * x * x).exp();
+    normal_distribution(x) + x * density
 }
 
 /// erf x = 2/√π e^(-x²) Σₙ 2ⁿ x²ⁿ⁺¹ / (1·3·...·(2n+1)) (Abramowitz and Stegun 7.1.6).

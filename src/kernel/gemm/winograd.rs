@@ -270,17 +270,20 @@ pub(super) unsafe fn transform<V: Vector, T: Transform>(
         // SAFETY: lines were checked to lie in `from`, and there are at most as many in `to`;
         // the features are the caller's.
         unsafe {
-            let mut columns = [[V::zero(); 6]; 6];
-            for (j, to) in columns.iter_mut().enumerate().take(T::FROM) {
+            // Transformed columns, row by row: the second pass finds a row without picking it from
+            // all columns.
+            let mut rows = [[V::zero(); 6]; 6];
+            for j in 0..T::FROM {
                 let mut column = [V::zero(); 6];
                 for (i, line) in column.iter_mut().enumerate().take(T::FROM) {
                     *line = V::load(from.as_ptr().add(places.offsets[i * T::FROM + j] + at));
                 }
-                *to = T::apply(column);
+                for (row, value) in rows.iter_mut().zip(T::apply(column)) {
+                    row[j] = value;
+                }
             }
-            for i in 0..T::TO {
-                let row = T::apply(columns.map(|column| column[i]));
-                for (j, line) in row.iter().enumerate().take(T::TO) {
+            for (i, row) in rows.into_iter().enumerate().take(T::TO) {
+                for (j, line) in T::apply(row).iter().enumerate().take(T::TO) {
                     line.store(to.as_mut_ptr().add((i * T::TO + j) * LINE + at));
                 }
             }

@@ -43,7 +43,8 @@ fn bound(bits: i32) -> f64 {
 
 #[test]
 fn exp_keeps_its_bound() {
-    check(Unary::Exp, exp, bound(23), bound(149));
+    check(Unary::Exp, exp::<false>, bound(23), bound(149));
+    check(Unary::Exp, exp::<true>, bound(23), bound(149));
 }
 
 #[test]
@@ -53,17 +54,40 @@ fn ln_keeps_its_bound() {
 
 #[test]
 fn tanh_keeps_its_bound() {
-    check(Unary::Tanh, tanh, bound(21), bound(149));
+    check(Unary::Tanh, tanh::<false>, bound(21), bound(149));
+    check(Unary::Tanh, tanh::<true>, bound(21), bound(149));
 }
 
 #[test]
 fn erf_keeps_its_bound() {
-    check(Unary::Erf, erf, bound(21), bound(149));
+    check(Unary::Erf, erf::<false>, bound(21), bound(149));
+    check(Unary::Erf, erf::<true>, bound(21), bound(149));
 }
 
 #[test]
 fn sigmoid_keeps_its_bound() {
-    check(Unary::Sigmoid, sigmoid, bound(22), bound(126));
+    check(Unary::Sigmoid, sigmoid::<false>, bound(22), bound(126));
+    check(Unary::Sigmoid, sigmoid::<true>, bound(22), bound(126));
+}
+
+#[test]
+fn gelu_keeps_its_bound() {
+    let inputs: Vec<f32> = sweep().into_iter().filter(|&x| x != f32::NEG_INFINITY).collect();
+    let x = Array::from_fn(&[inputs.len()].into(), |i| f64::from(inputs[i]));
+    let want = &eval_op(Op::Unary(Unary::Gelu), &[x]).expect("one operand of any shape")[0];
+    for gelu in [gelu::<false>, gelu::<true>] {
+        for (&x, &want) in inputs.iter().zip(want.iter()) {
+            let (got, most) = (f64::from(gelu(x)), bound(21) * f64::from(x).abs() + bound(149));
+            let same = got == want || got.is_nan() && want.is_nan();
+            assert!(same || (got - want).abs() <= most, "gelu({x:e}) = {got:e}, not {want:e}");
+        }
+    }
+}
+
+#[test]
+fn gelu_slope_keeps_its_bound() {
+    check(Unary::GeluSlope, gelu_slope::<false>, 0.0, bound(21));
+    check(Unary::GeluSlope, gelu_slope::<true>, 0.0, bound(21));
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(super) fn axis_op(l: &mut Lowering<'_>, node: &TypedNode, op: &AxisOp) -> Lo
             let mut perm: Vec<usize> = (0..l.graph.shape(x).ndim()).collect();
             let moved = perm.remove(*from);
             perm.insert(*to, moved);
-            l.transpose(x, &perm)?
+            l.graph.transpose(x, &perm)?
         }
         AxisOp::Add(_) | AxisOp::Rm(_) | AxisOp::Reshape(..) => {
             let shape = shape_of(&node.outputs[0].fact)?;

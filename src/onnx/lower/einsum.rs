@@ -185,5 +185,5 @@ fn outer(l: &mut Lowering<'_>, a: &Operand, b: &Operand, result: &[char]) -> Res
 fn permuted(l: &mut Lowering<'_>, operand: &Operand, order: &[char]) -> Result<ValueId> {
     let perm: Vec<usize> =
         order.iter().filter_map(|axis| operand.axes.iter().position(|own| own == axis)).collect();
-    l.transpose(operand.value, &perm)
+    l.graph.transpose(operand.value, &perm)
 }

@@ -7,7 +7,7 @@ use tract_onnx::tract_core::ops::math;
 use tract_onnx::tract_core::ops::nn::{GeluApproximate, LeakyRelu};
 use tract_onnx::tract_hir::internal::*;
 
-use super::{Lowered, Lowering};
+use super::{Lowered, Lowering, gelu};
 use crate::error::Result;
 use crate::graph::{Binary, Unary, ValueId};
 
@@ -36,10 +36,10 @@ pub(super) fn unary(l: &mut Lowering<'_>, node: &TypedNode, op: &ElementWiseOp) 
         "Tanh" => Unary::Tanh,
         "Erf" => Unary::Erf,
         "Sigmoid" => Unary::Sigmoid,
+        "GeluExact" => Unary::Gelu,
         "Square" => return l.graph.mul(x, x).map(Some),
         "HardSwish" => return hard_swish(l, x).map(Some),
         "Silu" => return silu(l, x).map(Some),
-        "GeluExact" => return gelu(l, x).map(Some),
         "Not" => return not(l, x).map(Some),
         _ => return Ok(None),
     };
@@ -69,25 +69,13 @@ fn silu(l: &mut Lowering<'_>, x: ValueId) -> Result<ValueId> {
     l.graph.mul(x, gate)
 }
 
-/// x/2 · (1 + erf(x/√2))
-fn gelu(l: &mut Lowering<'_>, x: ValueId) -> Result<ValueId> {
-    let scaled = l.graph.scale(x, std::f32::consts::FRAC_1_SQRT_2)?;
-    let bell = l.graph.unary(Unary::Erf, scaled)?;
-    half_gate(l, x, bell)
-}
-
 /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 xᵖ)))
 fn gelu_tanh(l: &mut Lowering<'_>, x: ValueId, power: f32) -> Result<ValueId> {
     let raised = powf(l, x, power)?;
     let raised = l.graph.scale(raised, 0.044_715)?;
     let sum = l.graph.add(x, raised)?;
     let scaled = l.graph.scale(sum, (2.0 / std::f32::consts::PI).sqrt())?;
-    let bell = l.graph.unary(Unary::Tanh, scaled)?;
-    half_gate(l, x, bell)
-}
-
-/// x/2 · (1 + gate)
-fn half_gate(l: &mut Lowering<'_>, x: ValueId, gate: ValueId) -> Result<ValueId> {
+    let gate = l.graph.unary(Unary::Tanh, scaled)?;
     let shifted = l.graph.shift(gate, 1.0)?;
     let half = l.graph.scale(x, 0.5)?;
     l.graph.mul(half, shifted)
@@ -136,7 +124,10 @@ pub(super) fn binary(l: &mut Lowering<'_>, node: &TypedNode, op: &TypedBinOp) ->
         "Add" => l.graph.add(a, b)?,
         "Sub" => l.graph.sub(a, b)?,
         "SubF" => l.graph.sub(b, a)?,
-        "Mul" | "And" => l.graph.mul(a, b)?,
+        "Mul" | "And" => match gelu::argument(&l.graph, a, b) {
+            Some(x) => l.graph.unary(Unary::Gelu, x)?,
+            None => l.graph.mul(a, b)?,
+        },
         "Div" => l.graph.div(a, b)?,
         "Max" | "Or" => l.graph.binary(Binary::Max, a, b)?,
         "Min" => l.graph.binary(Binary::Min, a, b)?,

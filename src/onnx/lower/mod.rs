@@ -9,6 +9,7 @@ mod axes;
 mod conv;
 mod einsum;
 mod elementwise;
+mod gelu;
 mod indexing;
 mod pool;
 mod reduce;
@@ -92,7 +93,8 @@ pub(super) fn lower(model: &Model, typed: &TypedModel) -> Result<Graph> {
         }
         lowering.graph.set_output(&port.name, value);
     }
-    live_part(&lowering.graph)
+    let graph = live_part(&lowering.graph)?.sink_transposes()?;
+    live_part(&graph)
 }
 
 /// The nodes on which the results depend, and the input, in the same order.
@@ -313,17 +315,6 @@ impl Lowering<'_> {
         } else {
             Ok(None)
         }
-    }
-
-    /// A transposition; one of another's result is one of its operand.
-    fn transpose(&mut self, x: ValueId, perm: &[usize]) -> Result<ValueId> {
-        let producer = self.graph.producer(x);
-        if let Op::Transpose(inner) = &producer.op {
-            let composed: Vec<usize> = perm.iter().map(|&axis| inner[axis]).collect();
-            let operand = producer.inputs[0];
-            return self.graph.transpose(operand, &composed);
-        }
-        self.graph.transpose(x, perm)
     }
 
     /// Operand `at` of `node` as a value of the graph.

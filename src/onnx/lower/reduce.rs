@@ -60,7 +60,7 @@ pub(super) fn softmax(l: &mut Lowering<'_>, node: &TypedNode, op: &Softmax) -> L
     for (to, &from) in perm.iter().enumerate() {
         inverse[from] = to;
     }
-    let turned = l.transpose(x, &perm)?;
+    let turned = l.graph.transpose(x, &perm)?;
     let turned_shape = l.graph.shape(turned).clone();
     let mut merged = turned_shape[..kept].to_vec();
     merged.push(turned_shape[kept..].iter().product());
@@ -70,5 +70,5 @@ pub(super) fn softmax(l: &mut Lowering<'_>, node: &TypedNode, op: &Softmax) -> L
         SoftmaxKind::LogSoftmax => l.graph.log_softmax(flat)?,
     };
     let soft = l.graph.reshape(soft, &turned_shape)?;
-    l.transpose(soft, &inverse).map(Some)
+    l.graph.transpose(soft, &inverse).map(Some)
 }

@@ -114,10 +114,10 @@ fn resample(
     let ndim = l.graph.shape(x).ndim();
     let mut perm: Vec<usize> = (0..ndim).collect();
     perm.swap(axis, ndim - 1);
-    let turned = l.transpose(x, &perm)?;
+    let turned = l.graph.transpose(x, &perm)?;
     let shape = l.graph.shape(turned).clone();
     let flat = l.graph.reshape(turned, &[shape.len() / from, from].into())?;
     let product = l.graph.matmul(flat, map, MatMul { transpose_a: false, transpose_b: true })?;
     let resized = l.graph.reshape(product, &shape.with(ndim - 1, to))?;
-    l.transpose(resized, &perm)
+    l.graph.transpose(resized, &perm)
 }

@@ -71,7 +71,7 @@ impl Vectorised for Chains {
     type Output = f32;
 
     #[inline(always)]
-    fn run(self) -> f32 {
+    fn run<const FUSED: bool>(self) -> f32 {
         let mut sums = [[1.0f32; LANES]; CHAINS];
         for _ in 0..LINKS {
             for chain in &mut sums {
