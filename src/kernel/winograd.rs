@@ -13,13 +13,11 @@ use std::ops::Range;
 
 use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
-use crate::kernel::gemm::{
-    Isa, LINE, LINES, POINTS, Places, STEP, Write, aligned, first, multiply_strip,
-};
+use crate::kernel::gemm::{Isa, LINE, LINES, POINTS, STEP, Write, aligned, first, multiply_strip};
 use crate::threads::{Parts, Threads};
 
 pub(super) use filter_grad::{filter_grad, filter_grad_scratch_len};
-use tiles::{Blocks, Grid, Run};
+use tiles::{Blocks, Grid};
 
 /// Taps of a filter.
 const TAPS: usize = 9;
@@ -250,7 +248,6 @@ impl Call<'_> {
         let Layer { channels, feature_stride, channel_stride, turned, .. } = self.plan.layer;
         let tasks = channels.div_ceil(AT_ONCE);
         let filters = Parts::new(filters);
-        let places = Places::every(TAPS, LINE);
         self.threads.run(self.plan.strips.count() * tasks, |task, _| {
             let rows = self.plan.strips.of(task / tasks);
             let start = rows.start * POINTS * channels;
@@ -270,7 +267,7 @@ impl Call<'_> {
                 // SAFETY: an instruction set is only handed out where the processor has it; tasks
                 // have strips or channels of their own.
                 unsafe {
-                    (self.isa.winograd.filter)(&taps, &places, &mut lines);
+                    (self.isa.winograd.filter)(&taps, LINE, lines.as_mut_ptr(), LINE);
                     (self.isa.winograd.scatter)(&lines, first(rows.len()), to, stride);
                 }
             }
@@ -283,7 +280,6 @@ impl Call<'_> {
         let count = panels.len() / panel_len;
         let tasks = layer.channels.div_ceil(CHANNELS_AT_ONCE);
         let dealt = blocks.dealt(grid);
-        let places = dealt.places();
         let (panels, locals) = (Parts::new(panels), Parts::new(locals));
         self.threads.run(count * tasks, |task, worker| {
             // SAFETY: a worker runs one task at a time.
@@ -292,28 +288,20 @@ impl Call<'_> {
             let panel = Panel {
                 start: panels.pointer(index * panel_len, *panel_len),
                 channels: layer.channels,
-                tiles: blocks.tiles(grid, block + index),
+                tiles: blocks.tiles(grid, block + index).next_multiple_of(LINE),
                 strip: self.isa.columns,
             };
             let rows = blocks.of(block + index);
-            let mut lines = [0.0; LINES];
             for channel in first_channel..(first_channel + CHANNELS_AT_ONCE).min(layer.channels) {
                 let data = (self.x, layer.channels, channel);
                 dealt.deal(self.isa, grid, rows.clone(), data, local);
-                let mut line = None;
-                for run in dealt.runs(grid, rows.clone(), self.isa.columns) {
-                    let local = &local[run.line..];
+                for tile in (0..panel.tiles).step_by(LINE) {
+                    let to = panel.place(channel, tile);
+                    let from = (&local[tile..], dealt.stride());
                     // SAFETY: an instruction set is only handed out where the processor has it;
-                    // tasks have channels of their own.
-                    unsafe {
-                        if line.replace(run.line) != Some(run.line) {
-                            (self.isa.winograd.input)(local, &places, &mut lines);
-                        }
-                        panel.put(self.isa, &lines, run, channel);
-                    }
+                    // tasks have channels of their own, and panels have whole lines of tiles.
+                    unsafe { (self.isa.winograd.input)(from.0, from.1, to, panel.stride()) };
                 }
-                // SAFETY: as above.
-                unsafe { panel.fill_up(self.isa, channel) };
             }
         });
     }
@@ -367,15 +355,15 @@ impl Call<'_> {
     ) {
         let Plan { layer, results: grid, blocks, .. } = self.plan;
         let [height, width] = layer.output;
-        let places = Places::every(POINTS, results.rows * results.tiles);
+        let stride = results.rows * results.tiles;
         let (mut lines, mut woven) = ([0.0; LINES], [0.0; STEP * STEP * LINE]);
         let mut line = None;
-        for run in blocks.dealt(grid).runs(grid, blocks.of(block), usize::MAX) {
+        for run in grid.runs(blocks.of(block)) {
             if line.replace(run.line) != Some(run.line) {
                 let sums = &results.sums[row * results.tiles + run.line..];
                 // SAFETY: an instruction set is only handed out where the processor has it.
                 unsafe {
-                    (self.isa.winograd.output)(sums, &places, &mut lines);
+                    (self.isa.winograd.output)(sums, stride, lines.as_mut_ptr(), LINE);
                     (self.isa.winograd.weave)(&lines, &mut woven);
                 }
             }
@@ -426,49 +414,22 @@ struct Results<'a> {
 struct Panel {
     start: *mut f32,
     channels: usize,
-    /// Tiles of the block, without those that fill up its last line.
+    /// Tiles of the block, with those that fill up its last line.
     tiles: usize,
     /// Most tiles of a strip.
     strip: usize,
 }
 
 impl Panel {
-    /// Writes a run of one channel.
-    ///
-    /// # Safety
-    /// The processor has the instruction set, and no other thread writes the channel.
-    unsafe fn put(&self, isa: &Isa, lines: &[f32; LINES], run: Run, channel: usize) {
-        let to = self.place(channel, run.tile).wrapping_sub(run.lane);
-        // SAFETY: the elements in the mask are the run's; the rest is the caller's contract.
-        unsafe { (isa.winograd.scatter)(lines, run.mask(), to, self.stride()) };
-    }
-
-    /// Writes zeros where a channel's last line has no tiles.
-    ///
-    /// # Safety
-    /// As for [`Panel::put`].
-    unsafe fn fill_up(&self, isa: &Isa, channel: usize) {
-        let missing = self.padded() - self.tiles;
-        if missing > 0 {
-            let to = self.place(channel, self.tiles);
-            // SAFETY: these elements are in the panel; the rest is the caller's contract.
-            unsafe { (isa.winograd.scatter)(&[0.0; LINES], first(missing), to, self.stride()) };
-        }
-    }
-
-    fn padded(&self) -> usize {
-        self.tiles.next_multiple_of(LINE)
-    }
-
     /// From one point to the next.
     fn stride(&self) -> usize {
-        point_len(self.channels, self.padded())
+        point_len(self.channels, self.tiles)
     }
 
     /// Where a tile's first point is.
     fn place(&self, channel: usize, tile: usize) -> *mut f32 {
         let (first, lane) = (tile / self.strip * self.strip, tile % self.strip);
-        let width = self.strip.min(self.padded() - first);
+        let width = self.strip.min(self.tiles - first);
         self.start.wrapping_add(first * self.channels + channel * width + lane)
     }
 }

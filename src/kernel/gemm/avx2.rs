@@ -12,7 +12,7 @@ use super::line::LINE;
 use super::pack::Block;
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
 use super::winograd::{
-    self, Cotangent, Filter, FilterGrad, Input, LINES, Output, Places, STEP, Transform, Winograd,
+    self, Cotangent, Dealing, Filter, FilterGrad, Input, LINES, Output, STEP, Transform, Winograd,
 };
 
 impl Vector for __m256 {
@@ -61,13 +61,25 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
         // SAFETY: the caller has the features.
-        unsafe {
-            let four = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-        }
+        unsafe { sums(four) }
+    }
+}
+
+/// The sum of all lanes of each: halves of pairs are added until one lane of each is left.
+#[inline(always)]
+pub(super) unsafe fn sums([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+    // SAFETY: the caller has the features, and an array four lanes.
+    unsafe {
+        let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let (even, odd) = (_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xee>(ab, cd));
+        let halves = _mm256_add_ps(even, odd);
+        let (low, high) = (_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+        let mut sums = [0.0; 4];
+        _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(low, high));
+        sums
     }
 }
 
@@ -129,9 +141,9 @@ unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [us
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn transform<T: Transform>(from: &[f32], places: &Places, to: &mut [f32; LINES]) {
+unsafe fn transform<T: Transform>(from: &[f32], stride: usize, to: *mut f32, to_stride: usize) {
     // SAFETY: the caller has the features.
-    unsafe { winograd::transform::<__m256, T>(from, places, to) }
+    unsafe { winograd::transform::<__m256, T>(from, stride, to, to_stride) }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -141,9 +153,9 @@ unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) 
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
+unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], places: &Dealing<'_>) {
     // SAFETY: the caller has the features.
-    unsafe { winograd::deal::<Pair>(row, before, to, stride, count) }
+    unsafe { winograd::deal::<Pair>(row, before, to, places) }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -153,7 +165,7 @@ unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
+unsafe fn turn(lines: &[f32], tiles: usize, channels: u16, to: *mut f32, strides: [usize; 2]) {
     // SAFETY: the caller has the features, and the rest of the contract is the caller's.
     unsafe { winograd::turn::<Pair>(lines, tiles, channels, to, strides) }
 }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2;
 use super::dots::{DotArgs, DotFn, dots};
 use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
@@ -9,7 +10,7 @@ use super::line::{LINE, Line};
 use super::pack::Block;
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
 use super::winograd::{
-    self, Cotangent, Filter, FilterGrad, Input, LINES, Output, Places, STEP, Transform, Winograd,
+    self, Cotangent, Dealing, Filter, FilterGrad, Input, LINES, Output, STEP, Transform, Winograd,
 };
 
 impl Vector for __m512 {
@@ -63,9 +64,16 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        // SAFETY: the caller has the feature.
-        unsafe { _mm512_reduce_add_ps(self) }
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the caller has the feature, which includes AVX2.
+        unsafe {
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for (half, all) in halves.iter_mut().zip(four) {
+                let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(all));
+                *half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm256_castpd_ps(high));
+            }
+            avx2::sums(halves)
+        }
     }
 }
 
@@ -180,6 +188,15 @@ impl Line for __m512 {
         // SAFETY: the caller has the feature.
         unsafe { turn_quarters(turn_within(lines)) }
     }
+
+    #[inline(always)]
+    unsafe fn ahead(self, next: Self) -> Self {
+        // SAFETY: the caller has the feature.
+        unsafe {
+            let (line, next) = (_mm512_castps_si512(self), _mm512_castps_si512(next));
+            _mm512_castsi512_ps(_mm512_alignr_epi32::<1>(next, line))
+        }
+    }
 }
 
 /// Transposes the 4x4 elements that the same quarter of four registers holds, for all quarters.
@@ -278,9 +295,9 @@ unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [us
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn transform<T: Transform>(from: &[f32], places: &Places, to: &mut [f32; LINES]) {
+unsafe fn transform<T: Transform>(from: &[f32], stride: usize, to: *mut f32, to_stride: usize) {
     // SAFETY: the caller has the feature.
-    unsafe { winograd::transform::<__m512, T>(from, places, to) }
+    unsafe { winograd::transform::<__m512, T>(from, stride, to, to_stride) }
 }
 
 #[target_feature(enable = "avx512f")]
@@ -290,9 +307,9 @@ unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) 
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
+unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], places: &Dealing<'_>) {
     // SAFETY: the caller has the feature.
-    unsafe { winograd::deal::<__m512>(row, before, to, stride, count) }
+    unsafe { winograd::deal::<__m512>(row, before, to, places) }
 }
 
 #[target_feature(enable = "avx512f")]
@@ -302,7 +319,7 @@ unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
+unsafe fn turn(lines: &[f32], tiles: usize, channels: u16, to: *mut f32, strides: [usize; 2]) {
     // SAFETY: the caller has the feature, and the rest of the contract is the caller's.
     unsafe { winograd::turn::<__m512>(lines, tiles, channels, to, strides) }
 }

@@ -159,8 +159,10 @@ pub(super) unsafe fn dots<V: Vector, const ROWS: usize, const COLUMNS: usize>(ar
             }
         }
         for (i, row) in sums.iter().enumerate() {
-            for (j, sum) in row.iter().enumerate() {
-                *c.add(i * c_stride + j) += sum.sum();
+            let mut four = [V::zero(); TILE_COLUMNS];
+            four[..COLUMNS].copy_from_slice(row);
+            for (j, sum) in V::sums(four).into_iter().enumerate().take(COLUMNS) {
+                *c.add(i * c_stride + j) += sum;
             }
         }
     }
@@ -275,10 +277,25 @@ impl Dots<'_> {
         Run { images: image..image + 1, elements: start..(start + step).min(self.len) }
     }
 
-    /// Adds the products of a run to a block of C.
-    fn add_run(&self, run: &Run, [rows, columns]: [Range<usize>; 2], c: &mut [f32]) {
+    /// Adds the products of all runs to a block of C, at most [`BLOCK`] rows and columns whose rows
+    /// are `width` apart.
+    ///
+    /// # Panics
+    /// When an operand or the block is shorter than it has to be.
+    pub fn add_block(&self, [rows, columns]: [Range<usize>; 2], width: usize, c: &mut [f32]) {
+        assert!(self.len >= LINE, "rows hold a line");
+        assert!(rows.len() <= BLOCK && columns.len() <= BLOCK.min(width), "a block is small");
+        assert!(rows.end <= self.a.count && columns.end <= self.b.count, "a block is in C");
+        assert!(rows.len() * width <= c.len(), "the block has room");
+        [self.a, self.b].iter().for_each(|side| side.check(self.images, self.len));
+        for run in 0..self.runs() {
+            self.add_run(&self.run(run), [rows.clone(), columns.clone()], width, c);
+        }
+    }
+
+    /// Adds the products of a run to a block of C whose rows are `width` apart.
+    fn add_run(&self, run: &Run, [rows, columns]: [Range<usize>; 2], width: usize, c: &mut [f32]) {
         let [most_rows, most_columns] = [self.isa.dots.len(), self.isa.dots[0].len()];
-        let width = columns.len();
         let a = self.a.starts(run, rows.clone());
         let b = self.b.starts(run, columns.clone());
         for panel in parts(columns.clone(), PANEL * most_columns) {
@@ -369,7 +386,8 @@ impl<'a> Sum<'a> {
             let c = unsafe { locals.part(worker * local_len, rows.len() * columns.len()) };
             c.fill(0.0);
             for run in self.blocking.segment(segment, runs) {
-                dots.add_run(&dots.run(run), [rows.clone(), columns.clone()], c);
+                let block = [rows.clone(), columns.clone()];
+                dots.add_run(&dots.run(run), block, columns.len(), c);
             }
             for (row, from) in rows.zip(c.chunks_exact(columns.len())) {
                 let start = (segment * m + row) * n + column;

@@ -22,6 +22,8 @@ pub(super) trait Line: Copy {
     unsafe fn deal(lines: [Self; 4]) -> [Self; 4];
     /// The inverse of [`Line::deal`].
     unsafe fn weave(lines: [Self; 4]) -> [Self; 4];
+    /// The elements from the second on, then the first of the line after it.
+    unsafe fn ahead(self, next: Self) -> Self;
 }
 
 /// The mask of the first `count` elements.
@@ -112,6 +114,11 @@ impl Line for [f32; LINE] {
     #[inline(always)]
     unsafe fn weave(lines: [Self; 4]) -> [Self; 4] {
         std::array::from_fn(|j| std::array::from_fn(|i| lines[i % 4][j * 4 + i / 4]))
+    }
+
+    #[inline(always)]
+    unsafe fn ahead(self, next: Self) -> Self {
+        std::array::from_fn(|i| if i + 1 < LINE { self[i + 1] } else { next[0] })
     }
 }
 

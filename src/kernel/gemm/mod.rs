@@ -42,7 +42,7 @@ pub(crate) use operand::{Matrix, Operand, Windows};
 use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
 pub(crate) use tile::Write;
-pub(crate) use winograd::{LINES, POINTS, Places, STEP, TransformFn};
+pub(crate) use winograd::{Dealing, LINES, POINTS, REACH, STEP, TransformFn};
 
 /// Elements of partial sums that one task adds.
 const ADDED: usize = 4096;

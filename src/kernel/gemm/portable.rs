@@ -7,7 +7,7 @@ use super::line::LINE;
 use super::pack::Block;
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
 use super::winograd::{
-    self, Cotangent, Filter, FilterGrad, Input, LINES, Output, Places, STEP, Transform, Winograd,
+    self, Cotangent, Dealing, Filter, FilterGrad, Input, LINES, Output, STEP, Transform, Winograd,
 };
 
 /// Eight elements, in as many registers as the target needs.
@@ -61,9 +61,8 @@ impl Vector for Eight {
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        let [a, b, c, d, e, f, g, h] = self.0;
-        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        four.map(|Eight([a, b, c, d, e, f, g, h])| ((a + e) + (c + g)) + ((b + f) + (d + h)))
     }
 }
 
@@ -117,9 +116,9 @@ unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [us
     unsafe { flat::copy_rows::<[f32; LINE]>(from, to, extents) }
 }
 
-unsafe fn transform<T: Transform>(from: &[f32], places: &Places, to: &mut [f32; LINES]) {
+unsafe fn transform<T: Transform>(from: &[f32], stride: usize, to: *mut f32, to_stride: usize) {
     // SAFETY: plain Rust needs no features.
-    unsafe { winograd::transform::<Eight, T>(from, places, to) }
+    unsafe { winograd::transform::<Eight, T>(from, stride, to, to_stride) }
 }
 
 unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) {
@@ -127,9 +126,9 @@ unsafe fn scatter(lines: &[f32; LINES], mask: u16, to: *mut f32, stride: usize) 
     unsafe { winograd::scatter::<[f32; LINE]>(lines, mask, to, stride) }
 }
 
-unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], stride: usize, count: usize) {
+unsafe fn deal(row: &[f32], before: usize, to: &mut [f32], places: &Dealing<'_>) {
     // SAFETY: plain Rust needs no features.
-    unsafe { winograd::deal::<[f32; LINE]>(row, before, to, stride, count) }
+    unsafe { winograd::deal::<[f32; LINE]>(row, before, to, places) }
 }
 
 unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
@@ -137,7 +136,7 @@ unsafe fn weave(lines: &[f32; LINES], to: &mut [f32; 4 * STEP * LINE]) {
     unsafe { winograd::weave::<[f32; LINE]>(lines, to) }
 }
 
-unsafe fn turn(lines: &[f32], tiles: u16, channels: u16, to: *mut f32, strides: [usize; 2]) {
+unsafe fn turn(lines: &[f32], tiles: usize, channels: u16, to: *mut f32, strides: [usize; 2]) {
     // SAFETY: plain Rust needs no features, and the rest of the contract is the caller's.
     unsafe { winograd::turn::<[f32; LINE]>(lines, tiles, channels, to, strides) }
 }

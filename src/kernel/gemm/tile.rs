@@ -19,8 +19,8 @@ pub(super) trait Vector: Copy {
     unsafe fn add(self, b: Self) -> Self;
     /// The bits that are set in both.
     unsafe fn and(self, mask: Self) -> Self;
-    /// The sum of all lanes.
-    unsafe fn sum(self) -> f32;
+    /// The sum of all lanes of each.
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4];
 }
 
 /// Whether a tile replaces or is added to what its destination holds.

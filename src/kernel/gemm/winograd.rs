@@ -16,6 +16,8 @@ pub(crate) const POINTS: usize = 36;
 pub(crate) const LINES: usize = POINTS * LINE;
 /// Positions of a result's tile along an axis; also what a plane is dealt into.
 pub(crate) const STEP: usize = 4;
+/// Positions of an input's tile along an axis.
+pub(crate) const REACH: usize = STEP + 2;
 
 /// How many elements ahead of use a plane is asked for; a processor does not foresee masked loads.
 const PREFETCH: usize = 512;
@@ -26,35 +28,12 @@ const B: f32 = 3.0 / 2.0;
 const A2: f32 = A * A;
 const B2: f32 = B * B;
 
-/// Where lines begin, all within reach of one another.
-#[derive(Clone, Debug)]
-pub(crate) struct Places {
-    offsets: [usize; POINTS],
-    reach: usize,
-}
-
-impl Places {
-    /// At most [`POINTS`] offsets.
-    pub fn new(offsets: impl IntoIterator<Item = usize>) -> Self {
-        let mut places = Places { offsets: [0; POINTS], reach: 0 };
-        for (to, from) in places.offsets.iter_mut().zip(offsets) {
-            *to = from;
-            places.reach = places.reach.max(from);
-        }
-        places
-    }
-
-    /// `count` lines, `stride` apart.
-    pub fn every(count: usize, stride: usize) -> Self {
-        Self::new((0..count).map(|line| line * stride))
-    }
-}
-
-/// Transforms the lines at some places of a slice into lines next to each other, both row-major.
+/// Transforms lines: `from, stride, to, stride`. Both are row-major, and neighbours are a stride
+/// apart.
 ///
 /// # Safety
-/// The processor has the kernel's features.
-pub(crate) type TransformFn = unsafe fn(&[f32], &Places, &mut [f32; LINES]);
+/// The processor has the kernel's features, and all lines of the result may be written.
+pub(crate) type TransformFn = unsafe fn(&[f32], usize, *mut f32, usize);
 
 /// Writes the first of each of [`POINTS`] lines: `lines, mask, to, stride`. Line `i` goes to
 /// `to + i·stride`; elements outside the mask are not written.
@@ -63,13 +42,26 @@ pub(crate) type TransformFn = unsafe fn(&[f32], &Places, &mut [f32; LINES]);
 /// The processor has the kernel's features, and the elements in the mask may be written.
 pub(crate) type ScatterFn = unsafe fn(&[f32; LINES], u16, *mut f32, usize);
 
-/// Deals a row with zeros around it out to four: `row, before, to, stride, count`. Element `4i + j`
-/// of the row, counted from `before` zeros before its first, goes to `to[j·stride + i]`. `count`
-/// lines are written to each.
+/// Deals a row with zeros around it out: `row, before, to, places`. Element `4i + j` of the row,
+/// counted from `before` zeros before its first, goes to element `i` of the `j`-th position, for
+/// each `j` below [`Dealing::positions`].
 ///
 /// # Safety
 /// The processor has the kernel's features.
-pub(crate) type DealFn = unsafe fn(&[f32], usize, &mut [f32], usize, usize);
+pub(crate) type DealFn = unsafe fn(&[f32], usize, &mut [f32], &Dealing<'_>);
+
+/// Where a row is dealt to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dealing<'a> {
+    /// Where the first position begins, for each place that the row is dealt to.
+    pub starts: &'a [usize],
+    /// From one position to the next.
+    pub stride: usize,
+    /// [`STEP`], or [`REACH`] where tiles reach into their neighbours.
+    pub positions: usize,
+    /// Lines that are written to each position.
+    pub count: usize,
+}
 
 /// The inverse for the first 16 lines, which are four rows of four: element `j` of row `i`, tile
 /// `t`, goes to `to[i·64 + 4t + j]`.
@@ -79,12 +71,12 @@ pub(crate) type DealFn = unsafe fn(&[f32], usize, &mut [f32], usize, usize);
 pub(crate) type WeaveFn = unsafe fn(&[f32; LINES], &mut [f32; 4 * STEP * LINE]);
 
 /// Turns tiles and channels: `lines, tiles, channels, to, [stride, width]`. The lines are those of
-/// up to 16 channels, [`LINES`] each. For each point, the `i`-th tile in one mask gets its channels
-/// in the other written next to each other, at `to + point·stride + i·width`.
+/// up to 16 channels, [`LINES`] each. For each point, the `i`-th of the first `tiles` tiles gets its
+/// channels in the mask written next to each other, at `to + point·stride + i·width`.
 ///
 /// # Safety
 /// The processor has the kernel's features, and what is written may be.
-pub(crate) type TurnFn = unsafe fn(&[f32], u16, u16, *mut f32, [usize; 2]);
+pub(crate) type TurnFn = unsafe fn(&[f32], usize, u16, *mut f32, [usize; 2]);
 
 /// The transforms of one instruction set.
 #[derive(Debug)]
@@ -262,13 +254,14 @@ impl Transform for FilterGrad {
 #[inline(always)]
 pub(super) unsafe fn transform<V: Vector, T: Transform>(
     from: &[f32],
-    places: &Places,
-    to: &mut [f32; LINES],
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
 ) {
-    assert!(places.reach + LINE <= from.len(), "all lines lie in the slice");
+    let reach = (T::FROM * T::FROM - 1) * from_stride;
+    assert!(reach + LINE <= from.len(), "all lines lie in the slice");
     for at in (0..LINE).step_by(V::LANES) {
-        // SAFETY: lines were checked to lie in `from`, and there are at most as many in `to`;
-        // the features are the caller's.
+        // SAFETY: lines were checked to lie in `from`; the rest is the caller's contract.
         unsafe {
             // Transformed columns, row by row: the second pass finds a row without picking it from
             // all columns.
@@ -276,7 +269,7 @@ pub(super) unsafe fn transform<V: Vector, T: Transform>(
             for j in 0..T::FROM {
                 let mut column = [V::zero(); 6];
                 for (i, line) in column.iter_mut().enumerate().take(T::FROM) {
-                    *line = V::load(from.as_ptr().add(places.offsets[i * T::FROM + j] + at));
+                    *line = V::load(from.as_ptr().add((i * T::FROM + j) * from_stride + at));
                 }
                 for (row, value) in rows.iter_mut().zip(T::apply(column)) {
                     row[j] = value;
@@ -284,7 +277,7 @@ pub(super) unsafe fn transform<V: Vector, T: Transform>(
             }
             for (i, row) in rows.into_iter().enumerate().take(T::TO) {
                 for (j, line) in T::apply(row).iter().enumerate().take(T::TO) {
-                    line.store(to.as_mut_ptr().add((i * T::TO + j) * LINE + at));
+                    line.store(to.add((i * T::TO + j) * to_stride + at));
                 }
             }
         }
@@ -299,13 +292,10 @@ pub(super) unsafe fn scatter<L: Line>(
     to: *mut f32,
     stride: usize,
 ) {
-    // From the first element in the mask on: a store that starts at a line's first is the fastest.
-    let skipped = (mask.trailing_zeros() as usize).min(LINE - 1);
-    let (mask, to) = (mask >> skipped, to.wrapping_add(skipped));
     for (point, line) in lines.chunks_exact(LINE).enumerate() {
         // SAFETY: a chunk is a line; the rest is the caller's contract.
         unsafe {
-            let line = L::zero().load(line.as_ptr().add(skipped), first(LINE - skipped));
+            let line = L::zero().load(line.as_ptr(), u16::MAX);
             line.store(to.wrapping_add(point * stride), mask);
         }
     }
@@ -313,36 +303,59 @@ pub(super) unsafe fn scatter<L: Line>(
 
 /// See [`DealFn`].
 #[inline(always)]
-pub(super) unsafe fn deal<L: Line>(
-    row: &[f32],
-    before: usize,
-    to: &mut [f32],
-    stride: usize,
-    count: usize,
-) {
-    assert!((STEP - 1) * stride + count * LINE <= to.len(), "all four rows have room");
-    let end = before + row.len();
-    for index in 0..count {
-        // SAFETY: a line is read only where it lies in the row, and the four rows were checked; the
-        // features are the caller's.
-        unsafe {
-            // A loop and no closure: a function of its own would lack the features.
-            let mut lines = [L::zero(); STEP];
-            for (i, line) in lines.iter_mut().enumerate() {
-                let start = (index * STEP + i) * LINE;
-                let inside =
-                    first(end.saturating_sub(start)) & !first(before.saturating_sub(start));
-                let from = row.as_ptr().wrapping_add(start).wrapping_sub(before);
-                prefetch(from.wrapping_add(PREFETCH));
-                // A load of nothing from an address of nothing is slow.
-                if inside != 0 {
-                    *line = line.load(from, inside);
+pub(super) unsafe fn deal<L: Line>(row: &[f32], before: usize, to: &mut [f32], places: &Dealing) {
+    let &Dealing { starts, stride, positions, count } = places;
+    assert!((STEP..=REACH).contains(&positions), "positions are those of a tile");
+    for start in starts {
+        let reach = start + (positions - 1) * stride + count * LINE;
+        assert!(reach <= to.len(), "all positions have room");
+    }
+    // SAFETY: the positions were checked; the features are the caller's.
+    unsafe {
+        let mut lines = dealt::<L>(row, before, 0);
+        for index in 0..count {
+            let next = dealt::<L>(row, before, index + 1);
+            let all = [
+                lines[0],
+                lines[1],
+                lines[2],
+                lines[3],
+                lines[0].ahead(next[0]),
+                lines[1].ahead(next[1]),
+            ];
+            for start in starts {
+                for (position, line) in all.into_iter().enumerate().take(positions) {
+                    let at = start + position * stride + index * LINE;
+                    line.store(to.as_mut_ptr().add(at), u16::MAX);
                 }
             }
-            for (j, line) in L::deal(lines).into_iter().enumerate() {
-                line.store(to.as_mut_ptr().add(j * stride + index * LINE), u16::MAX);
+            lines = next;
+        }
+    }
+}
+
+/// Four lines of a row, dealt.
+#[inline(always)]
+unsafe fn dealt<L: Line>(row: &[f32], before: usize, index: usize) -> [L; STEP] {
+    // SAFETY: a line is read only where it lies in the row; the features are the caller's.
+    unsafe {
+        let mut lines = [L::zero(); STEP];
+        let end = before + row.len();
+        if index * STEP * LINE >= end {
+            return lines;
+        }
+        // A loop and no closure: a function of its own would lack the features.
+        for (i, line) in lines.iter_mut().enumerate() {
+            let start = (index * STEP + i) * LINE;
+            let inside = first(end.saturating_sub(start)) & !first(before.saturating_sub(start));
+            let from = row.as_ptr().wrapping_add(start).wrapping_sub(before);
+            prefetch(from.wrapping_add(PREFETCH));
+            // A load of nothing from an address of nothing is slow.
+            if inside != 0 {
+                *line = line.load(from, inside);
             }
         }
+        L::deal(lines)
     }
 }
 
@@ -368,7 +381,7 @@ pub(super) unsafe fn weave<L: Line>(lines: &[f32; LINES], to: &mut [f32; 4 * STE
 #[inline(always)]
 pub(super) unsafe fn turn<L: Line>(
     lines: &[f32],
-    tiles: u16,
+    tiles: usize,
     channels: u16,
     to: *mut f32,
     [stride, width]: [usize; 2],
@@ -383,14 +396,9 @@ pub(super) unsafe fn turn<L: Line>(
                 let from = lines.as_ptr().add(channel * LINES + point * LINE);
                 *row = row.load(from, u16::MAX);
             }
-            let rows = L::transpose(rows);
             let to = to.wrapping_add(point * stride);
-            let mut place = 0;
-            for (tile, row) in rows.into_iter().enumerate() {
-                if tiles >> tile & 1 == 1 {
-                    row.store(to.wrapping_add(place * width), channels);
-                    place += 1;
-                }
+            for (tile, row) in L::transpose(rows).into_iter().enumerate().take(tiles) {
+                row.store(to.wrapping_add(tile * width), channels);
             }
         }
     }

@@ -1,261 +1,77 @@
 //! The cotangent of the filters: the products at each point are summed over tiles.
+//!
+//! With many tiles, channels stay rows of tiles, whose products with one another need no packing;
+//! but each product of two rows ends with the sum of a register's lanes. With many channels, tiles
+//! become rows of channels instead; but each element has to be turned.
 
-use std::ops::Range;
+mod rows;
+mod turned;
 
-use super::tiles::{Blocks, Dealt, Grid};
-use super::{Strips, TAPS, point_len};
+use super::TAPS;
 use crate::graph::Conv2d;
-use crate::kernel::gemm::{
-    Isa, LINE, LINES, POINTS, Places, TransformFn, Write, aligned, first, multiply_strip,
-};
+use crate::kernel::gemm::{Isa, LINE, LINES, STEP};
 use crate::threads::{Parts, Threads};
 
-/// Tiles of a block, about.
-const TILES: usize = 128;
 /// Elements of transformed input and cotangents that are made before they are multiplied.
 const PANELS_MAX: usize = 1 << 21;
-/// Strips of features that one task multiplies.
-const STRIPS_AT_ONCE: usize = 4;
+/// Tiles that cost as much to sum up as one channel costs to turn, less one of the other side.
+const TILES_PER_CHANNEL: usize = 8;
 
-/// How the sum is cut, and its scratch memory.
-struct Plan {
-    g: Conv2d,
-    input: Grid,
-    output: Grid,
-    blocks: Blocks,
-    /// Input channels with those that fill up the last line.
-    channels: usize,
-    /// Of the features.
-    strips: Strips,
-    /// Elements of a block's transformed input, `[point][strip of channels][tile][channel]`.
-    panel_len: usize,
-    /// Elements of a block's transformed cotangents, `[strip of features][point][tile][feature]`.
-    cotangents_len: usize,
-    /// Blocks transformed before they are multiplied.
-    at_once: usize,
-    /// Elements that a worker needs for itself.
-    local_len: usize,
-}
-
-impl Plan {
-    fn new(isa: &Isa, g: &Conv2d) -> Self {
-        let input = Grid::input(g.batch, g.input, g.output, g.pad);
-        let output = Grid::output(g.batch, g.output);
-        let blocks = Blocks::new(&output, TILES);
-        let channels = g.in_channels.next_multiple_of(LINE);
-        let panel_len = POINTS * point_len(channels, blocks.tiles_max);
-        let cotangents_len = (POINTS * blocks.tiles_max * g.out_channels).next_multiple_of(LINE);
-        let dealt_len = blocks.dealt(&input).len().max(blocks.dealt(&output).len());
-        Plan {
-            g: *g,
-            input,
-            output,
-            channels,
-            strips: Strips::new(isa, g.out_channels),
-            panel_len,
-            cotangents_len,
-            at_once: (PANELS_MAX / (panel_len + cotangents_len)).clamp(1, blocks.count),
-            local_len: LINE * (dealt_len + LINES),
-            blocks,
-        }
-    }
-
-    fn sums_len(&self) -> usize {
-        POINTS * self.g.out_channels * self.channels
-    }
-
-    fn scratch_len(&self, workers: usize) -> usize {
-        self.sums_len()
-            + self.at_once * (self.panel_len + self.cotangents_len)
-            + workers * self.local_len
-            + LINE
-    }
+/// Whether rows of tiles are to be multiplied.
+fn has_long_rows(g: &Conv2d) -> bool {
+    let tiles = g.batch * g.output.map(|extent| extent.div_ceil(STEP)).iter().product::<usize>();
+    // Turning costs 1/in + 1/out of the products.
+    let (a, b) = (g.in_channels, g.out_channels);
+    TILES_PER_CHANNEL * a * b <= tiles * (a + b)
 }
 
 /// Elements of scratch that [`filter_grad`] needs.
 pub(in crate::kernel) fn filter_grad_scratch_len(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
-    Plan::new(isa, g).scratch_len(workers)
+    match has_long_rows(g) {
+        true => rows::scratch_len(g, workers),
+        false => turned::scratch_len(isa, g, workers),
+    }
 }
 
 /// The filter's cotangent.
 pub(in crate::kernel) fn filter_grad(
-    isa: &Isa,
+    isa: &'static Isa,
     threads: &Threads,
     g: &Conv2d,
-    (x, ct): (&[f32], &[f32]),
+    operands: (&[f32], &[f32]),
     out: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let plan = Plan::new(isa, g);
-    let needed = plan.scratch_len(threads.count());
-    assert!(scratch.len() >= needed, "minimal filtering needs {needed} of scratch");
-    let (sums, rest) = aligned(scratch).split_at_mut(plan.sums_len());
-    let (panels, rest) = rest.split_at_mut(plan.at_once * plan.panel_len);
-    let (cotangents, locals) = rest.split_at_mut(plan.at_once * plan.cotangents_len);
-    let call = Call { isa, threads, plan: &plan };
-    for first in (0..plan.blocks.count).step_by(plan.at_once) {
-        let blocks = first..(first + plan.at_once).min(plan.blocks.count);
-        call.transform(blocks.clone(), (x, ct), (panels, cotangents), locals);
-        call.multiply(blocks, (panels, cotangents), sums);
+    match has_long_rows(g) {
+        true => rows::filter_grad(isa, threads, g, operands, out, scratch),
+        false => turned::filter_grad(isa, threads, g, operands, out, scratch),
     }
-    call.finish(sums, out);
 }
 
-/// One sum.
-struct Call<'a> {
-    isa: &'a Isa,
-    threads: &'a Threads,
-    plan: &'a Plan,
-}
-
-/// What is dealt and transformed: the input or the cotangents.
-struct Side<'a> {
-    grid: &'a Grid,
-    dealt: Dealt,
-    places: Places,
-    transform: TransformFn,
-    data: &'a [f32],
-    channels: usize,
-}
-
-/// Where a group of channels goes: `[point][tile][channel]`.
-struct Place {
-    start: *mut f32,
-    /// From one point, and from one tile, to the next.
-    strides: [usize; 2],
-    /// Channels to write.
-    mask: u16,
-}
-
-impl Call<'_> {
-    /// Inputs and cotangents of some blocks at their points.
-    fn transform(
-        &self,
-        blocks: Range<usize>,
-        (x, ct): (&[f32], &[f32]),
-        (panels, cotangents): (&mut [f32], &mut [f32]),
-        locals: &mut [f32],
-    ) {
-        let Plan { g, blocks: all, channels, panel_len, cotangents_len, .. } = self.plan;
-        let side = |grid, transform, data, channels| {
-            let dealt = all.dealt(grid);
-            Side { grid, places: dealt.places(), dealt, transform, data, channels }
-        };
-        let transforms = &self.isa.winograd;
-        let input = side(&self.plan.input, transforms.input, x, g.in_channels);
-        let output = side(&self.plan.output, transforms.cotangent, ct, g.out_channels);
-        let (groups, strips) = (channels / LINE, self.plan.strips.count());
-        let (panels, cotangents) = (Parts::new(panels), Parts::new(cotangents));
-        let locals = Parts::new(locals);
-        self.threads.run(blocks.len() * (groups + strips), |task, worker| {
-            // SAFETY: a worker runs one task at a time.
-            let local = unsafe { locals.part(worker * self.plan.local_len, self.plan.local_len) };
-            let (index, group) = (task / (groups + strips), task % (groups + strips));
-            let rows = all.of(blocks.start + index);
-            let tiles = all.tiles(&self.plan.output, blocks.start + index);
-            let (side, group, place) = if group < groups {
-                let start = panels.pointer(index * panel_len, *panel_len);
-                let group = group * LINE..((group + 1) * LINE).min(g.in_channels);
-                let strip = group.start / self.isa.columns * self.isa.columns;
-                let width = self.isa.columns.min(channels - strip);
-                let start = start.wrapping_add(strip * tiles + group.start - strip);
-                let strides = [point_len(*channels, tiles), width];
-                (&input, group, Place { start, strides, mask: u16::MAX })
-            } else {
-                let start = cotangents.pointer(index * cotangents_len, *cotangents_len);
-                let group = self.plan.strips.of(group - groups);
-                let start = start.wrapping_add(group.start * POINTS * tiles);
-                let strides = [tiles * group.len(), group.len()];
-                let mask = first(group.len());
-                (&output, group, Place { start, strides, mask })
-            };
-            // SAFETY: tasks have channels or blocks of their own.
-            unsafe { self.transform_group(side, rows, group, &place, local) };
-        });
-    }
-
-    /// Up to a line of channels of one block.
-    ///
-    /// # Safety
-    /// No other thread writes the same channels of the block.
-    unsafe fn transform_group(
-        &self,
-        side: &Side<'_>,
-        rows: Range<usize>,
-        channels: Range<usize>,
-        place: &Place,
-        local: &mut [f32],
-    ) {
-        let Side { grid, dealt, places, transform, data, .. } = side;
-        let (lines, planes) = local.split_at_mut(LINE * LINES);
-        for (channel, plane) in channels.clone().zip(planes.chunks_exact_mut(dealt.len())) {
-            dealt.deal(self.isa, grid, rows.clone(), (data, side.channels, channel), plane);
+/// Transforms sums to filters: those of a feature with a channel and its neighbours in a line begin
+/// at `place(feature, channel)`, each point `stride` after the one before.
+fn finish(
+    isa: &Isa,
+    threads: &Threads,
+    g: &Conv2d,
+    (sums, stride): (&[f32], usize),
+    place: impl Fn(usize, usize) -> usize + Sync,
+    out: &mut [f32],
+) {
+    let filters_len = g.in_channels * TAPS;
+    let out = Parts::new(out);
+    threads.run(g.out_channels, |feature, _| {
+        // SAFETY: each task has the filters of a feature.
+        let filters = unsafe { out.part(feature * filters_len, filters_len) };
+        let mut lines = [0.0; LINES];
+        for (group, filters) in filters.chunks_mut(LINE * TAPS).enumerate() {
+            let sums = &sums[place(feature, group * LINE)..];
+            // SAFETY: an instruction set is only handed out where the processor has it.
+            unsafe { (isa.winograd.filter_grad)(sums, stride, lines.as_mut_ptr(), LINE) };
+            for (lane, filter) in filters.chunks_exact_mut(TAPS).enumerate() {
+                let taps = lines.iter().skip(lane).step_by(LINE);
+                filter.iter_mut().zip(taps).for_each(|(to, &from)| *to = from);
+            }
         }
-        let lines = &mut lines[..channels.len() * LINES];
-        for line in dealt.lines(grid, rows) {
-            let planes = planes.chunks_exact(dealt.len());
-            for (to, plane) in lines.as_chunks_mut::<LINES>().0.iter_mut().zip(planes) {
-                // SAFETY: an instruction set is only handed out where the processor has it.
-                unsafe { transform(&plane[line.start..], places, to) };
-            }
-            let to = place.start.wrapping_add(line.tile * place.strides[1]);
-            // SAFETY: as above; the place has room for all tiles of the block, and the rest is the
-            // caller's contract.
-            unsafe { (self.isa.winograd.turn)(lines, line.tiles, place.mask, to, place.strides) };
-        }
-    }
-
-    /// Adds the products of some blocks to the sums `[point][feature][channel]`.
-    fn multiply(
-        &self,
-        blocks: Range<usize>,
-        (panels, cotangents): (&[f32], &[f32]),
-        sums: &mut [f32],
-    ) {
-        let Plan { g, blocks: all, channels, panel_len, cotangents_len, .. } = self.plan;
-        let strips = self.plan.strips.count();
-        let tasks = strips.div_ceil(STRIPS_AT_ONCE);
-        let sums = Parts::new(sums);
-        self.threads.run(POINTS * tasks, |task, _| {
-            let (point, first_strip) = (task / tasks, task % tasks * STRIPS_AT_ONCE);
-            for (index, block) in blocks.clone().enumerate() {
-                let tiles = all.tiles(&self.plan.output, block);
-                let panel = &panels[index * panel_len + point * point_len(*channels, tiles)..];
-                let write = if block == 0 { Write::Set } else { Write::Add };
-                for strip in first_strip..(first_strip + STRIPS_AT_ONCE).min(strips) {
-                    let rows = self.plan.strips.of(strip);
-                    let start = (rows.start * POINTS + point * rows.len()) * tiles;
-                    let cotangents = &cotangents[index * cotangents_len + start..];
-                    let a = (&cotangents[..tiles * rows.len()], rows.len());
-                    let start = (point * g.out_channels + rows.start) * channels;
-                    // SAFETY: tasks have points or strips of their own.
-                    let sums = unsafe { sums.part(start, rows.len() * channels) };
-                    let panel = (panel, *channels);
-                    multiply_strip(self.isa, a, panel, sums, *channels, write);
-                }
-            }
-        });
-    }
-
-    /// Transforms the sums to filters.
-    fn finish(&self, sums: &[f32], out: &mut [f32]) {
-        let Plan { g, channels, .. } = self.plan;
-        let places = Places::every(POINTS, g.out_channels * channels);
-        let filters_len = g.in_channels * TAPS;
-        let out = Parts::new(out);
-        self.threads.run(g.out_channels, |feature, _| {
-            // SAFETY: each task has the filters of a feature.
-            let filters = unsafe { out.part(feature * filters_len, filters_len) };
-            let mut lines = [0.0; LINES];
-            for (group, filters) in filters.chunks_mut(LINE * TAPS).enumerate() {
-                let sums = &sums[feature * channels + group * LINE..];
-                // SAFETY: an instruction set is only handed out where the processor has it.
-                unsafe { (self.isa.winograd.filter_grad)(sums, &places, &mut lines) };
-                for (lane, filter) in filters.chunks_exact_mut(TAPS).enumerate() {
-                    let taps = lines.iter().skip(lane).step_by(LINE);
-                    filter.iter_mut().zip(taps).for_each(|(to, &from)| *to = from);
-                }
-            }
-        });
-    }
+    });
 }

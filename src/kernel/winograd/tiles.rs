@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::gemm::{Isa, LINE, Places, STEP, first};
+use crate::kernel::gemm::{Dealing, Isa, LINE, REACH, STEP};
 
 /// Most columns of tiles.
 pub(super) const COLUMNS_MAX: usize = 256;
@@ -100,41 +100,31 @@ impl Blocks {
     }
 }
 
-/// Rows of tiles, dealt out by position within a tile: element (y, x) of all tiles are next to each
-/// other, so that a line of sixteen belongs to sixteen neighbouring tiles. Where tiles overlap
-/// there is one more column of them, and one more row for each image, which have only what their
-/// neighbours need.
+/// Tiles of a block, dealt out by position: element (y, x) of all tiles are next to each other in
+/// the order of the tiles, so that a line of sixteen belongs to sixteen neighbouring tiles. Where
+/// tiles overlap, what they share is dealt to each.
 #[derive(Clone, Debug)]
 pub(super) struct Dealt {
-    /// Columns of tiles.
-    columns: usize,
-    /// Elements of one position.
-    len: usize,
-    overlap: bool,
+    /// Elements of a tile along an axis.
+    extent: usize,
+    /// From one position to the next: room for all tiles, and for what is written beyond a row.
+    stride: usize,
 }
 
 impl Dealt {
     fn new(grid: &Grid, rows: usize) -> Self {
-        let extra = usize::from(grid.overlap);
-        let columns = grid.tiles[1] + extra;
-        let images = (rows.div_ceil(grid.tiles[0]) + 1).min(grid.images);
-        let len = (rows + extra * images) * columns + 2 * LINE;
-        Dealt { columns, len, overlap: grid.overlap }
+        let extent = if grid.overlap { REACH } else { STEP };
+        Dealt { extent, stride: rows * grid.tiles[1] + 2 * LINE }
     }
 
     /// Elements of a block's planes.
     pub fn len(&self) -> usize {
-        STEP * STEP * self.len
+        self.extent * self.extent * self.stride
     }
 
-    /// Where the lines of a tile's elements begin.
-    pub fn places(&self) -> Places {
-        let extent = if self.overlap { STEP + 2 } else { STEP };
-        let elements = (0..extent).flat_map(|y| (0..extent).map(move |x| (y, x)));
-        Places::new(elements.map(|(y, x)| {
-            let position = y % STEP * STEP + x % STEP;
-            position * self.len + y / STEP * self.columns + x / STEP
-        }))
+    /// From one position of a tile to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 
     /// Deals out rows of tiles of a channel; `data` holds all images, `[image][channel]`.
@@ -151,11 +141,18 @@ impl Dealt {
         for rows in grid.rows(rows) {
             let plane = &data[(rows.image * channels + channel) * plane..][..plane];
             self.deal_plane(isa, grid, (rows, first), plane, &mut to[..self.len()]);
-            first += rows.count + usize::from(self.overlap);
+            first += rows.count * grid.tiles[1];
         }
     }
 
-    /// Deals out rows of tiles of a plane, from the row `first` of those dealt on.
+    /// Fills up a line that has only some tiles with tiles of zeros.
+    pub fn fill_line(&self, tiles: usize, dealt: &mut [f32]) {
+        for position in dealt.chunks_exact_mut(self.stride) {
+            position[tiles..LINE].fill(0.0);
+        }
+    }
+
+    /// Deals out rows of tiles of a plane, from the tile `first` of those dealt on.
     fn deal_plane(
         &self,
         isa: &Isa,
@@ -164,116 +161,66 @@ impl Dealt {
         plane: &[f32],
         to: &mut [f32],
     ) {
-        let [height, width] = grid.plane;
-        let count = self.columns.div_ceil(LINE);
-        let positions = rows.count * STEP + if self.overlap { 2 } else { 0 };
-        for position in 0..positions {
-            let at = (rows.first * STEP + position).wrapping_sub(grid.pad[0]);
-            let dealt = first + position / STEP;
-            let to = &mut to[position % STEP * STEP * self.len + dealt * self.columns..];
+        let ([height, width], columns) = (grid.plane, grid.tiles[1]);
+        for y in 0..(rows.count - 1) * STEP + self.extent {
+            // A row belongs to a row of tiles, and the first ones to the row above as well.
+            let mut starts = [0; 2];
+            let mut places = 0;
+            for (row, position) in [(y / STEP, y % STEP), (y / STEP, y % STEP + STEP)] {
+                let row = row.wrapping_sub(position / STEP);
+                if row < rows.count && position < self.extent {
+                    starts[places] = position * self.extent * self.stride + first + row * columns;
+                    places += 1;
+                }
+            }
+            let starts = &starts[..places];
+            let at = (rows.first * STEP + y).wrapping_sub(grid.pad[0]);
             if at >= height {
-                (0..STEP).for_each(|x| to[x * self.len..][..self.columns].fill(0.0));
+                for (start, x) in starts.iter().flat_map(|&s| (0..self.extent).map(move |x| (s, x)))
+                {
+                    to[start + x * self.stride..][..columns].fill(0.0);
+                }
                 continue;
             }
             let row = &plane[at * width..][..width];
+            let count = columns.div_ceil(LINE);
+            let places = Dealing { starts, stride: self.stride, positions: self.extent, count };
             // SAFETY: an instruction set is only handed out where the processor has it.
-            unsafe { (isa.winograd.deal)(row, grid.pad[1], to, self.len, count) };
+            unsafe { (isa.winograd.deal)(row, grid.pad[1], to, &places) };
         }
     }
-
-    /// The tiles of dealt rows, in order. No run crosses a multiple of `unit` tiles.
-    pub fn runs(
-        &self,
-        grid: &Grid,
-        rows: Range<usize>,
-        unit: usize,
-    ) -> impl Iterator<Item = Run> + use<> {
-        let (width, tiles, extra) = (self.columns, grid.tiles[1], usize::from(self.overlap));
-        let (mut first, mut tile) = (0, 0);
-        grid.rows(rows).flat_map(move |rows| {
-            let dealt = (first, tile);
-            first += rows.count + extra;
-            tile += rows.count * tiles;
-            (0..rows.count).flat_map(move |row| {
-                let at = (dealt.0 + row) * width;
-                let image_row = (rows.image, rows.first + row);
-                Runs { image_row, at, column: 0, tiles, tile: dealt.1 + row * tiles, unit }
-            })
-        })
-    }
-
-    /// The lines of dealt rows that hold tiles, in order.
-    pub fn lines(&self, grid: &Grid, rows: Range<usize>) -> impl Iterator<Item = Line> + use<> {
-        let mut runs = self.runs(grid, rows, usize::MAX).peekable();
-        std::iter::from_fn(move || {
-            let first = runs.next()?;
-            let mut line = Line { start: first.line, tiles: first.mask(), tile: first.tile };
-            while let Some(run) = runs.next_if(|run| run.line == line.start) {
-                line.tiles |= run.mask();
-            }
-            Some(line)
-        })
-    }
 }
 
-/// Sixteen dealt elements, some of which belong to tiles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    /// The first among those dealt.
-    pub start: usize,
-    /// Those that belong to tiles; they are neighbours in the block.
-    pub tiles: u16,
-    /// The first one's number in the block.
-    pub tile: usize,
-}
-
-/// Neighbouring tiles of one row and of one line, and their place in the block.
+/// Neighbouring tiles of one row and of one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub image: usize,
     /// The row and column of the first tile in its image.
     pub at: [usize; 2],
-    /// The first element of the line among those dealt.
+    /// The first tile of the line.
     pub line: usize,
     /// The first tile's element in the line.
     pub lane: usize,
     /// Number of tiles.
     pub count: usize,
-    /// The first tile's number in the block.
-    pub tile: usize,
 }
 
-impl Run {
-    /// Its elements of the line.
-    pub fn mask(&self) -> u16 {
-        first(self.lane + self.count) & !first(self.lane)
-    }
-}
-
-/// The runs of one row of tiles.
-struct Runs {
-    image_row: (usize, usize),
-    /// Where the row begins among those dealt.
-    at: usize,
-    /// Tiles that are done.
-    column: usize,
-    tiles: usize,
-    /// The first tile's number in the block.
-    tile: usize,
-    unit: usize,
-}
-
-impl Iterator for Runs {
-    type Item = Run;
-
-    fn next(&mut self) -> Option<Run> {
-        let (image, row) = self.image_row;
-        let (dealt, tile) = (self.at + self.column, self.tile + self.column);
-        let lane = dealt % LINE;
-        let left = self.tiles - self.column;
-        let count = left.min(LINE - lane).min(self.unit - tile % self.unit);
-        let run = Run { image, at: [row, self.column], line: dealt - lane, lane, count, tile };
-        self.column += count;
-        (count > 0).then_some(run)
+impl Grid {
+    /// The tiles of some rows, in order.
+    pub fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Run> + use<> {
+        let columns = self.tiles[1];
+        let images = self.rows(rows).flat_map(|rows| {
+            (rows.first..rows.first + rows.count).map(move |row| (rows.image, row))
+        });
+        images.enumerate().flat_map(move |(index, (image, row))| {
+            let mut column = 0;
+            std::iter::from_fn(move || {
+                let tile = index * columns + column;
+                let (lane, at) = (tile % LINE, [row, column]);
+                let count = (columns - column).min(LINE - lane);
+                column += count;
+                (count > 0).then_some(Run { image, at, line: tile - lane, lane, count })
+            })
+        })
     }
 }

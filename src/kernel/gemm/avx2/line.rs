@@ -133,6 +133,12 @@ impl Line for Pair {
             ]
         }
     }
+
+    #[inline(always)]
+    unsafe fn ahead(self, next: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { Pair(ahead(self.0, self.1), ahead(self.1, next.0)) }
+    }
 }
 
 impl Pair {
@@ -219,6 +225,17 @@ unsafe fn selected(mask: u16, bits: __m256i) -> __m256i {
     unsafe {
         let mask = _mm256_set1_epi32(i32::from(mask));
         _mm256_cmpeq_epi32(_mm256_and_si256(mask, bits), bits)
+    }
+}
+
+/// The elements of a register from the second on, then the first of the next.
+#[inline(always)]
+unsafe fn ahead(a: __m256, next: __m256) -> __m256 {
+    // SAFETY: the caller has the features. Halves are shifted by an element, each filled up from
+    // the one after it.
+    unsafe {
+        let after = _mm256_castps_si256(_mm256_permute2f128_ps::<0x21>(a, next));
+        _mm256_castsi256_ps(_mm256_alignr_epi8::<4>(after, _mm256_castps_si256(a)))
     }
 }
 
@@ -334,14 +351,14 @@ mod tests {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn turned(rows: [[f32; LINE]; LINE]) -> [[[f32; LINE]; LINE]; 3] {
+    unsafe fn turned(rows: [[f32; LINE]; LINE]) -> [[[f32; LINE]; LINE]; 4] {
         // SAFETY: the caller has the features.
         unsafe {
             let mut lines = [Pair::zero(); LINE];
             for (line, row) in lines.iter_mut().zip(&rows) {
                 *line = Pair::of(row);
             }
-            let mut turned = [[[0.0; LINE]; LINE]; 3];
+            let mut turned = [[[0.0; LINE]; LINE]; 4];
             for (to, line) in turned[0].iter_mut().zip(Pair::transpose(lines)) {
                 *to = line.elements();
             }
@@ -352,6 +369,7 @@ mod tests {
             for (to, line) in turned[2].iter_mut().zip(Pair::weave(four)) {
                 *to = line.elements();
             }
+            turned[3][0] = lines[0].ahead(lines[1]).elements();
             turned
         }
     }
@@ -371,10 +389,11 @@ mod tests {
         // SAFETY: the features were found; plain Rust needs none.
         unsafe {
             let four = [rows[0], rows[1], rows[2], rows[3]];
-            let [transposed, dealt, woven] = turned(rows);
+            let [transposed, dealt, woven, ahead] = turned(rows);
             assert_eq!(transposed, <[f32; LINE]>::transpose(rows));
             assert_eq!(dealt[..4], <[f32; LINE]>::deal(four));
             assert_eq!(woven[..4], <[f32; LINE]>::weave(four));
+            assert_eq!(ahead[0], rows[0].ahead(rows[1]));
         }
     }
 }
