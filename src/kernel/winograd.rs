@@ -13,7 +13,9 @@ use std::ops::Range;
 
 use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
-use crate::kernel::gemm::{Isa, LINE, LINES, POINTS, STEP, Write, aligned, first, multiply_strip};
+use crate::kernel::gemm::{
+    Isa, LINE, LINES, POINTS, STEP, Strip, Write, aligned, first, multiply_strip,
+};
 use crate::threads::{Parts, Threads};
 
 pub(super) use filter_grad::{filter_grad, filter_grad_scratch_len};
@@ -329,7 +331,8 @@ impl Call<'_> {
                 let filter = &filters[point * channels * rows..][..channels * rows];
                 let panel = &panels[index * panel_len + point * point_len(channels, tiles)..];
                 let sums = &mut sums[point * rows * tiles..];
-                multiply_strip(self.isa, (filter, rows), (panel, tiles), sums, tiles, Write::Set);
+                let filter = Strip::packed(filter, rows);
+                multiply_strip(self.isa, filter, (panel, tiles), sums, tiles, Write::Set);
             }
             let results = Results { sums, rows, tiles };
             for (row, feature) in features.enumerate() {

@@ -84,7 +84,7 @@ pub(super) unsafe fn sums([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
+unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs<'_>) {
     // SAFETY: the caller's contract is the tile's.
     unsafe { tile::<__m256, ROWS, VECTORS>(args) }
 }

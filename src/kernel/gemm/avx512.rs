@@ -78,7 +78,7 @@ impl Vector for __m512 {
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
+unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs<'_>) {
     // SAFETY: the caller's contract is the tile's.
     unsafe { tile::<__m512, ROWS, VECTORS>(args) }
 }

@@ -41,7 +41,7 @@ pub(crate) use line::{LINE, first, prefetch};
 pub(crate) use operand::{Matrix, Operand, Windows};
 use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
-pub(crate) use tile::Write;
+pub(crate) use tile::{Strip, Write};
 pub(crate) use winograd::{Dealing, LINES, POINTS, REACH, STEP, TransformFn};
 
 /// Elements of partial sums that one task adds.
@@ -61,7 +61,17 @@ pub(crate) struct Gemm<'a> {
     pub b: Operand<'a>,
 }
 
-impl Gemm<'_> {
+impl<'a> Gemm<'a> {
+    /// A, if its rows are runs of k, which tiles read where they lie.
+    fn a_in_place(&self) -> Option<&Matrix<'a>> {
+        match &self.a {
+            Operand::Matrix(a) if a.k_strides[2] == 1 && a.k_extents[1] >= self.extents.k => {
+                Some(a)
+            }
+            _ => None,
+        }
+    }
+
     /// Packs a block of an operand of one batch element.
     fn pack(
         &self,
@@ -126,8 +136,11 @@ impl Part<'_> {
         })
     }
 
-    /// Packs A: by batch element and block of K, strips of rows.
+    /// Packs A unless it is read in place: by batch element and block of K, strips of rows.
     fn pack(&self, threads: &Threads, packed: &mut [f32]) {
+        if self.gemm.a_in_place().is_some() {
+            return;
+        }
         let step = self.blocking.pack_rows(self.batch.len(), self.rows.len(), threads.count());
         let tasks = self.rows.len().div_ceil(step);
         let packed = Parts::new(packed);
@@ -145,6 +158,29 @@ impl Part<'_> {
                 self.gemm.pack(&self.gemm.a, batch, rows.clone(), k, self.blocking.a_strips(), to);
             }
         });
+    }
+
+    /// Some rows of A over a block of K.
+    fn strip<'s>(
+        &'s self,
+        packed: &'s [f32],
+        batch: usize,
+        rows: Range<usize>,
+        k: Range<usize>,
+    ) -> Strip<'s> {
+        let extents = &self.gemm.extents;
+        if let Some(a) = self.gemm.a_in_place() {
+            let row = self.rows.start + rows.start;
+            let start = a.start + batch / extents.segments * a.group_stride + row * a.lane_stride;
+            return Strip::in_place(
+                &a.data[start + k.start..],
+                [rows.len(), k.len()],
+                a.lane_stride,
+            );
+        }
+        let first = k.start - extents.segment(batch).start;
+        let start = first * self.rows.len() + rows.start * k.len();
+        Strip::packed(&packed[start..start + rows.len() * k.len()], rows.len())
     }
 
     /// Runs the tasks of this part.
@@ -200,10 +236,9 @@ impl Task<'_> {
                 let rows = row..(row + strip).min(self.rows.end);
                 let at = if whole { 0 } else { (row - self.rows.start) * stride };
                 let sums = &mut sums[at..at + rows.len() * stride];
-                let start = (k.start - segment.start) * self.part.rows.len() + row * k.len();
-                let a = &self.packed[start..start + rows.len() * k.len()];
+                let a = self.part.strip(self.packed, self.batch, rows.clone(), k.clone());
                 let write = if first { Write::Set } else { Write::Add };
-                self.multiply_strip((a, rows.clone()), panel, sums, write, last);
+                self.multiply_strip(a, rows.start, panel, sums, write, last);
                 if last {
                     self.store(rows, sums);
                 }
@@ -215,7 +250,8 @@ impl Task<'_> {
     /// places of its results: they lie in rows far apart, which no processor foresees.
     fn multiply_strip(
         &self,
-        (a, rows): (&[f32], Range<usize>),
+        a: Strip<'_>,
+        row: usize,
         panel: &[f32],
         sums: &mut [f32],
         write: Write,
@@ -223,12 +259,12 @@ impl Task<'_> {
     ) {
         let (isa, stride) = (self.part.gemm.isa, self.part.blocking.columns);
         let columns = self.columns.len().next_multiple_of(LINE);
-        let first_row = self.part.rows.start + rows.start;
+        let first_row = self.part.rows.start + row;
         let mut places = last.then(|| {
-            self.target.places((self.batch, first_row, self.columns.start), rows.len(), isa.columns)
+            self.target.places((self.batch, first_row, self.columns.start), a.rows, isa.columns)
         });
         let ahead = || places.as_mut().into_iter().for_each(TargetPlaces::prefetch_next);
-        multiply_strip_with(isa, (a, rows.len()), (panel, columns), sums, stride, write, ahead);
+        multiply_strip_with(isa, a, (panel, columns), sums, stride, write, ahead);
     }
 
     /// Hands finished rows to the target.
@@ -243,11 +279,11 @@ impl Task<'_> {
     }
 }
 
-/// One strip of A, `[k][rows]`, times all strips of B, together `columns` wide, into rows of sums
+/// One strip of A times all strips of B, together `columns` wide, into rows of sums
 /// that are `stride` apart.
 pub(crate) fn multiply_strip(
     isa: &Isa,
-    a: (&[f32], usize),
+    a: Strip<'_>,
     b: (&[f32], usize),
     sums: &mut [f32],
     stride: usize,
@@ -260,22 +296,21 @@ pub(crate) fn multiply_strip(
 #[inline(always)]
 fn multiply_strip_with(
     isa: &Isa,
-    (a, rows): (&[f32], usize),
+    a: Strip<'_>,
     (panel, columns): (&[f32], usize),
     sums: &mut [f32],
     stride: usize,
     write: Write,
     mut before: impl FnMut(),
 ) {
-    let k = a.len() / rows;
+    let Strip { rows, k, .. } = a;
     assert!(columns.is_multiple_of(LINE) && columns <= stride, "sums have room for whole lines");
     assert!(panel.len() >= columns * k && sums.len() >= rows * stride, "operands are whole");
     for column in (0..columns).step_by(isa.columns) {
         before();
         let width = isa.columns.min(columns - column);
         let args = TileArgs {
-            k,
-            a: a.as_ptr(),
+            a,
             // SAFETY: strips before this one hold `column · k` elements of the panel.
             b: unsafe { panel.as_ptr().add(column * k) },
             // SAFETY: `column` is inside the first row.

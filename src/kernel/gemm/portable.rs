@@ -66,7 +66,7 @@ impl Vector for Eight {
     }
 }
 
-unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
+unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs<'_>) {
     // SAFETY: the caller's contract is the tile's.
     unsafe { tile::<Eight, ROWS, VECTORS>(args) }
 }

@@ -32,13 +32,38 @@ pub(crate) enum Write {
     Add,
 }
 
+/// Some rows of A and a run of k.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<'a> {
+    data: &'a [f32],
+    pub rows: usize,
+    pub k: usize,
+    /// From one row to the next, and from one k.
+    strides: [usize; 2],
+}
+
+impl<'a> Strip<'a> {
+    /// A packed strip, `[k][rows]`.
+    pub fn packed(data: &'a [f32], rows: usize) -> Self {
+        Strip { data, rows, k: data.len() / rows, strides: [1, rows] }
+    }
+
+    /// Rows where they lie, `stride` apart.
+    ///
+    /// # Panics
+    /// When the data is shorter.
+    pub fn in_place(data: &'a [f32], [rows, k]: [usize; 2], stride: usize) -> Self {
+        let end = rows.saturating_sub(1) * stride + k;
+        assert!(end <= data.len(), "all rows lie in the data");
+        Strip { data, rows, k, strides: [stride, 1] }
+    }
+}
+
 /// The operands of one tile.
 #[derive(Clone, Copy)]
-pub(crate) struct TileArgs {
-    /// Length of the sum.
-    pub k: usize,
-    /// A strip `[k][rows]`.
-    pub a: *const f32,
+pub(crate) struct TileArgs<'a> {
+    /// Rows of A.
+    pub a: Strip<'a>,
     /// B strip `[k][columns]`.
     pub b: *const f32,
     /// First element of the result.
@@ -53,15 +78,17 @@ pub(crate) struct TileArgs {
 ///
 /// # Safety
 /// The processor has the kernel's features, and the pointers are valid for its extents.
-pub(crate) type TileFn = unsafe fn(TileArgs);
+pub(crate) type TileFn = unsafe fn(TileArgs<'_>);
 
 /// The tile of `ROWS` rows and `VECTORS` registers of columns.
 ///
 /// # Safety
 /// As for [`TileFn`]. Inlined into callers that enable the features of `V`.
 #[inline(always)]
-pub(super) unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(args: TileArgs) {
-    let TileArgs { k, mut a, mut b, c, row_stride, write } = args;
+pub(super) unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(args: TileArgs<'_>) {
+    let TileArgs { a: Strip { data, k, strides: [lane, step], .. }, mut b, c, row_stride, write } =
+        args;
+    let mut a = data.as_ptr();
     // SAFETY: the strips hold `k` rows of these widths, the result the rows written below.
     unsafe {
         let mut sums = [[V::zero(); VECTORS]; ROWS];
@@ -71,12 +98,12 @@ pub(super) unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(ar
                 *column = V::load(b.add(j * V::LANES));
             }
             for (i, row) in sums.iter_mut().enumerate() {
-                let factor = V::splat(*a.add(i));
+                let factor = V::splat(*a.add(i * lane));
                 for (sum, &column) in row.iter_mut().zip(&columns) {
                     *sum = factor.mul_add(column, *sum);
                 }
             }
-            a = a.add(ROWS);
+            a = a.wrapping_add(step);
             b = b.add(VECTORS * V::LANES);
         }
         for (i, row) in sums.iter().enumerate() {

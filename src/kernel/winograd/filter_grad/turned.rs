@@ -7,7 +7,7 @@ use super::super::{Strips, point_len};
 use super::{PANELS_MAX, finish};
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{
-    Isa, LINE, LINES, POINTS, TransformFn, Write, aligned, first, multiply_strip,
+    Isa, LINE, LINES, POINTS, Strip, TransformFn, Write, aligned, first, multiply_strip,
 };
 use crate::threads::{Parts, Threads};
 
@@ -230,7 +230,7 @@ impl Call<'_> {
                     let rows = self.plan.strips.of(strip);
                     let start = (rows.start * POINTS + point * rows.len()) * tiles;
                     let cotangents = &cotangents[index * cotangents_len + start..];
-                    let a = (&cotangents[..tiles * rows.len()], rows.len());
+                    let a = Strip::packed(&cotangents[..tiles * rows.len()], rows.len());
                     let start = (point * g.out_channels + rows.start) * channels;
                     // SAFETY: tasks have points or strips of their own.
                     let sums = unsafe { sums.part(start, rows.len() * channels) };
