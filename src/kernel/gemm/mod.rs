@@ -169,7 +169,7 @@ impl Part<'_> {
         k: Range<usize>,
     ) -> Strip<'s> {
         let extents = &self.gemm.extents;
-        if let Some(a) = self.gemm.a_in_place() {
+        if let Some(a) = self.gemm.a_in_place().filter(|_| !k.is_empty()) {
             let row = self.rows.start + rows.start;
             let start = a.start + batch / extents.segments * a.group_stride + row * a.lane_stride;
             return Strip::in_place(
