@@ -9,7 +9,7 @@ mod rules;
 use std::collections::HashMap;
 
 use crate::error::{Context, Error, Result};
-use crate::graph::{Graph, Op, ValueId};
+use crate::graph::{Graph, Op, PadAxis, ValueId};
 
 /// Cotangents of `wrt` given the cotangents `seeds` of some values, appended to `graph`.
 ///
@@ -80,11 +80,61 @@ fn accumulate(
         )));
     }
     let total = match cotangents.get(&value) {
-        Some(&sum) => graph.add(sum, ct)?,
+        Some(&sum) => match joined(graph, sum, ct)? {
+            Some(joined) => joined,
+            None => graph.add(sum, ct)?,
+        },
         None => ct,
     };
     cotangents.insert(value, total);
     Ok(())
+}
+
+/// A run along one axis with zeros before and after it: the cotangent of a slice.
+struct Run {
+    axis: usize,
+    start: usize,
+    end: usize,
+    /// What it is joined from.
+    parts: Vec<ValueId>,
+}
+
+impl Run {
+    fn of(graph: &Graph, value: ValueId) -> Option<Self> {
+        let node = graph.producer(value);
+        let Op::Pad(axes) = &node.op else { return None };
+        let mut padded = axes.iter().enumerate().filter(|(_, pad)| **pad != PadAxis::default());
+        let (axis, pad) = padded.next()?;
+        if pad.interior != 0 || padded.next().is_some() {
+            return None;
+        }
+        let inner = graph.producer(node.inputs[0]);
+        let parts = match inner.op {
+            Op::Concat(along) if along == axis => inner.inputs.clone(),
+            _ => node.inputs.clone(),
+        };
+        Some(Run { axis, start: pad.low, end: graph.shape(value)[axis] - pad.high, parts })
+    }
+}
+
+/// The sum of the cotangents of neighbouring slices, such as those of a fused projection's queries,
+/// keys and values: put side by side, where a sum would add nothing but zeros.
+fn joined(graph: &mut Graph, a: ValueId, b: ValueId) -> Result<Option<ValueId>> {
+    let (Some(a_run), Some(b_run)) = (Run::of(graph, a), Run::of(graph, b)) else {
+        return Ok(None);
+    };
+    let axis = a_run.axis;
+    let (first, second) = if a_run.end == b_run.start { (a_run, b_run) } else { (b_run, a_run) };
+    if first.axis != second.axis || first.end != second.start {
+        return Ok(None);
+    }
+    let shape = graph.shape(a).clone();
+    let whole = graph.concat(&[first.parts, second.parts].concat(), axis)?;
+    let mut axes = vec![PadAxis::default(); shape.ndim()];
+    axes[axis].low = first.start;
+    axes[axis].high = shape[axis] - second.end;
+    let is_all = axes[axis] == PadAxis::default();
+    if is_all { Ok(Some(whole)) } else { graph.pad(whole, &axes).map(Some) }
 }
 
 /// For each value, whether it depends on one of `wrt`.

@@ -239,3 +239,61 @@ fn a_value_the_seed_does_not_depend_on_has_no_cotangent() {
     let cts = vjp(&mut graph, &[(y, ct)], &[x, other]).expect("a vjp");
     assert!(cts[0].is_some() && cts[1].is_none());
 }
+
+/// Slices of the rows of `x` at these ends, the first scaled by 1, the next by 2 and so on, summed.
+fn sliced(g: &mut Graph, x: ValueId, ends: &[usize]) -> Result<ValueId> {
+    let (mut start, mut total) = (0, None);
+    for (index, &end) in ends.iter().enumerate() {
+        let part = g.slice(x, Slice { axis: 1, start, end, step: 1 })?;
+        let part = g.mul(part, part)?;
+        let part = g.scale(part, 1.0 + index as f32)?;
+        let sum = g.sum(part, &[1])?;
+        total = Some(match total {
+            Some(total) => g.add(total, sum)?,
+            None => sum,
+        });
+        start = end;
+    }
+    total.ok_or_else(|| Error::internal("no slices"))
+}
+
+/// Nodes of one kind that a value depends on.
+fn needed(graph: &Graph, value: ValueId, counts: fn(&Op) -> bool) -> usize {
+    let mut live = vec![false; graph.values().len()];
+    live[value.index()] = true;
+    let mut found = 0;
+    for node in graph.nodes().iter().rev().filter(|node| !node.outputs.is_empty()) {
+        if live[node.outputs[0].index()] {
+            node.inputs.iter().for_each(|input| live[input.index()] = true);
+            found += usize::from(counts(&node.op));
+        }
+    }
+    found
+}
+
+#[test]
+fn cotangents_of_neighbouring_slices_are_joined() -> Result<()> {
+    for (ends, pads) in [(vec![2, 3, 7], 0), (vec![2, 3, 5], 1)] {
+        let mut graph = Graph::new();
+        let x = graph.input("x", &[3, 7].into())?;
+        let y = sliced(&mut graph, x, &ends)?;
+        let ct = graph.input("ct", &[3, 1].into())?;
+        let ct_x = vjp(&mut graph, &[(y, ct)], &[x])?[0].expect("a cotangent");
+        assert_eq!(needed(&graph, ct_x, |op| matches!(op, Op::Pad(_))), pads, "{ends:?}");
+        assert_eq!(needed(&graph, ct_x, |op| matches!(op, Op::Concat(_))), 1, "{ends:?}");
+    }
+    check("slices of all", &[&[3, 7]], same, |g, x| sliced(g, x[0], &[2, 3, 7]));
+    check("slices of some", &[&[3, 7]], same, |g, x| sliced(g, x[0], &[2, 3, 5]));
+    check("slices across", &[&[4, 4]], same, |g, x| {
+        let rows = g.slice(x[0], Slice { axis: 0, start: 0, end: 2, step: 1 })?;
+        let columns = g.slice(x[0], Slice { axis: 1, start: 2, end: 4, step: 1 })?;
+        let columns = g.reshape(columns, &[2, 4].into())?;
+        g.mul(rows, columns)
+    });
+    check("slices that overlap", &[&[3, 6]], same, |g, x| {
+        let left = g.slice(x[0], Slice { axis: 1, start: 0, end: 4, step: 1 })?;
+        let right = g.slice(x[0], Slice { axis: 1, start: 2, end: 6, step: 1 })?;
+        g.mul(left, right)
+    });
+    Ok(())
+}

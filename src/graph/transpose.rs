@@ -53,15 +53,15 @@ impl Laid {
 struct Sinking<'a> {
     old: &'a Graph,
     new: Graph,
-    laid: Vec<Option<Laid>>,
+    /// Of each value that was visited.
+    laid: Vec<Laid>,
     /// Transposed values that something needed as they are.
     made: HashMap<Laid, ValueId>,
 }
 
 impl<'a> Sinking<'a> {
     fn new(old: &'a Graph) -> Self {
-        let laid = vec![None; old.values.len()];
-        Sinking { old, new: Graph::new(), laid, made: HashMap::new() }
+        Sinking { old, new: Graph::new(), laid: Vec::new(), made: HashMap::new() }
     }
 
     fn run(mut self) -> Result<Graph> {
@@ -76,9 +76,8 @@ impl<'a> Sinking<'a> {
                 }
                 op => self.node(op, &node.inputs)?,
             };
-            for (output, laid) in node.outputs.iter().zip(results) {
-                self.laid[output.index()] = Some(laid);
-            }
+            // Values are in the order of their nodes.
+            self.laid.extend(results);
         }
         for (name, value) in &self.old.outputs {
             let value = self.straight(*value)?;
@@ -136,9 +135,7 @@ impl<'a> Sinking<'a> {
 
     /// A value that was visited.
     fn of(&self, value: ValueId) -> Laid {
-        let ndim = self.old.shape(value).ndim();
-        // Operands come first, so there is one.
-        self.laid[value.index()].clone().unwrap_or_else(|| Laid::straight(value, ndim))
+        self.laid[value.index()].clone()
     }
 
     /// The order of axes that all operands have, but for those that can have any; the straight one

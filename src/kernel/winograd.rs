@@ -299,10 +299,10 @@ impl Call<'_> {
                 dealt.deal(self.isa, grid, rows.clone(), data, local);
                 for tile in (0..panel.tiles).step_by(LINE) {
                     let to = panel.place(channel, tile);
-                    let from = (&local[tile..], dealt.stride());
+                    let (from, stride) = (&local[tile..], dealt.stride());
                     // SAFETY: an instruction set is only handed out where the processor has it;
                     // tasks have channels of their own, and panels have whole lines of tiles.
-                    unsafe { (self.isa.winograd.input)(from.0, from.1, to, panel.stride()) };
+                    unsafe { (self.isa.winograd.input)(from, stride, to, panel.stride()) };
                 }
             }
         });

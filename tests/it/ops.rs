@@ -80,7 +80,7 @@ const LENGTHS: [usize; 9] = [0, 1, 7, 511, 512, 513, 8191, 8193, 50_021];
 
 #[test]
 fn element_wise_ops() {
-    let rows: [(&str, Point, Build); 14] = [
+    let rows: [(&str, Point, Build); 16] = [
         ("neg", |x| x, |g, x| g.unary(Unary::Neg, x[0])),
         ("abs", |x| x, |g, x| g.unary(Unary::Abs, x[0])),
         ("sign", |x| x, |g, x| g.unary(Unary::Sign, x[0])),
@@ -92,6 +92,8 @@ fn element_wise_ops() {
         ("tanh", |x| 3.0 * x, |g, x| g.unary(Unary::Tanh, x[0])),
         ("erf", |x| 2.0 * x, |g, x| g.unary(Unary::Erf, x[0])),
         ("sigmoid", |x| 5.0 * x, |g, x| g.unary(Unary::Sigmoid, x[0])),
+        ("gelu", |x| 3.0 * x, |g, x| g.unary(Unary::Gelu, x[0])),
+        ("gelu_slope", |x| 3.0 * x, |g, x| g.unary(Unary::GeluSlope, x[0])),
         ("relu", |x| x, |g, x| g.unary(Unary::Relu, x[0])),
         ("clamp", |x| x, |g, x| g.unary(Unary::Clamp(-0.5, 1.0), x[0])),
         ("powf", |x| x.abs() + 0.1, |g, x| g.unary(Unary::Powf(1.7), x[0])),

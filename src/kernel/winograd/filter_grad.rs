@@ -14,15 +14,17 @@ use crate::threads::{Parts, Threads};
 
 /// Elements of transformed input and cotangents that are made before they are multiplied.
 const PANELS_MAX: usize = 1 << 21;
-/// Tiles that cost as much to sum up as one channel costs to turn, less one of the other side.
-const TILES_PER_CHANNEL: usize = 8;
+/// Tiles of a block, about.
+const TILES: usize = 128;
+/// What summing lanes costs for a tile, in turning a channel.
+const LANES_COST: usize = 8;
 
-/// Whether rows of tiles are to be multiplied.
+/// Whether rows of tiles are to be multiplied. Beside the products, lanes cost as 1/tiles, and
+/// turning as 1/in + 1/out.
 fn has_long_rows(g: &Conv2d) -> bool {
     let tiles = g.batch * g.output.map(|extent| extent.div_ceil(STEP)).iter().product::<usize>();
-    // Turning costs 1/in + 1/out of the products.
     let (a, b) = (g.in_channels, g.out_channels);
-    TILES_PER_CHANNEL * a * b <= tiles * (a + b)
+    LANES_COST * a * b <= tiles * (a + b)
 }
 
 /// Elements of scratch that [`filter_grad`] needs.

@@ -4,14 +4,12 @@ use std::ops::Range;
 
 use super::super::tiles::{Blocks, Dealt, Grid};
 use super::super::{CHANNELS_AT_ONCE, point_len};
-use super::{PANELS_MAX, finish};
+use super::{PANELS_MAX, TILES, finish};
 use crate::graph::Conv2d;
 use crate::kernel::gemm::dots::{Dots, Rows};
 use crate::kernel::gemm::{Isa, LINE, POINTS, TransformFn, aligned};
 use crate::threads::{Parts, Threads};
 
-/// Tiles of a block, about.
-const TILES: usize = 128;
 /// Features, and channels, of a task's sums.
 const SIDE: usize = 64;
 
@@ -178,8 +176,7 @@ impl Call<'_> {
             let mut first = blocks.start;
             while first < blocks.end {
                 let len = tiles(first);
-                let images = blocks.clone().skip_while(|&b| b < first);
-                let images = images.take_while(|&b| tiles(b) == len).count();
+                let images = (first..blocks.end).take_while(|&b| tiles(b) == len).count();
                 let side = |side: usize, stride: usize| {
                     let start = (first - blocks.start) * stride;
                     let start = start + point * point_len(counts[side], row_len);

@@ -4,15 +4,13 @@ use std::ops::Range;
 
 use super::super::tiles::{Blocks, Dealt, Grid};
 use super::super::{Strips, point_len};
-use super::{PANELS_MAX, finish};
+use super::{PANELS_MAX, TILES, finish};
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{
     Isa, LINE, LINES, POINTS, Strip, TransformFn, Write, aligned, first, multiply_strip,
 };
 use crate::threads::{Parts, Threads};
 
-/// Tiles of a block, about.
-const TILES: usize = 128;
 /// Strips of features that one task multiplies.
 const STRIPS_AT_ONCE: usize = 4;
 
