@@ -118,10 +118,7 @@ fn unary(g: &mut Graph, f: Unary, x: ValueId, y: ValueId, ct: ValueId) -> Result
             let slope = g.sub(y, y2)?;
             g.mul(ct, slope)?
         }
-        Unary::Gelu => {
-            let slope = g.unary(Unary::GeluSlope, x)?;
-            g.mul(ct, slope)?
-        }
+        Unary::Gelu => gelu_slope(g, x, ct)?,
         Unary::GeluSlope => gelu_curvature(g, x, ct)?,
         // relu' = [y > 0]
         Unary::Relu => {
@@ -137,6 +134,12 @@ fn unary(g: &mut Graph, f: Unary, x: ValueId, y: ValueId, ct: ValueId) -> Result
         }
     };
     Ok(Some(ct_x))
+}
+
+/// (x Φ)' = Φ + x φ
+fn gelu_slope(g: &mut Graph, x: ValueId, ct: ValueId) -> Result<ValueId> {
+    let slope = g.unary(Unary::GeluSlope, x)?;
+    g.mul(ct, slope)
 }
 
 /// (Φ + x φ)' = (2 - x²) φ, where φ(x) = e^(-x²/2) / √2π

@@ -13,8 +13,8 @@ pub trait Vectorised {
     /// What the work returns.
     type Output;
 
-    /// Does the work; `FUSED` tells whether the code is compiled for a processor that multiplies and
-    /// adds in one operation.
+    /// Does the work; `FUSED` tells whether it is compiled for a processor that multiplies and adds
+    /// in one operation.
     fn run<const FUSED: bool>(self) -> Self::Output;
 }
 

@@ -71,8 +71,8 @@ pub(crate) struct Dealing<'a> {
 pub(crate) type WeaveFn = unsafe fn(&[f32; LINES], &mut [f32; 4 * STEP * LINE]);
 
 /// Turns tiles and channels: `lines, tiles, channels, to, [stride, width]`. The lines are those of
-/// up to 16 channels, [`LINES`] each. For each point, the `i`-th of the first `tiles` tiles gets its
-/// channels in the mask written next to each other, at `to + point·stride + i·width`.
+/// up to 16 channels, [`LINES`] each. For each point, the `i`-th of the first `tiles` tiles gets
+/// its channels in the mask written next to each other, at `to + point·stride + i·width`.
 ///
 /// # Safety
 /// The processor has the kernel's features, and what is written may be.
