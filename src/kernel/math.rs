@@ -142,7 +142,8 @@ pub fn sigmoid<const FUSED: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<FUSED>(-x))
 }
 
-/// x Φ(x), where Φ is the distribution of a standard normal number, within 2⁻²¹ |x|; NaN at -∞.
+/// x Φ(x), where Φ is the distribution of a standard normal number, within 2⁻²¹ |x|; -∞ or NaN
+/// at -∞.
 #[inline(always)]
 pub fn gelu<const FUSED: bool>(x: f32) -> f32 {
     x * normal_distribution::<FUSED>(x)
