@@ -19,7 +19,7 @@ const TASK_MIN: usize = 64;
 const TASKS_PER_WORKER: usize = 4;
 /// Most strips of A that one task packs.
 const PACK_STRIPS_MAX: usize = SPANS_MAX;
-/// Elements of A that are packed ahead of use.
+/// Elements of A or B that are packed ahead of use.
 const PACKED_MAX: usize = 1 << 20;
 
 /// The extents of a batch of products; `batch` counts groups and segments of K.
@@ -64,10 +64,14 @@ pub(super) struct Blocking {
     pub columns: usize,
     /// Longest block of K.
     pub k: usize,
-    /// Rows packed at once, a multiple of `rows`.
+    /// Rows of A packed at once, a multiple of `rows`.
     pub packed_rows: usize,
-    /// Batch elements packed at once.
+    /// Batch elements of A packed at once.
     pub packed_batch: usize,
+    /// Whether several tasks need the same columns of B.
+    pub shares_columns: bool,
+    /// Columns of B packed at once, a multiple of `columns`, if they are shared.
+    pub packed_columns: usize,
     /// K of a batch element, at most.
     pub segment_len: usize,
 }
@@ -84,10 +88,15 @@ impl Blocking {
             true => 1,
             false => PACKED_MAX / (segment_len.max(1) * m.max(1)),
         };
+        let columns = columns.min(n.next_multiple_of(isa.columns));
+        let column_fits = PACKED_MAX / (segment_len.max(1) * columns.max(1));
+        let all_columns = n.next_multiple_of(columns.max(1));
         Blocking {
             strip,
             rows,
-            columns: columns.min(n.next_multiple_of(isa.columns)),
+            columns,
+            shares_columns: rows < m,
+            packed_columns: (column_fits.max(1) * columns).min(all_columns),
             k: even_part(segment_len, K_MAX),
             packed_rows,
             packed_batch: packed_batch.clamp(1, extents.batch().max(1)),
@@ -101,6 +110,13 @@ impl Blocking {
         strips.clamp(1, PACK_STRIPS_MAX) * self.strip
     }
 
+    /// Columns of B that one task packs, of `columns` in each of `blocks` of K, at most those of a
+    /// task that multiplies.
+    pub fn pack_columns(&self, isa: &Isa, blocks: usize, columns: usize, workers: usize) -> usize {
+        let strips = blocks * columns.div_ceil(isa.columns) / (TASKS_PER_WORKER * workers);
+        (strips.max(1) * isa.columns).min(self.columns)
+    }
+
     /// Strips of A.
     pub fn a_strips(&self) -> Strips {
         Strips { width: self.strip, unit: 1 }
@@ -111,9 +127,11 @@ impl Blocking {
         Strips { width: isa.columns, unit: LINE }
     }
 
-    /// Elements of packed A.
+    /// Elements of packed A, or B.
     pub fn packed_len(&self) -> usize {
-        (self.packed_batch * self.packed_rows * self.segment_len).next_multiple_of(LINE)
+        let columns = if self.shares_columns { self.packed_columns } else { 0 };
+        let lanes = (self.packed_batch * self.packed_rows).max(columns);
+        (lanes * self.segment_len).next_multiple_of(LINE)
     }
 
     /// Elements of a packed block of B.

@@ -31,7 +31,7 @@ use std::ops::Range;
 use crate::threads::{Parts, Threads};
 
 use blocking::Blocking;
-use operand::Strips;
+use operand::{Cycle, Strips};
 use pack::Block;
 use tile::TileArgs;
 
@@ -42,9 +42,12 @@ pub(crate) use line::{LINE, first, prefetch};
 pub(crate) use operand::{Matrix, Operand, Windows};
 use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
+use tile::Steps;
 pub(crate) use tile::{Strip, Write};
 pub(crate) use winograd::{Dealing, LINES, POINTS, REACH, STEP, TransformFn};
 
+/// Shortest cycle of k in which A is read where it lies.
+const CYCLE_MIN: usize = 2;
 /// Elements of partial sums that one task adds.
 const ADDED: usize = 4096;
 
@@ -63,14 +66,18 @@ pub(crate) struct Gemm<'a> {
 }
 
 impl<'a> Gemm<'a> {
-    /// A, if its rows are runs of k, which tiles read where they lie.
-    fn a_in_place(&self) -> Option<&Matrix<'a>> {
-        match &self.a {
-            Operand::Matrix(a) if a.k_strides[2] == 1 && a.k_extents[1] >= self.extents.k => {
-                Some(a)
-            }
-            _ => None,
+    /// How tiles read A where it lies, if its rows are runs of k, or such that a few rows of a
+    /// cycle of k fill the lines of memory that they touch.
+    fn a_in_place(&self) -> Option<InPlace<'a>> {
+        let Operand::Matrix(matrix) = self.a else { return None };
+        if matrix.k_strides[2] == 1 && matrix.k_extents[1] >= self.extents.k {
+            return Some(InPlace { matrix, cycle: None });
         }
+        if matrix.lane_stride == 1 {
+            return None;
+        }
+        let cycle = matrix.cycle().filter(|cycle| cycle.offsets().len() >= CYCLE_MIN)?;
+        Some(InPlace { matrix, cycle: Some(cycle) })
     }
 
     /// Packs a block of an operand of one batch element.
@@ -90,6 +97,30 @@ impl<'a> Gemm<'a> {
     }
 }
 
+/// A that is not packed.
+struct InPlace<'a> {
+    matrix: Matrix<'a>,
+    /// Unless rows are runs of k.
+    cycle: Option<Cycle>,
+}
+
+impl InPlace<'_> {
+    /// Some rows of a group over a part of K.
+    fn strip(&self, group: usize, rows: Range<usize>, k: Range<usize>) -> Strip<'_> {
+        let Matrix { data, start, group_stride, lane_stride, k_strides, .. } = self.matrix;
+        let start = start + group * group_stride + rows.start * lane_stride;
+        let (start, steps) = match &self.cycle {
+            None => (start + k.start, Steps::Even(1)),
+            Some(cycle) => {
+                let (offsets, stride) = (cycle.offsets(), k_strides[0]);
+                let (cycles, first) = (k.start / offsets.len(), k.start % offsets.len());
+                (start + cycles * stride, Steps::Cycles { offsets, first, stride })
+            }
+        };
+        Strip::in_place(&data[start..], [rows.len(), k.len()], lane_stride, steps)
+    }
+}
+
 /// Computes all products and stores each finished element once.
 ///
 /// # Panics
@@ -102,24 +133,57 @@ pub(crate) fn gemm(threads: &Threads, gemm: &Gemm<'_>, target: &Target<'_>, scra
     if extents.m == 0 || extents.n == 0 {
         return;
     }
+    let in_place = gemm.a_in_place();
+    let ahead = match in_place {
+        None => Ahead::A,
+        Some(_) if blocking.shares_columns => Ahead::B,
+        Some(_) => Ahead::Nothing,
+    };
+    let (batches, rows, columns) = match ahead {
+        Ahead::A => (blocking.packed_batch, blocking.packed_rows, extents.n),
+        Ahead::B => (1, extents.m, blocking.packed_columns),
+        Ahead::Nothing => (extents.batch(), extents.m, extents.n),
+    };
+    let in_place = in_place.as_ref();
     let (packed, locals) = aligned(scratch).split_at_mut(blocking.packed_len());
-    for first in (0..extents.batch()).step_by(blocking.packed_batch) {
-        let batch = first..(first + blocking.packed_batch).min(extents.batch());
-        for first in (0..extents.m).step_by(blocking.packed_rows) {
-            let rows = first..(first + blocking.packed_rows).min(extents.m);
-            let part = Part { gemm, blocking: &blocking, batch: batch.clone(), rows };
-            part.pack(threads, packed);
-            part.multiply(threads, packed, locals, target);
+    for batch in parts(extents.batch(), batches) {
+        for rows in parts(extents.m, rows) {
+            for columns in parts(extents.n, columns) {
+                let batch = batch.clone();
+                let rows = rows.clone();
+                let part =
+                    Part { gemm, blocking: &blocking, in_place, ahead, batch, rows, columns };
+                part.pack(threads, packed);
+                part.multiply(threads, packed, locals, target);
+            }
         }
     }
 }
 
-/// The products of which A is packed at one time.
+/// The parts of `0..len`, all but the last of `most`.
+fn parts(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(most.max(1)).map(move |first| first..(first + most).min(len))
+}
+
+/// What all threads pack before any multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ahead {
+    A,
+    /// Columns that several tasks share, where A is read in place.
+    B,
+    /// A is read in place, and each task packs its columns of B.
+    Nothing,
+}
+
+/// The products for which an operand is packed at one time.
 struct Part<'a> {
     gemm: &'a Gemm<'a>,
     blocking: &'a Blocking,
+    in_place: Option<&'a InPlace<'a>>,
+    ahead: Ahead,
     batch: Range<usize>,
     rows: Range<usize>,
+    columns: Range<usize>,
 }
 
 impl Part<'_> {
@@ -129,7 +193,7 @@ impl Part<'_> {
     }
 
     /// Blocks of a batch element's K; one empty block if there is nothing to sum.
-    fn blocks(&self, batch: usize) -> impl Iterator<Item = Range<usize>> {
+    fn blocks(&self, batch: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let (segment, step) = (self.gemm.extents.segment(batch), self.blocking.k.max(1));
         (0..segment.len().div_ceil(step).max(1)).map(move |block| {
             let start = segment.start + block * step;
@@ -137,11 +201,17 @@ impl Part<'_> {
         })
     }
 
-    /// Packs A unless it is read in place: by batch element and block of K, strips of rows.
+    /// Packs what is to be packed before tasks run.
     fn pack(&self, threads: &Threads, packed: &mut [f32]) {
-        if self.gemm.a_in_place().is_some() {
-            return;
+        match self.ahead {
+            Ahead::A => self.pack_rows(threads, packed),
+            Ahead::B => self.pack_columns(threads, packed),
+            Ahead::Nothing => {}
         }
+    }
+
+    /// Packs A: by batch element and block of K, strips of rows.
+    fn pack_rows(&self, threads: &Threads, packed: &mut [f32]) {
         let step = self.blocking.pack_rows(self.batch.len(), self.rows.len(), threads.count());
         let tasks = self.rows.len().div_ceil(step);
         let packed = Parts::new(packed);
@@ -161,6 +231,30 @@ impl Part<'_> {
         });
     }
 
+    /// Packs B of the part's one batch element: by block of K, strips of columns.
+    fn pack_columns(&self, threads: &Threads, packed: &mut [f32]) {
+        let (batch, isa) = (self.batch.start, self.gemm.isa);
+        let blocks = self.blocks(batch).count();
+        let step = self.blocking.pack_columns(isa, blocks, self.columns.len(), threads.count());
+        let tasks = self.columns.len().div_ceil(step);
+        let packed = Parts::new(packed);
+        threads.run(blocks * tasks, |task, _| {
+            let Some(k) = self.blocks(batch).nth(task / tasks) else { return };
+            let first = self.columns.start + task % tasks * step;
+            let columns = first..(first + step).min(self.columns.end);
+            let len = columns.len().next_multiple_of(LINE) * k.len();
+            // SAFETY: columns of different tasks and blocks do not overlap.
+            let to = unsafe { packed.part(self.panel_start(batch, first, &k), len) };
+            self.gemm.pack(&self.gemm.b, batch, columns, k, Blocking::b_strips(isa), to);
+        });
+    }
+
+    /// Where the columns from `first` on begin in packed B.
+    fn panel_start(&self, batch: usize, first: usize, k: &Range<usize>) -> usize {
+        let block = k.start - self.gemm.extents.segment(batch).start;
+        block * self.columns.len().next_multiple_of(LINE) + (first - self.columns.start) * k.len()
+    }
+
     /// Some rows of A over a block of K.
     fn strip<'s>(
         &'s self,
@@ -170,14 +264,9 @@ impl Part<'_> {
         k: Range<usize>,
     ) -> Strip<'s> {
         let extents = &self.gemm.extents;
-        if let Some(a) = self.gemm.a_in_place().filter(|_| !k.is_empty()) {
-            let row = self.rows.start + rows.start;
-            let start = a.start + batch / extents.segments * a.group_stride + row * a.lane_stride;
-            return Strip::in_place(
-                &a.data[start + k.start..],
-                [rows.len(), k.len()],
-                a.lane_stride,
-            );
+        if let Some(a) = self.in_place.filter(|_| !k.is_empty()) {
+            let rows = self.rows.start + rows.start..self.rows.start + rows.end;
+            return a.strip(batch / extents.segments, rows, k);
         }
         let first = k.start - extents.segment(batch).start;
         let start = first * self.rows.len() + rows.start * k.len();
@@ -187,23 +276,26 @@ impl Part<'_> {
     /// Runs the tasks of this part.
     fn multiply(&self, threads: &Threads, packed: &[f32], locals: &mut [f32], target: &Target<'_>) {
         let row_tasks = self.rows.len().div_ceil(self.blocking.rows);
-        let column_tasks = self.gemm.extents.n.div_ceil(self.blocking.columns);
+        let column_tasks = self.columns.len().div_ceil(self.blocking.columns);
         let local_len = self.blocking.panel_len() + self.blocking.sums_len();
         let locals = Parts::new(locals);
         threads.run(self.batch.len() * row_tasks * column_tasks, |task, worker| {
             let index = task / (row_tasks * column_tasks);
             let row = task / column_tasks % row_tasks * self.blocking.rows;
-            let column = task % column_tasks * self.blocking.columns;
+            let column = self.columns.start + task % column_tasks * self.blocking.columns;
             // SAFETY: a worker runs one task at a time.
             let local = unsafe { locals.part(worker * local_len, local_len) };
             let (panel, sums) = local.split_at_mut(self.blocking.panel_len());
-            let start = index * self.packed_stride();
+            let packed = match self.ahead {
+                Ahead::A => &packed[index * self.packed_stride()..][..self.packed_stride()],
+                Ahead::B | Ahead::Nothing => &*packed,
+            };
             let task = Task {
                 part: self,
                 batch: self.batch.start + index,
                 rows: row..(row + self.blocking.rows).min(self.rows.len()),
-                columns: column..(column + self.blocking.columns).min(self.gemm.extents.n),
-                packed: &packed[start..start + self.packed_stride()],
+                columns: column..(column + self.blocking.columns).min(self.columns.end),
+                packed,
                 target,
                 worker,
             };
@@ -224,13 +316,21 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn run(&self, panel: &mut [f32], sums: &mut [f32]) {
+    fn run(&self, local: &mut [f32], sums: &mut [f32]) {
         let gemm = self.part.gemm;
         let Blocking { strip, columns: stride, .. } = *self.part.blocking;
         let segment = gemm.extents.segment(self.batch);
         for k in self.part.blocks(self.batch) {
-            let (columns, strips) = (self.columns.clone(), Blocking::b_strips(gemm.isa));
-            gemm.pack(&gemm.b, self.batch, columns, k.clone(), strips, panel);
+            let panel = match self.part.ahead {
+                Ahead::B => {
+                    &self.packed[self.part.panel_start(self.batch, self.columns.start, &k)..]
+                }
+                Ahead::A | Ahead::Nothing => {
+                    let (columns, strips) = (self.columns.clone(), Blocking::b_strips(gemm.isa));
+                    gemm.pack(&gemm.b, self.batch, columns, k.clone(), strips, local);
+                    &*local
+                }
+            };
             let (first, last) = (k.start == segment.start, k.end == segment.end);
             let whole = first && last;
             for row in self.rows.clone().step_by(strip) {

@@ -29,7 +29,34 @@ pub(crate) struct Matrix<'a> {
     pub k_strides: [usize; 3],
 }
 
+/// Most elements of a cycle of k that is kept.
+const CYCLE_MAX: usize = 64;
+
+/// The inner two loops of a matrix's k.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cycle {
+    offsets: [usize; CYCLE_MAX],
+    len: usize,
+}
+
+impl Cycle {
+    /// Where the elements of a cycle lie.
+    pub fn offsets(&self) -> &[usize] {
+        &self.offsets[..self.len]
+    }
+}
+
 impl Matrix<'_> {
+    /// The inner two loops of k, unless they are too long to keep.
+    pub(super) fn cycle(&self) -> Option<Cycle> {
+        let len = self.k_extents[0] * self.k_extents[1];
+        let mut offsets = [0; CYCLE_MAX];
+        for (k, offset) in offsets.get_mut(..len)?.iter_mut().enumerate() {
+            *offset = self.k_offset(k);
+        }
+        Some(Cycle { offsets, len })
+    }
+
     /// From k = 0 to `k`.
     pub fn k_offset(&self, k: usize) -> usize {
         let [mid, inner] = self.k_extents;

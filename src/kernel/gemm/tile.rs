@@ -1,5 +1,10 @@
 //! The register tile: C[i, j] = Σₖ A[k, i] B[k, j], written once for all vector types.
 
+use super::line::prefetch;
+
+/// How many cycles ahead of use rows of A are asked for.
+const PREFETCH_CYCLES: usize = 2;
+
 /// A register of consecutive `f32`; the methods need the processor features of the type.
 pub(super) trait Vector: Copy {
     /// Number of elements.
@@ -38,24 +43,53 @@ pub(crate) struct Strip<'a> {
     data: &'a [f32],
     pub rows: usize,
     pub k: usize,
-    /// From one row to the next, and from one k.
-    strides: [usize; 2],
+    /// From one row to the next.
+    stride: usize,
+    steps: Steps<'a>,
+}
+
+/// From one k to the next in A.
+#[derive(Clone, Copy)]
+pub(crate) enum Steps<'a> {
+    /// Always as far.
+    Even(usize),
+    /// Cycles that are `stride` apart, each with its own element at the same offsets; k begins with
+    /// the `first` of them.
+    Cycles { offsets: &'a [usize], first: usize, stride: usize },
+}
+
+impl Steps<'_> {
+    /// From the strip's start, which is that of its first cycle, to the furthest element of a row.
+    fn reach(&self, k: usize) -> usize {
+        match *self {
+            Steps::Even(step) => k.saturating_sub(1) * step,
+            Steps::Cycles { offsets, first, stride } => {
+                let last = offsets.iter().max().copied().unwrap_or(0);
+                (first + k).saturating_sub(1) / offsets.len() * stride + last
+            }
+        }
+    }
 }
 
 impl<'a> Strip<'a> {
     /// A packed strip, `[k][rows]`.
     pub fn packed(data: &'a [f32], rows: usize) -> Self {
-        Strip { data, rows, k: data.len() / rows, strides: [1, rows] }
+        Strip { data, rows, k: data.len() / rows, stride: 1, steps: Steps::Even(rows) }
     }
 
     /// Rows where they lie, `stride` apart.
     ///
     /// # Panics
     /// When the data is shorter.
-    pub fn in_place(data: &'a [f32], [rows, k]: [usize; 2], stride: usize) -> Self {
-        let end = rows.saturating_sub(1) * stride + k;
-        assert!(end <= data.len(), "all rows lie in the data");
-        Strip { data, rows, k, strides: [stride, 1] }
+    pub fn in_place(
+        data: &'a [f32],
+        [rows, k]: [usize; 2],
+        stride: usize,
+        steps: Steps<'a>,
+    ) -> Self {
+        let last = rows.saturating_sub(1) * stride + steps.reach(k);
+        assert!(last < data.len(), "all rows lie in the data");
+        Strip { data, rows, k, stride, steps }
     }
 }
 
@@ -86,25 +120,34 @@ pub(crate) type TileFn = unsafe fn(TileArgs<'_>);
 /// As for [`TileFn`]. Inlined into callers that enable the features of `V`.
 #[inline(always)]
 pub(super) unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(args: TileArgs<'_>) {
-    let TileArgs { a: Strip { data, k, strides: [lane, step], .. }, mut b, c, row_stride, write } =
+    let TileArgs { a: Strip { data, k, stride: lane, steps, .. }, mut b, c, row_stride, write } =
         args;
     let mut a = data.as_ptr();
     // SAFETY: the strips hold `k` rows of these widths, the result the rows written below.
     unsafe {
         let mut sums = [[V::zero(); VECTORS]; ROWS];
-        for _ in 0..k {
-            let mut columns = [V::zero(); VECTORS];
-            for (j, column) in columns.iter_mut().enumerate() {
-                *column = V::load(b.add(j * V::LANES));
-            }
-            for (i, row) in sums.iter_mut().enumerate() {
-                let factor = V::splat(*a.add(i * lane));
-                for (sum, &column) in row.iter_mut().zip(&columns) {
-                    *sum = factor.mul_add(column, *sum);
+        match steps {
+            Steps::Even(step) => {
+                for _ in 0..k {
+                    add_outer(&mut sums, (a, lane), b);
+                    a = a.wrapping_add(step);
+                    b = b.add(VECTORS * V::LANES);
                 }
             }
-            a = a.wrapping_add(step);
-            b = b.add(VECTORS * V::LANES);
+            Steps::Cycles { offsets, first, stride } => {
+                let mut at = first;
+                for _ in 0..k {
+                    add_outer(&mut sums, (a.add(*offsets.get_unchecked(at)), lane), b);
+                    b = b.add(VECTORS * V::LANES);
+                    at += 1;
+                    if at == offsets.len() {
+                        (at, a) = (0, a.wrapping_add(stride));
+                        for i in 0..ROWS {
+                            prefetch(a.wrapping_add(PREFETCH_CYCLES * stride + i * lane));
+                        }
+                    }
+                }
+            }
         }
         for (i, row) in sums.iter().enumerate() {
             for (j, &sum) in row.iter().enumerate() {
@@ -113,6 +156,28 @@ pub(super) unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(ar
                     Write::Set => sum.store(to),
                     Write::Add => sum.add(V::load(to)).store(to),
                 }
+            }
+        }
+    }
+}
+
+/// Adds the products of one k: those of each row's element in A with the registers of B.
+#[inline(always)]
+unsafe fn add_outer<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    sums: &mut [[V; VECTORS]; ROWS],
+    (a, lane): (*const f32, usize),
+    b: *const f32,
+) {
+    // SAFETY: the caller has the features, an element in each row and all registers of B.
+    unsafe {
+        let mut columns = [V::zero(); VECTORS];
+        for (j, column) in columns.iter_mut().enumerate() {
+            *column = V::load(b.add(j * V::LANES));
+        }
+        for (i, row) in sums.iter_mut().enumerate() {
+            let factor = V::splat(*a.add(i * lane));
+            for (sum, &column) in row.iter_mut().zip(&columns) {
+                *sum = factor.mul_add(column, *sum);
             }
         }
     }
