@@ -6,6 +6,7 @@
 //! Each block adds its K + 1 sums up in `f64` and leaves them in scratch; they are added in order
 //! of the blocks, in `f64` again, so the result does not depend on the number of threads.
 
+use super::math;
 use super::noise::{self, Noise};
 use super::vectorised::{Vectorised, widest};
 use crate::graph::{Hyper, Method, PriorTerm, Update};
@@ -23,6 +24,8 @@ const BLOCKS: usize = 4;
 
 /// Partial sums kept side by side within a block.
 const LANES: usize = 16;
+/// Products of a short sum.
+const SHORT: usize = 8;
 
 /// A short vector between two steps of a block.
 type Vector = [f32; BLOCK];
@@ -263,7 +266,7 @@ impl Vectorised for Block<'_> {
             self.keep_velocity(&step, &eta, &low_rank);
         }
         let (x, dx) = self.proximal(&step, &eta, &low_rank);
-        self.sum(&x, &dx);
+        self.sum::<FUSED>(&x, &dx);
     }
 }
 
@@ -387,29 +390,36 @@ impl Block<'_> {
 
     /// The block's share of Wᵀd⁻¹x' and x'ᵀd⁻¹x'.
     #[inline(always)]
-    fn sum(&mut self, x: &Vector, dx: &Vector) {
+    fn sum<const FUSED: bool>(&mut self, x: &Vector, dx: &Vector) {
         let Some((quadratic, projections)) = self.sums.split_last_mut() else { return };
-        *quadratic = dot(x, dx);
+        *quadratic = dot::<FUSED>(x, dx);
         let len = self.theta.len();
         for (k, projection) in projections.iter_mut().enumerate() {
-            *projection = dot(self.prior.column(k, self.start, len), &dx[..len]);
+            *projection = dot::<FUSED>(self.prior.column(k, self.start, len), &dx[..len]);
         }
     }
 }
 
-/// Σ a·b in `f64`, as [`LANES`] sums side by side.
+/// Σ a·b in `f64`, as [`LANES`] sums side by side, each of short sums in `f32`: their rounding is
+/// that of the factors, which does not add up, and widening every product would take as long as
+/// reading it from memory.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    let product = |a: f32, b: f32| f64::from(a) * f64::from(b);
+fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_rest) = a.as_chunks::<{ LANES * SHORT }>();
+    let (b, b_rest) = b.as_chunks::<{ LANES * SHORT }>();
     let mut lanes = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
+        let mut sums = [0.0; LANES];
+        for at in (0..LANES * SHORT).step_by(LANES) {
+            for i in 0..LANES {
+                sums[i] = math::mul_add::<FUSED>(a[at + i], b[at + i], sums[i]);
+            }
+        }
         for i in 0..LANES {
-            lanes[i] += product(a[i], b[i]);
+            lanes[i] += f64::from(sums[i]);
         }
     }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| product(a, b)).sum();
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
     (lanes.iter().sum::<f64>() + rest) as f32
 }
 
