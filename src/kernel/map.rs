@@ -3,7 +3,7 @@
 //! Results are written in the iteration space's order.
 
 use super::Epilogue;
-use super::gemm::prefetch;
+use super::gemm::Hints;
 use super::tape::{CHUNK, Operand, Tape};
 use crate::threads::{Parts, Threads};
 
@@ -99,14 +99,13 @@ impl Epilogue for TapeEpilogue<'_> {
         }
     }
 
-    fn prefetch(&self, start: usize, stride: usize, rows: usize) {
+    fn hint(&self, start: usize, hints: &mut Hints) {
         for (index, operand) in self.operands.iter().enumerate() {
             if self.in_place & 1 << index != 0 {
-                for row in 0..rows {
-                    prefetch(operand.as_ptr().wrapping_add(start + row * stride));
-                }
+                hints.push(operand.as_ptr().wrapping_add(start));
             }
         }
+        self.results.iter().for_each(|result| hints.push(result.hint(start)));
     }
 }
 

@@ -13,6 +13,7 @@ pub mod conv2d_input_grad;
 pub mod depthwise;
 pub mod gather;
 pub mod gemm;
+mod largest;
 pub mod log_softmax;
 pub mod map;
 pub mod math;
@@ -40,6 +41,7 @@ pub mod vectorised;
 mod window;
 mod winograd;
 
+use gemm::Hints;
 pub use table::{Fused, Kernel};
 
 /// Work done on finished elements of a product or convolution while they are still in cache:
@@ -49,9 +51,9 @@ pub trait Epilogue: Sync {
     /// to `to`. Called exactly once for each output element, on `worker`.
     fn apply(&self, start: usize, values: &[f32], to: &mut [f32], worker: usize);
 
-    /// Asks for what [`Epilogue::apply`] will read for the elements at `start` and some after it,
-    /// in each of `rows` rows that are `stride` apart.
-    fn prefetch(&self, start: usize, stride: usize, rows: usize);
+    /// Adds the places of other memory that [`Epilogue::apply`] needs for the elements at `start`
+    /// and some after it.
+    fn hint(&self, start: usize, hints: &mut Hints);
 
     /// [`Epilogue::apply`] where the values are already in the output.
     fn apply_in_place(&self, start: usize, run: &mut [f32], worker: usize) {

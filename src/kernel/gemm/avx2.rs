@@ -5,7 +5,7 @@ mod line;
 use std::arch::x86_64::*;
 
 use self::line::Pair;
-use super::dots::{DotArgs, DotFn, dots};
+use super::dots::{self, Side};
 use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::LINE;
@@ -59,28 +59,6 @@ impl Vector for __m256 {
         // SAFETY: the caller has the features.
         unsafe { _mm256_and_ps(self, mask) }
     }
-
-    #[inline(always)]
-    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
-        // SAFETY: the caller has the features.
-        unsafe { sums(four) }
-    }
-}
-
-/// The sum of all lanes of each: halves of pairs are added until one lane of each is left.
-#[inline(always)]
-pub(super) unsafe fn sums([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
-    // SAFETY: the caller has the features, and an array four lanes.
-    unsafe {
-        let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-        let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-        let (even, odd) = (_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xee>(ab, cd));
-        let halves = _mm256_add_ps(even, odd);
-        let (low, high) = (_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
-        let mut sums = [0.0; 4];
-        _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(low, high));
-        sums
-    }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -94,19 +72,15 @@ const fn row<const ROWS: usize>() -> [TileFn; 2] {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn dot<const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
-    // SAFETY: the caller has the features, and the rest of the contract is the caller's.
-    unsafe { dots::<__m256, ROWS, COLUMNS>(args) }
-}
-
-const fn dot_row<const ROWS: usize>() -> &'static [DotFn] {
-    &[dot::<ROWS, 1>, dot::<ROWS, 2>, dot::<ROWS, 3>]
-}
-
-#[target_feature(enable = "avx2,fma")]
 unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
     // SAFETY: the caller has the features.
     unsafe { block.pack::<Pair>(to) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn pack_rows(side: &Side<'_>, to: &mut [f32]) {
+    // SAFETY: the caller has the features, and the rest of the contract is the caller's.
+    unsafe { dots::pack_rows::<Pair>(side, to) }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -176,6 +150,7 @@ pub(super) const ISA: Isa = Isa {
     lanes: 8,
     columns: 16,
     pack,
+    pack_rows,
     filter,
     correlate,
     pad,
@@ -192,5 +167,4 @@ pub(super) const ISA: Isa = Isa {
         turn,
     },
     tiles: &[row::<1>(), row::<2>(), row::<3>(), row::<4>(), row::<5>(), row::<6>()],
-    dots: &[dot_row::<1>(), dot_row::<2>(), dot_row::<3>(), dot_row::<4>()],
 };

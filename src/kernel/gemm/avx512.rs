@@ -2,8 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2;
-use super::dots::{DotArgs, DotFn, dots};
+use super::dots::{self, Side};
 use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::{LINE, Line};
@@ -60,19 +59,6 @@ impl Vector for __m512 {
                 _mm512_castps_si512(self),
                 _mm512_castps_si512(mask),
             ))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
-        // SAFETY: the caller has the feature, which includes AVX2.
-        unsafe {
-            let mut halves = [_mm256_setzero_ps(); 4];
-            for (half, all) in halves.iter_mut().zip(four) {
-                let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(all));
-                *half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm256_castpd_ps(high));
-            }
-            avx2::sums(halves)
         }
     }
 }
@@ -248,19 +234,15 @@ fn spread(mask: u16) -> u32 {
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn dot<const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
-    // SAFETY: the caller has the feature, and the rest of the contract is the caller's.
-    unsafe { dots::<__m512, ROWS, COLUMNS>(args) }
-}
-
-const fn dot_row<const ROWS: usize>() -> &'static [DotFn] {
-    &[dot::<ROWS, 1>, dot::<ROWS, 2>, dot::<ROWS, 3>, dot::<ROWS, 4>]
-}
-
-#[target_feature(enable = "avx512f")]
 unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
     // SAFETY: the caller has the feature.
     unsafe { block.pack::<__m512>(to) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn pack_rows(side: &Side<'_>, to: &mut [f32]) {
+    // SAFETY: the caller has the feature, and the rest of the contract is the caller's.
+    unsafe { dots::pack_rows::<__m512>(side, to) }
 }
 
 #[target_feature(enable = "avx512f")]
@@ -330,6 +312,7 @@ pub(super) const ISA: Isa = Isa {
     lanes: 16,
     columns: 32,
     pack,
+    pack_rows,
     filter,
     correlate,
     pad,
@@ -360,13 +343,5 @@ pub(super) const ISA: Isa = Isa {
         row::<12>(),
         row::<13>(),
         row::<14>(),
-    ],
-    dots: &[
-        dot_row::<1>(),
-        dot_row::<2>(),
-        dot_row::<3>(),
-        dot_row::<4>(),
-        dot_row::<5>(),
-        dot_row::<6>(),
     ],
 };

@@ -1,28 +1,32 @@
 //! Products C[i, j] = Σₖ A[i, k] B[j, k] whose sides both have neighbours in k next to each other.
 //!
-//! Such operands need no packing. A register holds neighbours in k, and a tile of registers the
-//! sums of a few rows of each side, which are added up where a run of k ends. Runs are so short
-//! that the rows of a tile of A and of some tiles of B stay in the first-level cache. The order of
-//! every sum depends on the extents alone, not on the number of threads.
+//! Rows of A are read where they lie; those of B are turned, a run of k at a time, into strips that
+//! stay in the second-level cache while all rows of A pass by. The order of every sum depends on
+//! the extents alone, not on the number of threads.
 
 use std::ops::Range;
 
-use super::add_segments;
 use super::isa::Isa;
-use super::line::LINE;
-use super::tile::Vector;
+use super::line::{LINE, Line, first, prefetch};
+use super::pack::transpose;
+use super::tile::{Steps, Strip, Write};
+use super::{add_segments, aligned, multiply_strip};
 use crate::threads::{Parts, Threads};
 
-/// Longest run of k.
+/// Longest run of k: a strip of A as long stays in the first-level cache.
 const RUN: usize = 448;
-/// Tiles of B whose rows stay in the first-level cache with those of a tile of A.
-const PANEL: usize = 4;
-/// Most rows of each side of a task.
-const BLOCK: usize = 96;
+/// Most rows of A of a task.
+const ROWS_MAX: usize = 256;
+/// Most rows of B of a task: a run of theirs stays in the second-level cache.
+const COLUMNS_MAX: usize = 96;
+/// Rows of B of a task are a multiple of this, as far as there are some: the columns of full tiles.
+const COLUMNS_UNIT: usize = 2 * LINE;
 /// Tasks wanted; where there are fewer blocks, k is cut into segments.
 const TASKS_WANTED: usize = 32;
 /// Shortest segment of k.
 const SEGMENT_MIN: usize = 2048;
+/// How many elements ahead of use rows of B are asked for.
+const PREFETCH: usize = 64;
 
 /// One side of a product: in each image rows of neighbours in k.
 #[derive(Clone, Copy, Debug)]
@@ -44,21 +48,11 @@ impl<'a> Rows<'a> {
         Rows { data, count, image_stride: count * len, group_stride: len, offsets: &[0] }
     }
 
-    /// Where some rows start, at most a block of them, in the first image of a run.
-    fn starts(&self, run: &Run, rows: Range<usize>) -> [*const f32; BLOCK] {
+    /// Where a row starts in the first image of a run.
+    fn start(&self, run: &Run, row: usize) -> usize {
+        let (group, row) = (row / self.offsets.len(), row % self.offsets.len());
         let first = run.images.start * self.image_stride + run.elements.start;
-        let (mut group, mut row) =
-            (rows.start / self.offsets.len(), rows.start % self.offsets.len());
-        let mut starts = [std::ptr::null(); BLOCK];
-        for start in &mut starts[..rows.len()] {
-            let at = first + group * self.group_stride + self.offsets[row];
-            *start = self.data.as_ptr().wrapping_add(at);
-            row += 1;
-            if row == self.offsets.len() {
-                (group, row) = (group + 1, 0);
-            }
-        }
-        starts
+        first + group * self.group_stride + self.offsets[row]
     }
 
     /// Panics unless all rows of some images have `len` elements.
@@ -77,122 +71,59 @@ impl<'a> Rows<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Dots<'a> {
     pub isa: &'static Isa,
+    /// Groups of one row.
     pub a: Rows<'a>,
     pub b: Rows<'a>,
     pub images: usize,
-    /// Elements of a row of one image, at least a line.
+    /// Elements of a row of one image.
     pub len: usize,
 }
 
-/// Most rows of A of a tile of any instruction set.
-const TILE_ROWS: usize = 6;
-/// Most rows of B of a tile of any instruction set.
-const TILE_COLUMNS: usize = 4;
-
-/// The operands of one tile.
-#[derive(Clone, Copy)]
-pub(crate) struct DotArgs {
-    /// The rows of A and of B.
-    a: [*const f32; TILE_ROWS],
-    b: [*const f32; TILE_COLUMNS],
-    /// Elements from one image to the next, of A and B.
-    image_strides: [usize; 2],
+/// Rows to be turned: for each run of `len` elements, `image_stride` apart, those of all rows.
+pub(crate) struct Side<'a> {
+    /// The rows in the first image.
+    starts: &'a [*const f32],
     images: usize,
-    /// Elements of a row, at least those of a register unless there are some before it.
+    image_stride: usize,
     len: usize,
-    /// First element of the result, to which the sums are added.
-    c: *mut f32,
-    c_stride: usize,
+    /// Lanes of a strip.
+    width: usize,
 }
 
-/// A tile kernel of fixed extents.
+/// Packs rows as strips `[image][element][lane]`, zero from the last row to the next whole line.
 ///
 /// # Safety
-/// The processor has the kernel's features, and the pointers are valid for its extents.
-pub(crate) type DotFn = unsafe fn(&DotArgs);
+/// The processor has the kernel's features, and all rows of all images exist.
+pub(crate) type PackRowsFn = unsafe fn(&Side<'_>, &mut [f32]);
 
-/// Bits of a register that ends after its first `n` lanes at element `LINE - n`.
-static LAST_LANES: [u32; 2 * LINE] = {
-    let mut bits = [0; 2 * LINE];
-    let mut i = LINE;
-    while i < bits.len() {
-        bits[i] = u32::MAX;
-        i += 1;
-    }
-    bits
-};
-
-/// The sums of `ROWS` rows of A with `COLUMNS` rows of B.
+/// [`PackRowsFn`] with lines of a type.
 ///
 /// # Safety
-/// As for [`DotFn`]. Inlined into callers that enable the features of `V`.
+/// As for [`PackRowsFn`]. Inlined into callers that enable the features of `L`.
 #[inline(always)]
-pub(super) unsafe fn dots<V: Vector, const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
-    let DotArgs { image_strides, images, len, c, c_stride, .. } = *args;
-    let rest = len % V::LANES;
-    // SAFETY: all rows of all images hold `len` elements, and the result `ROWS` x `COLUMNS`. Where
-    // rows end within a register, the one that ends with them lies in the operand, too.
-    unsafe {
-        let mut sums = [[V::zero(); COLUMNS]; ROWS];
-        let last = V::load(LAST_LANES.as_ptr().add(LINE - V::LANES + rest).cast());
-        for image in 0..images {
-            let (mut a, mut b) = ([args.a[0]; ROWS], [args.b[0]; COLUMNS]);
-            for (to, from) in a.iter_mut().zip(args.a) {
-                *to = from.add(image * image_strides[0]);
-            }
-            for (to, from) in b.iter_mut().zip(args.b) {
-                *to = from.add(image * image_strides[1]);
-            }
-            let mut at = 0;
-            while at + V::LANES <= len {
-                add_products(a, b, at, None, &mut sums);
-                at += V::LANES;
-            }
-            if rest != 0 {
-                for a in &mut a {
-                    *a = a.add(len).sub(V::LANES);
+pub(super) unsafe fn pack_rows<L: Line>(side: &Side<'_>, to: &mut [f32]) {
+    let Side { starts, images, image_stride, len, width } = *side;
+    let (lanes, k) = (starts.len().next_multiple_of(LINE), images * len);
+    let to = to[..lanes * k].as_mut_ptr();
+    for (line, starts) in starts.chunks(LINE).enumerate() {
+        let (strip, lane) = (line * LINE / width * width, line * LINE % width);
+        let width = width.min(lanes - strip);
+        // SAFETY: the rows are the caller's contract, the strips fit the result's checked length.
+        unsafe {
+            let mut to = to.add(strip * k + lane);
+            for image in 0..images {
+                for at in (0..len).step_by(LINE) {
+                    let (count, from) = ((len - at).min(LINE), image * image_stride + at);
+                    let mut rows = [L::zero(); LINE];
+                    for (row, start) in rows.iter_mut().zip(starts) {
+                        prefetch(start.wrapping_add(from + PREFETCH));
+                        *row = row.load(start.add(from), first(count));
+                    }
+                    for row in transpose(rows, starts.len()).into_iter().take(count) {
+                        row.store(to, u16::MAX);
+                        to = to.add(width);
+                    }
                 }
-                for b in &mut b {
-                    *b = b.add(len).sub(V::LANES);
-                }
-                add_products(a, b, 0, Some(last), &mut sums);
-            }
-        }
-        for (i, row) in sums.iter().enumerate() {
-            let mut four = [V::zero(); TILE_COLUMNS];
-            four[..COLUMNS].copy_from_slice(row);
-            for (j, sum) in V::sums(four).into_iter().enumerate().take(COLUMNS) {
-                *c.add(i * c_stride + j) += sum;
-            }
-        }
-    }
-}
-
-/// Adds the products of the registers at `at`, as far as `mask` selects lanes.
-///
-/// # Safety
-/// The registers exist.
-#[inline(always)]
-unsafe fn add_products<V: Vector, const ROWS: usize, const COLUMNS: usize>(
-    a: [*const f32; ROWS],
-    b: [*const f32; COLUMNS],
-    at: usize,
-    mask: Option<V>,
-    sums: &mut [[V; COLUMNS]; ROWS],
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let mut columns = [V::zero(); COLUMNS];
-        for (column, b) in columns.iter_mut().zip(b) {
-            *column = V::load(b.add(at));
-        }
-        for (row, a) in sums.iter_mut().zip(a) {
-            let mut factor = V::load(a.add(at));
-            if let Some(mask) = mask {
-                factor = factor.and(mask);
-            }
-            for (sum, &column) in row.iter_mut().zip(&columns) {
-                *sum = factor.mul_add(column, *sum);
             }
         }
     }
@@ -223,7 +154,8 @@ struct Blocking {
 
 impl Blocking {
     fn new(a: usize, b: usize, images: usize, len: usize) -> Self {
-        let rows = [a, b].map(|count| even_part(count, BLOCK).max(1));
+        let columns = even_part(b.div_ceil(COLUMNS_UNIT), COLUMNS_MAX / COLUMNS_UNIT);
+        let rows = [even_part(a, ROWS_MAX).max(1), columns.max(1) * COLUMNS_UNIT];
         let tasks = a.div_ceil(rows[0]) * b.div_ceil(rows[1]);
         let runs = runs(images, len);
         let most = (images * len / SEGMENT_MIN).clamp(1, runs.max(1));
@@ -238,10 +170,20 @@ impl Blocking {
         start..(start + self.segment_runs).min(runs)
     }
 
+    /// Elements of a worker's sums and of its strips of B.
+    fn local_lens(&self) -> [usize; 2] {
+        [self.rows[0] * self.rows[1], panel_len(self.rows[1])]
+    }
+
     /// Elements of the partial sums of all segments.
     fn partial_len(&self, a: usize, b: usize) -> usize {
         if self.segments == 1 { 0 } else { self.segments * a * b }
     }
+}
+
+/// Elements that a run of some rows of B needs.
+pub(crate) fn panel_len(rows: usize) -> usize {
+    rows.next_multiple_of(LINE) * RUN
 }
 
 /// The length of equal parts of `len`, none above `most`.
@@ -277,49 +219,69 @@ impl Dots<'_> {
         Run { images: image..image + 1, elements: start..(start + step).min(self.len) }
     }
 
-    /// Adds the products of all runs to a block of C, at most [`BLOCK`] rows and columns whose rows
-    /// are `width` apart.
+    /// Adds the products of all runs to a block of C whose rows are `width` apart and have room for
+    /// whole lines. `panel` is scratch of [`panel_len`] of the columns.
     ///
     /// # Panics
-    /// When an operand or the block is shorter than it has to be.
-    pub fn add_block(&self, [rows, columns]: [Range<usize>; 2], width: usize, c: &mut [f32]) {
-        assert!(self.len >= LINE, "rows hold a line");
-        assert!(rows.len() <= BLOCK && columns.len() <= BLOCK.min(width), "a block is small");
-        assert!(rows.end <= self.a.count && columns.end <= self.b.count, "a block is in C");
-        assert!(rows.len() * width <= c.len(), "the block has room");
-        [self.a, self.b].iter().for_each(|side| side.check(self.images, self.len));
+    /// When an operand, the block or the scratch is shorter than it has to be.
+    pub fn add_block(
+        &self,
+        [rows, columns]: [Range<usize>; 2],
+        width: usize,
+        panel: &mut [f32],
+        c: &mut [f32],
+    ) {
+        self.check();
         for run in 0..self.runs() {
-            self.add_run(&self.run(run), [rows.clone(), columns.clone()], width, c);
+            self.add_run(&self.run(run), [rows.clone(), columns.clone()], width, panel, c);
         }
     }
 
-    /// Adds the products of a run to a block of C whose rows are `width` apart.
-    fn add_run(&self, run: &Run, [rows, columns]: [Range<usize>; 2], width: usize, c: &mut [f32]) {
-        let [most_rows, most_columns] = [self.isa.dots.len(), self.isa.dots[0].len()];
-        let a = self.a.starts(run, rows.clone());
-        let b = self.b.starts(run, columns.clone());
-        for panel in parts(columns.clone(), PANEL * most_columns) {
-            for rows_of_tile in parts(rows.clone(), most_rows) {
-                for columns_of_tile in parts(panel.clone(), most_columns) {
-                    let (row, column) = (rows_of_tile.start, columns_of_tile.start);
-                    let [i, j] = [row - rows.start, column - columns.start];
-                    let args = DotArgs {
-                        a: std::array::from_fn(|tile| a[(i + tile).min(BLOCK - 1)]),
-                        b: std::array::from_fn(|tile| b[(j + tile).min(BLOCK - 1)]),
-                        image_strides: [self.a, self.b].map(|side| side.image_stride),
-                        images: run.images.len(),
-                        len: run.elements.len(),
-                        c: c[i * width + j..].as_mut_ptr(),
-                        c_stride: width,
-                    };
-                    let tile = self.isa.dots[rows_of_tile.len() - 1][columns_of_tile.len() - 1];
-                    // SAFETY: an instruction set is only handed out where the processor has it;
-                    // the rows and images are the operands', whose lengths were checked, and a
-                    // row that is cut is longer than a register.
-                    unsafe { tile(&args) };
-                }
-            }
+    /// Panics unless the operands are whole.
+    fn check(&self) {
+        assert!(self.a.offsets.len() == 1, "rows of A are as far apart");
+        [self.a, self.b].iter().for_each(|side| side.check(self.images, self.len));
+    }
+
+    /// Adds the products of a run, of operands that were checked, to a block of C.
+    fn add_run(
+        &self,
+        run: &Run,
+        [rows, columns]: [Range<usize>; 2],
+        width: usize,
+        panel: &mut [f32],
+        c: &mut [f32],
+    ) {
+        let (images, len) = (run.images.len(), run.elements.len());
+        self.pack(run, columns.clone(), panel);
+        let steps = Steps::Runs { step: 1, len, stride: self.a.image_stride };
+        for strip in parts(rows.clone(), self.isa.rows()) {
+            let a = &self.a.data[self.a.start(run, strip.start)..];
+            let a = Strip::in_place(a, [strip.len(), images * len], self.a.group_stride, steps);
+            let sums = &mut c[(strip.start - rows.start) * width..];
+            let b = (&*panel, columns.len().next_multiple_of(LINE));
+            multiply_strip(self.isa, a, b, sums, width, Write::Add);
         }
+    }
+
+    /// Turns a run of some rows of B.
+    fn pack(&self, run: &Run, rows: Range<usize>, panel: &mut [f32]) {
+        assert!(rows.end <= self.b.count, "a block is in C");
+        let width = self.isa.columns;
+        let mut starts = [std::ptr::null(); COLUMNS_MAX];
+        for (start, row) in starts.iter_mut().zip(rows.clone()) {
+            *start = self.b.data.as_ptr().wrapping_add(self.b.start(run, row));
+        }
+        let side = Side {
+            starts: &starts[..rows.len()],
+            images: run.images.len(),
+            image_stride: self.b.image_stride,
+            len: run.elements.len(),
+            width,
+        };
+        // SAFETY: an instruction set is only handed out where the processor has it; the operands
+        // were checked.
+        unsafe { (self.isa.pack_rows)(&side, panel) }
     }
 }
 
@@ -337,7 +299,8 @@ impl<'a> Sum<'a> {
     /// Elements of scratch for parts of `images` with rows of `len`.
     pub fn scratch_len([a, b]: [usize; 2], images: usize, len: usize, workers: usize) -> usize {
         let blocking = Blocking::new(a, b, images, len);
-        blocking.partial_len(a, b) + workers * blocking.rows[0] * blocking.rows[1]
+        let local_len: usize = blocking.local_lens().iter().sum();
+        blocking.partial_len(a, b) + workers * local_len + LINE
     }
 
     /// The sum of no parts yet, of which the first has as many images as any.
@@ -352,8 +315,8 @@ impl<'a> Sum<'a> {
         scratch: &'a mut [f32],
     ) -> Self {
         let blocking = Blocking::new(a, b, images, len);
-        let (partial, locals) = scratch.split_at_mut(blocking.partial_len(a, b));
-        let locals = &mut locals[..threads.count() * blocking.rows[0] * blocking.rows[1]];
+        let local_len: usize = blocking.local_lens().iter().sum();
+        let (locals, partial) = aligned(scratch).split_at_mut(threads.count() * local_len);
         Sum { threads, blocking, out, partial, locals, started: false }
     }
 
@@ -363,14 +326,13 @@ impl<'a> Sum<'a> {
     /// When an operand is shorter than it has to be, or has more images than was said.
     pub fn add(&mut self, dots: &Dots<'_>) {
         let (m, n) = (dots.a.count, dots.b.count);
-        assert!(dots.len >= LINE, "rows hold a line");
         assert!(self.out.len() == m * n, "the result is whole");
-        [dots.a, dots.b].iter().for_each(|side| side.check(dots.images, dots.len));
+        dots.check();
         if self.out.is_empty() {
             return;
         }
         let Blocking { rows: [most_rows, most_columns], segments, segment_runs } = self.blocking;
-        let (local_len, runs) = (most_rows * most_columns, dots.runs());
+        let ([sums_len, panel_len], runs) = (self.blocking.local_lens(), dots.runs());
         assert!(runs <= segments * segment_runs, "no part has more images than was said");
         let [row_tasks, column_tasks] = [m.div_ceil(most_rows), n.div_ceil(most_columns)];
         let add = std::mem::replace(&mut self.started, true);
@@ -383,16 +345,19 @@ impl<'a> Sum<'a> {
             let rows = row..(row + most_rows).min(m);
             let columns = column..(column + most_columns).min(n);
             // SAFETY: a worker runs one task at a time.
-            let c = unsafe { locals.part(worker * local_len, rows.len() * columns.len()) };
+            let local_len = sums_len + panel_len;
+            let local = unsafe { locals.part(worker * local_len, local_len) };
+            let (panel, c) = local.split_at_mut(panel_len);
             c.fill(0.0);
             for run in self.blocking.segment(segment, runs) {
                 let block = [rows.clone(), columns.clone()];
-                dots.add_run(&dots.run(run), block, columns.len(), c);
+                dots.add_run(&dots.run(run), block, most_columns, panel, c);
             }
-            for (row, from) in rows.zip(c.chunks_exact(columns.len())) {
+            for (row, from) in rows.zip(c.chunks_exact(most_columns)) {
                 let start = (segment * m + row) * n + column;
                 // SAFETY: each task has its own block of the result of its segment.
-                let to = unsafe { target.part(start, from.len()) };
+                let to = unsafe { target.part(start, columns.len()) };
+                let from = &from[..columns.len()];
                 match add {
                     true => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
                     false => to.copy_from_slice(from),

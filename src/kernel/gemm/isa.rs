@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::dots::DotFn;
+use super::dots::PackRowsFn;
 use super::flat::{CorrelateFn, FilterFn, PadFn, RowsFn};
 use super::pack::PackFn;
 use super::portable;
@@ -22,6 +22,8 @@ pub(crate) struct Isa {
     pub columns: usize,
     /// Packs blocks of operands.
     pub pack: PackFn,
+    /// Packs rows of neighbours in k.
+    pub pack_rows: PackRowsFn,
     /// Filters a padded plane.
     pub filter: FilterFn,
     /// Correlates two padded planes.
@@ -34,8 +36,6 @@ pub(crate) struct Isa {
     pub winograd: Winograd,
     /// `tiles[rows - 1][registers - 1]`
     pub tiles: &'static [[TileFn; 2]],
-    /// `dots[rows - 1][columns - 1]`
-    pub dots: &'static [&'static [DotFn]],
 }
 
 impl Isa {

@@ -43,6 +43,7 @@ pub(crate) use operand::{Matrix, Operand, Windows};
 use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
 use tile::Steps;
+pub use tile::Hints;
 pub(crate) use tile::{Strip, Write};
 pub(crate) use winograd::{Dealing, LINES, POINTS, REACH, STEP, TransformFn};
 
@@ -110,7 +111,7 @@ impl InPlace<'_> {
         let Matrix { data, start, group_stride, lane_stride, k_strides, .. } = self.matrix;
         let start = start + group * group_stride + rows.start * lane_stride;
         let (start, steps) = match &self.cycle {
-            None => (start + k.start, Steps::Even(1)),
+            None => (start + k.start, Steps::Runs { step: 1, len: k.len(), stride: 0 }),
             Some(cycle) => {
                 let (offsets, stride) = (cycle.offsets(), k_strides[0]);
                 let (cycles, first) = (k.start / offsets.len(), k.start % offsets.len());
@@ -362,10 +363,10 @@ impl Task<'_> {
         let columns = self.columns.len().next_multiple_of(LINE);
         let first_row = self.part.rows.start + row;
         let mut places = last.then(|| {
-            self.target.places((self.batch, first_row, self.columns.start), a.rows, isa.columns)
+            self.target.places((self.batch, first_row, self.columns.start), isa.columns)
         });
-        let ahead = || places.as_mut().into_iter().for_each(TargetPlaces::prefetch_next);
-        multiply_strip_with(isa, a, (panel, columns), sums, stride, write, ahead);
+        let hints = || places.as_mut().map_or(Hints::new(0), TargetPlaces::next);
+        multiply_strip_with(isa, a, (panel, columns), sums, stride, write, hints);
     }
 
     /// Hands finished rows to the target.
@@ -390,10 +391,10 @@ pub(crate) fn multiply_strip(
     stride: usize,
     write: Write,
 ) {
-    multiply_strip_with(isa, a, b, sums, stride, write, || ());
+    multiply_strip_with(isa, a, b, sums, stride, write, || Hints::new(0));
 }
 
-/// [`multiply_strip`] that calls `before` ahead of each tile.
+/// [`multiply_strip`] whose tiles ask for what `hints` says, called ahead of each.
 #[inline(always)]
 fn multiply_strip_with(
     isa: &Isa,
@@ -402,13 +403,13 @@ fn multiply_strip_with(
     sums: &mut [f32],
     stride: usize,
     write: Write,
-    mut before: impl FnMut(),
+    mut hints: impl FnMut() -> Hints,
 ) {
     let Strip { rows, k, .. } = a;
     assert!(columns.is_multiple_of(LINE) && columns <= stride, "sums have room for whole lines");
     assert!(panel.len() >= columns * k && sums.len() >= rows * stride, "operands are whole");
     for column in (0..columns).step_by(isa.columns) {
-        before();
+        let hints = hints();
         let width = isa.columns.min(columns - column);
         let args = TileArgs {
             a,
@@ -418,6 +419,7 @@ fn multiply_strip_with(
             c: unsafe { sums.as_mut_ptr().add(column) },
             row_stride: stride,
             write,
+            hints: &hints,
         };
         // SAFETY: the strip of A has k rows of `rows`, that of B k rows of `width` elements,
         // and `width` columns lie inside each of `rows` rows of sums.

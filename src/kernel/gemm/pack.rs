@@ -47,6 +47,17 @@ struct Column {
     width: usize,
     /// Lanes to write.
     mask: u16,
+    /// Elements of the strip from `to` on.
+    room: usize,
+}
+
+impl Column {
+    /// Lanes to write at the `index`th k if those after it follow: a whole line where they make
+    /// good what it writes too much, as partial lines take longer.
+    #[inline(always)]
+    fn mask(&self, index: usize) -> u16 {
+        if self.room >= index * self.width + LINE { u16::MAX } else { self.mask }
+    }
 }
 
 impl Block<'_> {
@@ -91,6 +102,7 @@ impl Block<'_> {
                 to: start * k + at,
                 width,
                 mask: first(width - at),
+                room: k * width - at,
             })
         })
     }
@@ -119,7 +131,7 @@ impl Block<'_> {
                 // lanes fit the strip.
                 unsafe {
                     let line = L::zero().load(from, mask);
-                    line.store(to.add(column.to + index * column.width), column.mask);
+                    line.store(to.add(column.to + index * column.width), column.mask(index));
                 }
             }
         }
@@ -219,7 +231,7 @@ impl Block<'_> {
                 // SAFETY: the caller's contract; the strip has room.
                 unsafe {
                     let line: L = span.load_plain(channel);
-                    line.store(to.add(column.to + index * column.width), column.mask);
+                    line.store(to.add(column.to + index * column.width), column.mask(index));
                 }
             }
         }
@@ -249,7 +261,7 @@ impl Block<'_> {
                     // SAFETY: the caller's contract; the strip has room.
                     unsafe {
                         let line: L = span.load(windows, data, tap);
-                        line.store(to.add(column.to + k * column.width), column.mask);
+                        line.store(to.add(column.to + k * column.width), column.mask(k));
                     }
                     tap = windows.next(tap);
                 }
@@ -334,11 +346,12 @@ impl Block<'_> {
         column: Column,
         to: *mut f32,
     ) {
-        let first_row = column.to + (k - self.k.start) * column.width;
+        let first_index = k - self.k.start;
         for (index, row) in rows.into_iter().enumerate() {
             if index < count {
+                let index = first_index + index;
                 // SAFETY: by the caller's contract the strip has room.
-                unsafe { row.store(to.add(first_row + index * column.width), column.mask) };
+                unsafe { row.store(to.add(column.to + index * column.width), column.mask(index)) };
             }
         }
     }
@@ -359,7 +372,7 @@ impl Block<'_> {
 /// # Safety
 /// The processor has the features of `L`.
 #[inline(always)]
-unsafe fn transpose<L: Line>(rows: [L; LINE], count: usize) -> [L; LINE] {
+pub(super) unsafe fn transpose<L: Line>(rows: [L; LINE], count: usize) -> [L; LINE] {
     const HALF: usize = LINE / 2;
     // SAFETY: the features are the caller's contract.
     unsafe {

@@ -1,6 +1,6 @@
 //! Plain Rust that compilers vectorise: tiles of up to 4 rows and 16 columns.
 
-use super::dots::{DotArgs, DotFn, dots};
+use super::dots::{self, Side};
 use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::LINE;
@@ -59,11 +59,6 @@ impl Vector for Eight {
         let bits = |i: usize| self.0[i].to_bits() & mask.0[i].to_bits();
         Eight(std::array::from_fn(|i| f32::from_bits(bits(i))))
     }
-
-    #[inline(always)]
-    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
-        four.map(|Eight([a, b, c, d, e, f, g, h])| ((a + e) + (c + g)) + ((b + f) + (d + h)))
-    }
 }
 
 unsafe fn run<const ROWS: usize, const VECTORS: usize>(args: TileArgs<'_>) {
@@ -75,18 +70,14 @@ const fn row<const ROWS: usize>() -> [TileFn; 2] {
     [run::<ROWS, 1>, run::<ROWS, 2>]
 }
 
-unsafe fn dot<const ROWS: usize, const COLUMNS: usize>(args: &DotArgs) {
-    // SAFETY: plain Rust needs no features, and the rest of the contract is the caller's.
-    unsafe { dots::<Eight, ROWS, COLUMNS>(args) }
-}
-
-const fn dot_row<const ROWS: usize>() -> &'static [DotFn] {
-    &[dot::<ROWS, 1>, dot::<ROWS, 2>]
-}
-
 unsafe fn pack(block: &Block<'_>, to: &mut [f32]) {
     // SAFETY: plain Rust needs no features.
     unsafe { block.pack::<[f32; LINE]>(to) }
+}
+
+unsafe fn pack_rows(side: &Side<'_>, to: &mut [f32]) {
+    // SAFETY: plain Rust needs no features, and the rest of the contract is the caller's.
+    unsafe { dots::pack_rows::<[f32; LINE]>(side, to) }
 }
 
 unsafe fn filter(
@@ -147,6 +138,7 @@ pub(super) const ISA: Isa = Isa {
     lanes: 8,
     columns: 16,
     pack,
+    pack_rows,
     filter,
     correlate,
     pad,
@@ -163,5 +155,4 @@ pub(super) const ISA: Isa = Isa {
         turn,
     },
     tiles: &[row::<1>(), row::<2>(), row::<3>(), row::<4>()],
-    dots: &[dot_row::<1>(), dot_row::<2>()],
 };

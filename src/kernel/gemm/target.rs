@@ -1,6 +1,7 @@
 //! Where finished rows of a product go.
 
-use super::line::prefetch;
+use super::line::LINE;
+use super::tile::Hints;
 use crate::kernel::Epilogue;
 use crate::threads::Parts;
 
@@ -41,29 +42,30 @@ pub(super) struct Places<'a> {
     /// Where the first row of the image begins.
     image: usize,
     position: usize,
-    rows: usize,
     step: usize,
 }
 
 impl Places<'_> {
-    /// Asks for the next columns of each row, and for what the epilogue reads with them.
-    pub fn prefetch_next(&mut self) {
+    /// The next columns of each row, and what the epilogue needs for them.
+    pub fn next(&mut self) -> Hints {
         let Target { row_stride, image_len, image_stride, .. } = *self.target;
+        let mut hints = Hints::new(row_stride);
         if !matches!(self.target.layout, Layout::Dense) {
-            return;
+            return hints;
         }
-        let start = self.image + self.position;
-        for row in 0..self.rows {
-            prefetch(self.target.out.hint(start + row * row_stride));
-        }
-        if let Some(epilogue) = self.target.epilogue {
-            epilogue.prefetch(start, row_stride, self.rows);
+        for line in (0..self.step).step_by(LINE) {
+            let start = self.image + self.position + line;
+            hints.push(self.target.out.hint(start));
+            if let Some(epilogue) = self.target.epilogue {
+                epilogue.hint(start, &mut hints);
+            }
         }
         self.position += self.step;
         while self.position >= image_len {
             self.position -= image_len;
             self.image += image_stride;
         }
+        hints
     }
 }
 
@@ -90,16 +92,15 @@ impl Target<'_> {
         }
     }
 
-    /// The places of `rows` rows from an element on, `step` columns at a time.
+    /// The places of rows from an element on, `step` columns at a time.
     pub(super) fn places(
         &self,
         (batch, row, column): (usize, usize, usize),
-        rows: usize,
         step: usize,
     ) -> Places<'_> {
         let (image, position) = (column / self.image_len, column % self.image_len);
         let row = batch * self.batch_stride + row * self.row_stride;
-        Places { target: self, image: row + image * self.image_stride, position, rows, step }
+        Places { target: self, image: row + image * self.image_stride, position, step }
     }
 
     /// # Safety

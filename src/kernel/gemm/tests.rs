@@ -42,7 +42,7 @@ impl Epilogue for PlusOne {
         }
     }
 
-    fn prefetch(&self, _: usize, _: usize, _: usize) {}
+    fn hint(&self, _: usize, _: &mut Hints) {}
 }
 
 /// Compares `out`, computed with [`PlusOne`], to `expected` without it.

@@ -24,8 +24,6 @@ pub(super) trait Vector: Copy {
     unsafe fn add(self, b: Self) -> Self;
     /// The bits that are set in both.
     unsafe fn and(self, mask: Self) -> Self;
-    /// The sum of all lanes of each.
-    unsafe fn sums(four: [Self; 4]) -> [f32; 4];
 }
 
 /// Whether a tile replaces or is added to what its destination holds.
@@ -51,8 +49,8 @@ pub(crate) struct Strip<'a> {
 /// From one k to the next in A.
 #[derive(Clone, Copy)]
 pub(crate) enum Steps<'a> {
-    /// Always as far.
-    Even(usize),
+    /// Always `step`, but runs of `len` that are `stride` apart.
+    Runs { step: usize, len: usize, stride: usize },
     /// Cycles that are `stride` apart, each with its own element at the same offsets; k begins with
     /// the `first` of them.
     Cycles { offsets: &'a [usize], first: usize, stride: usize },
@@ -62,7 +60,10 @@ impl Steps<'_> {
     /// From the strip's start, which is that of its first cycle, to the furthest element of a row.
     fn reach(&self, k: usize) -> usize {
         match *self {
-            Steps::Even(step) => k.saturating_sub(1) * step,
+            Steps::Runs { step, len, stride } => {
+                let last = k.saturating_sub(1);
+                last / len.max(1) * stride + k.min(len).saturating_sub(1) * step
+            }
             Steps::Cycles { offsets, first, stride } => {
                 let last = offsets.iter().max().copied().unwrap_or(0);
                 (first + k).saturating_sub(1) / offsets.len() * stride + last
@@ -74,7 +75,8 @@ impl Steps<'_> {
 impl<'a> Strip<'a> {
     /// A packed strip, `[k][rows]`.
     pub fn packed(data: &'a [f32], rows: usize) -> Self {
-        Strip { data, rows, k: data.len() / rows, stride: 1, steps: Steps::Even(rows) }
+        let k = data.len() / rows;
+        Strip { data, rows, k, stride: 1, steps: Steps::Runs { step: rows, len: k, stride: 0 } }
     }
 
     /// Rows where they lie, `stride` apart.
@@ -93,6 +95,35 @@ impl<'a> Strip<'a> {
     }
 }
 
+/// Most places of [`Hints`].
+const HINTS_MAX: usize = 16;
+
+/// Memory that is needed after a tile: the cache lines at some places, and at those of as many rows
+/// as the tile has. Asked for all at once they would hold up the tile's own loads, so that it asks
+/// for one at each step of k.
+#[derive(Clone, Copy, Debug)]
+pub struct Hints {
+    places: [*const f32; HINTS_MAX],
+    len: usize,
+    /// From one row to the next.
+    stride: usize,
+}
+
+impl Hints {
+    /// No places yet, for rows that are `stride` apart.
+    pub fn new(stride: usize) -> Self {
+        Hints { places: [std::ptr::null(); HINTS_MAX], len: 0, stride }
+    }
+
+    /// Adds a place, which may be any address, while there is room.
+    pub fn push(&mut self, place: *const f32) {
+        if let Some(slot) = self.places.get_mut(self.len) {
+            *slot = place;
+            self.len += 1;
+        }
+    }
+}
+
 /// The operands of one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct TileArgs<'a> {
@@ -106,6 +137,8 @@ pub(crate) struct TileArgs<'a> {
     pub row_stride: usize,
     /// What happens to the old result.
     pub write: Write,
+    /// What to ask for on the way.
+    pub hints: &'a Hints,
 }
 
 /// A tile kernel of fixed extents.
@@ -120,18 +153,38 @@ pub(crate) type TileFn = unsafe fn(TileArgs<'_>);
 /// As for [`TileFn`]. Inlined into callers that enable the features of `V`.
 #[inline(always)]
 pub(super) unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(args: TileArgs<'_>) {
-    let TileArgs { a: Strip { data, k, stride: lane, steps, .. }, mut b, c, row_stride, write } =
-        args;
+    let TileArgs { a, mut b, c, row_stride, write, hints } = args;
+    let Strip { data, k, stride: lane, steps, .. } = a;
     let mut a = data.as_ptr();
+    let mut places = &hints.places[..hints.len.min(HINTS_MAX)];
     // SAFETY: the strips hold `k` rows of these widths, the result the rows written below.
     unsafe {
         let mut sums = [[V::zero(); VECTORS]; ROWS];
         match steps {
-            Steps::Even(step) => {
-                for _ in 0..k {
-                    add_outer(&mut sums, (a, lane), b);
-                    a = a.wrapping_add(step);
-                    b = b.add(VECTORS * V::LANES);
+            Steps::Runs { step, len, stride } => {
+                let mut left = k;
+                while left > 0 {
+                    let (mut at, mut run) = (a, len.min(left));
+                    while let [place, rest @ ..] = places
+                        && run > 0
+                    {
+                        let mut place = *place;
+                        for _ in 0..ROWS.min(run) {
+                            prefetch(place);
+                            add_outer(&mut sums, (at, lane), b);
+                            at = at.wrapping_add(step);
+                            b = b.add(VECTORS * V::LANES);
+                            place = place.wrapping_add(hints.stride);
+                        }
+                        (places, run) = (rest, run.saturating_sub(ROWS));
+                    }
+                    for _ in 0..run {
+                        add_outer(&mut sums, (at, lane), b);
+                        at = at.wrapping_add(step);
+                        b = b.add(VECTORS * V::LANES);
+                    }
+                    a = a.wrapping_add(stride);
+                    left = left.saturating_sub(len);
                 }
             }
             Steps::Cycles { offsets, first, stride } => {
@@ -148,6 +201,9 @@ pub(super) unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(ar
                     }
                 }
             }
+        }
+        for place in places {
+            (0..ROWS).for_each(|row| prefetch(place.wrapping_add(row * hints.stride)));
         }
         for (i, row) in sums.iter().enumerate() {
             for (j, &sum) in row.iter().enumerate() {

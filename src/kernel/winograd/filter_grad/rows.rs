@@ -6,7 +6,7 @@ use super::super::tiles::{Blocks, Dealt, Grid};
 use super::super::{CHANNELS_AT_ONCE, point_len};
 use super::{PANELS_MAX, TILES, finish};
 use crate::graph::Conv2d;
-use crate::kernel::gemm::dots::{Dots, Rows};
+use crate::kernel::gemm::dots::{Dots, Rows, panel_len};
 use crate::kernel::gemm::{Isa, LINE, POINTS, TransformFn, aligned};
 use crate::threads::{Parts, Threads};
 
@@ -32,15 +32,19 @@ impl Plan {
         let input = Grid::input(g.batch, g.input, g.output, g.pad);
         let output = Grid::output(g.batch, g.output);
         let blocks = Blocks::new(&output, TILES);
-        let panel_len = |channels: usize| POINTS * point_len(channels, blocks.tiles_max);
-        let panel_lens = [panel_len(g.in_channels), panel_len(g.out_channels)];
+        let block_len = |channels: usize| POINTS * point_len(channels, blocks.tiles_max);
+        let panel_lens = [block_len(g.in_channels), block_len(g.out_channels)];
         Plan {
             g: *g,
             input,
             output,
             panel_lens,
             at_once: (PANELS_MAX / (panel_lens[0] + panel_lens[1])).clamp(1, blocks.count),
-            local_len: blocks.dealt(&input).len().max(blocks.dealt(&output).len()),
+            local_len: blocks
+                .dealt(&input)
+                .len()
+                .max(blocks.dealt(&output).len())
+                .max(panel_len(SIDE)),
             blocks,
         }
     }
@@ -94,7 +98,7 @@ pub(super) fn filter_grad(
         let blocks = first..(first + plan.at_once).min(plan.blocks.count);
         call.transform(&input, blocks.clone(), panels, locals);
         call.transform(&output, blocks.clone(), cotangents, locals);
-        call.multiply(blocks, [cotangents, panels], sums);
+        call.multiply(blocks, [cotangents, panels], sums, locals);
     }
     let stride = plan.sums_len() / POINTS;
     let place =
@@ -157,14 +161,22 @@ impl Call<'_> {
     }
 
     /// Adds the products of some blocks to the sums.
-    fn multiply(&self, blocks: Range<usize>, sides: [&[f32]; 2], sums: &mut [f32]) {
+    fn multiply(
+        &self,
+        blocks: Range<usize>,
+        sides: [&[f32]; 2],
+        sums: &mut [f32],
+        locals: &mut [f32],
+    ) {
         let Plan { g, blocks: all, panel_lens: [input_len, output_len], .. } = self.plan;
         let counts = [g.out_channels, g.in_channels];
         let row_len = all.tiles_max;
         let tiles = |block: usize| all.tiles(&self.plan.output, block).max(LINE);
         let (row_tasks, columns) = (counts[0].div_ceil(SIDE), self.plan.columns());
-        let sums = Parts::new(sums);
-        self.threads.run(POINTS * row_tasks * columns, |task, _| {
+        let (sums, locals) = (Parts::new(sums), Parts::new(locals));
+        self.threads.run(POINTS * row_tasks * columns, |task, worker| {
+            // SAFETY: a worker runs one task at a time.
+            let panel = unsafe { locals.part(worker * self.plan.local_len, self.plan.local_len) };
             let (point, block) = (task / (row_tasks * columns), task % (row_tasks * columns));
             let part = |at: usize, count: usize| at * SIDE..((at + 1) * SIDE).min(count);
             let rows = part(block % row_tasks, counts[0]);
@@ -195,7 +207,7 @@ impl Call<'_> {
                     images,
                     len,
                 };
-                dots.add_block([rows.clone(), channels.clone()], SIDE, c);
+                dots.add_block([rows.clone(), channels.clone()], SIDE, panel, c);
                 first += images;
             }
         });
