@@ -26,8 +26,7 @@ pub fn map(
     results: &[Parts<'_, f32>],
     scratch: &mut [f32],
 ) {
-    let operands = gather_operands(operands.iter().map(|&data| data.into()));
-    let operands = &operands[..tape.views.len()];
+    let operands = &held(operands)[..tape.views.len()];
     let len = tape.len();
     let share = tape.scratch_len();
     let scratch = Parts::new(scratch);
@@ -49,10 +48,10 @@ pub fn map(
 }
 
 /// Operands in a fixed array, so that a step allocates nothing.
-fn gather_operands<'a>(operands: impl Iterator<Item = Operand<'a>>) -> [Operand<'a>; OPERANDS_MAX] {
+pub fn held<'a>(operands: &[&'a [f32]]) -> [Operand<'a>; OPERANDS_MAX] {
     let mut array = [Operand { data: &[] as &[f32], base: 0 }; OPERANDS_MAX];
-    for (slot, operand) in array.iter_mut().zip(operands) {
-        *slot = operand;
+    for (slot, &data) in array.iter_mut().zip(operands) {
+        *slot = data.into();
     }
     array
 }
@@ -64,7 +63,7 @@ pub struct TapeEpilogue<'a> {
     /// Which operand is the product's own output.
     pub own: usize,
     /// All operands in order; the one at `own` is ignored.
-    pub operands: &'a [&'a [f32]],
+    pub operands: [Operand<'a>; OPERANDS_MAX],
     /// Which result replaces the product's output in place, if any.
     pub replaces: Option<usize>,
     /// Memory of the other results, in order.
@@ -87,7 +86,7 @@ impl Epilogue for TapeEpilogue<'_> {
         let share = self.tape.scratch_len();
         // SAFETY: a worker applies one epilogue at a time and owns its share of the scratch.
         let registers = unsafe { self.scratch.part(worker * share, share) };
-        let mut operands = gather_operands(self.operands.iter().map(|&data| data.into()));
+        let mut operands = self.operands;
         let chunks = values.chunks(CHUNK).zip(to.chunks_mut(CHUNK));
         for (index, (values, to)) in chunks.enumerate() {
             let start = start + index * CHUNK;
@@ -102,7 +101,7 @@ impl Epilogue for TapeEpilogue<'_> {
     fn hint(&self, start: usize, hints: &mut Hints) {
         for (index, operand) in self.operands.iter().enumerate() {
             if self.in_place & 1 << index != 0 {
-                hints.push(operand.as_ptr().wrapping_add(start));
+                hints.push(operand.data.as_ptr().wrapping_add(start));
             }
         }
         self.results.iter().for_each(|result| hints.push(result.hint(start)));
@@ -113,11 +112,10 @@ impl TapeEpilogue<'_> {
     /// Prepares the register files of all `workers`; to be called once, before the product.
     pub fn prepare(&self, workers: usize) {
         let share = self.tape.scratch_len();
-        let operands = gather_operands(self.operands.iter().map(|&data| data.into()));
         for worker in 0..workers {
             // SAFETY: no worker runs yet.
             let registers = unsafe { self.scratch.part(worker * share, share) };
-            self.tape.prepare(&operands, CHUNK, registers);
+            self.tape.prepare(&self.operands, CHUNK, registers);
         }
     }
 

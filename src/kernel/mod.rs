@@ -13,7 +13,6 @@ pub mod conv2d_input_grad;
 pub mod depthwise;
 pub mod gather;
 pub mod gemm;
-mod largest;
 pub mod log_softmax;
 pub mod map;
 pub mod math;

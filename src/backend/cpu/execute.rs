@@ -3,7 +3,7 @@
 use super::memory::Memory;
 use crate::graph::{PriorTerm, Update};
 use crate::kernel::concat::Place;
-use crate::kernel::map::{OPERANDS_MAX, TapeEpilogue, read_in_place};
+use crate::kernel::map::{OPERANDS_MAX, TapeEpilogue, held, read_in_place};
 use crate::kernel::{
     Epilogue, Fused, Kernel, concat, conv2d, conv2d_filter_grad, conv2d_input_grad, gather,
     log_softmax, map, matmul, max_pool, max_pool_grad, pad, reduce, scatter_add, slice, softmax,
@@ -87,7 +87,7 @@ fn execute_product(t: &Threads, d: &Dispatch, memory: &Memory<'_>, scratch: &mut
     let epilogue = TapeEpilogue {
         tape: &fused.tape,
         own: fused.own,
-        operands: &operands[..fused.tape.views.len()],
+        operands: held(&operands),
         replaces: fused.replaces,
         results: more.as_slice(),
         scratch: &Parts::new(registers),

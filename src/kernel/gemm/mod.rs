@@ -38,7 +38,7 @@ use tile::TileArgs;
 pub(crate) use blocking::Extents;
 pub(crate) use flat::{FLAT_UNIT, FlatTap, Padded, TAPS_MAX, Taps, fill_mask};
 pub(crate) use isa::Isa;
-pub(crate) use line::{LINE, first, prefetch};
+pub(crate) use line::{LINE, first};
 pub(crate) use operand::{Matrix, Operand, Windows};
 use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
