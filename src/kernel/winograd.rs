@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
+use crate::kernel::gemm::dots::Side;
 use crate::kernel::gemm::{
     Isa, LINE, LINES, POINTS, STEP, Strip, Write, aligned, first, multiply_strip,
 };
@@ -32,6 +33,10 @@ const TILES: usize = 64;
 const PANELS_MAX: usize = 1 << 18;
 /// Channels that one task transforms.
 const CHANNELS_AT_ONCE: usize = 8;
+/// Fewest strips of filters for each worker if strips are the tasks.
+const STRIPS_PER_WORKER: usize = 4;
+/// Filters of a row that are turned at a time.
+const FILTERS_AT_ONCE: usize = 16;
 
 /// What transforming a filter costs, in products of a filter and a tile at one point.
 const FILTER_COST: usize = 1000;
@@ -111,8 +116,10 @@ struct Plan {
     blocks: Blocks,
     /// Of the filters.
     strips: Strips,
-    /// Elements of all transformed filters, `[strip][point][channel][row]`.
+    /// Elements of the transformed filters, `[strip][point][channel][row]`: all of them, or what a
+    /// worker needs for a strip if it transforms them as it multiplies.
     filters_len: usize,
+    by_strip: bool,
     /// Elements of a block's transformed input, `[point][strip of tiles][channel][tile]`.
     panel_len: usize,
     /// Blocks transformed before they are multiplied.
@@ -122,31 +129,44 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(isa: &Isa, layer: Layer) -> Self {
+    fn new(isa: &Isa, layer: Layer, workers: usize) -> Self {
         let grid = Grid::input(layer.batch, layer.input, layer.output, layer.pad);
         let blocks = Blocks::new(&grid, TILES);
         let strips = Strips::new(isa, layer.features);
         let panel_len = POINTS * point_len(layer.channels, blocks.tiles_max);
         let local_len = (POINTS * strips.rows * blocks.tiles_max).max(blocks.dealt(&grid).len());
+        let filters_len = POINTS * layer.channels * layer.features;
+        let by_strip = strips.count() >= STRIPS_PER_WORKER * workers
+            && filters_are_large(filters_len, blocks.count * panel_len, strips.count());
+        let at_once = if by_strip { blocks.count } else { PANELS_MAX / panel_len };
         Plan {
             layer,
             grid,
             results: Grid::output(layer.batch, layer.output),
-            strips,
-            filters_len: POINTS * layer.channels * layer.features,
+            filters_len: match by_strip {
+                true => POINTS * layer.channels * strips.rows,
+                false => filters_len,
+            }
+            .next_multiple_of(LINE),
+            by_strip,
             panel_len,
-            at_once: (PANELS_MAX / panel_len).clamp(1, blocks.count),
+            at_once: at_once.clamp(1, blocks.count),
             local_len: local_len.next_multiple_of(LINE),
+            strips,
             blocks,
         }
     }
 
     fn scratch_len(&self, workers: usize) -> usize {
-        self.filters_len.next_multiple_of(LINE)
-            + self.at_once * self.panel_len
-            + workers * self.local_len
-            + LINE
+        let filters = if self.by_strip { workers } else { 1 };
+        filters * self.filters_len + self.at_once * self.panel_len + workers * self.local_len + LINE
     }
+}
+
+/// Whether to write all transformed `filters` and read them for each group of blocks would take
+/// longer than to read all `panels` for each strip of filters.
+fn filters_are_large(filters: usize, panels: usize, strips: usize) -> bool {
+    panels * (1 + strips) <= filters * (2 + panels.div_ceil(PANELS_MAX))
 }
 
 /// From one point of a panel to the next. A line more than is needed keeps the points of a tile
@@ -181,12 +201,12 @@ impl Strips {
 
 /// Elements of scratch that the forward pass needs.
 pub(super) fn scratch_len(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
-    Plan::new(isa, Layer::forward(g)).scratch_len(workers)
+    Plan::new(isa, Layer::forward(g), workers).scratch_len(workers)
 }
 
 /// Elements of scratch that the input's cotangent needs.
 pub(super) fn input_grad_scratch_len(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
-    Plan::new(isa, Layer::input_grad(g)).scratch_len(workers)
+    Plan::new(isa, Layer::input_grad(g), workers).scratch_len(workers)
 }
 
 /// The convolution.
@@ -199,7 +219,7 @@ pub(super) fn forward(
     scratch: &mut [f32],
     epilogue: Option<&dyn Epilogue>,
 ) {
-    let plan = Plan::new(isa, Layer::forward(g));
+    let plan = Plan::new(isa, Layer::forward(g), threads.count());
     Call { isa, threads, plan: &plan, x, w }.run(out, scratch, epilogue);
 }
 
@@ -213,7 +233,7 @@ pub(super) fn input_grad(
     scratch: &mut [f32],
     epilogue: Option<&dyn Epilogue>,
 ) {
-    let plan = Plan::new(isa, Layer::input_grad(g));
+    let plan = Plan::new(isa, Layer::input_grad(g), threads.count());
     Call { isa, threads, plan: &plan, x: ct, w }.run(out, scratch, epilogue);
 }
 
@@ -228,52 +248,85 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn run(&self, out: &mut [f32], scratch: &mut [f32], epilogue: Option<&dyn Epilogue>) {
-        let Plan { blocks, at_once, panel_len, .. } = self.plan;
-        let needed = self.plan.scratch_len(self.threads.count());
+        let Plan { blocks, at_once, panel_len, filters_len, by_strip, .. } = self.plan;
+        let workers = self.threads.count();
+        let needed = self.plan.scratch_len(workers);
         assert!(scratch.len() >= needed, "minimal filtering needs {needed} of scratch");
-        let filters_len = self.plan.filters_len.next_multiple_of(LINE);
+        let filters_len = if *by_strip { workers * filters_len } else { *filters_len };
         let (filters, rest) = aligned(scratch).split_at_mut(filters_len);
         let (panels, locals) = rest.split_at_mut(at_once * panel_len);
+        let results = (&Parts::new(out), epilogue);
+        if *by_strip {
+            self.transform_input(0, panels, locals);
+            return self.multiply_by_strip(filters, panels, locals, results);
+        }
         self.transform_filters(filters);
-        let out = Parts::new(out);
         for block in (0..blocks.count).step_by(*at_once) {
             let count = (*at_once).min(blocks.count - block);
             self.transform_input(block, &mut panels[..count * panel_len], locals);
             let parts = (&*filters, &panels[..count * panel_len]);
-            self.multiply(block, parts, locals, &out, epilogue);
+            self.multiply(block, parts, locals, results);
         }
     }
 
-    /// Filters at their points, `[strip][point][channel][row]`.
+    /// All filters at their points, `[strip][point][channel][row]`.
     fn transform_filters(&self, filters: &mut [f32]) {
-        const AT_ONCE: usize = 32;
-        let Layer { channels, feature_stride, channel_stride, turned, .. } = self.plan.layer;
+        const AT_ONCE: usize = 2 * FILTERS_AT_ONCE;
+        let channels = self.plan.layer.channels;
         let tasks = channels.div_ceil(AT_ONCE);
         let filters = Parts::new(filters);
         self.threads.run(self.plan.strips.count() * tasks, |task, _| {
-            let rows = self.plan.strips.of(task / tasks);
-            let start = rows.start * POINTS * channels;
-            let first_channel = task % tasks * AT_ONCE;
-            let (mut taps, mut lines) = ([0.0; TAPS * LINE], [0.0; LINES]);
-            for channel in first_channel..(first_channel + AT_ONCE).min(channels) {
-                for (row, feature) in rows.clone().enumerate() {
-                    let at = feature * feature_stride + channel * channel_stride;
-                    for (tap, &weight) in self.w[at..at + TAPS].iter().enumerate() {
-                        let tap = if turned { TAPS - 1 - tap } else { tap };
-                        taps[tap * LINE + row] = weight;
-                    }
+            let features = self.plan.strips.of(task / tasks);
+            let first = task % tasks * AT_ONCE;
+            let len = POINTS * channels * features.len();
+            let to = filters.pointer(features.start * POINTS * channels, len);
+            // SAFETY: tasks have strips or channels of their own.
+            unsafe { self.transform_strip(features, first..(first + AT_ONCE).min(channels), to) };
+        });
+    }
+
+    /// Some channels of a strip of filters at their points, `[point][channel][row]`.
+    ///
+    /// # Safety
+    /// The strip's filters may be written.
+    unsafe fn transform_strip(
+        &self,
+        features: Range<usize>,
+        channels: Range<usize>,
+        strip: *mut f32,
+    ) {
+        let Layer { channels: all, feature_stride, channel_stride, turned, .. } = self.plan.layer;
+        let rows = features.len();
+        let (mut taps, mut lines) = ([0.0; FILTERS_AT_ONCE * TAPS * LINE], [0.0; LINES]);
+        for first_channel in channels.clone().step_by(FILTERS_AT_ONCE) {
+            let count = FILTERS_AT_ONCE.min(channels.end - first_channel);
+            let mut starts = [std::ptr::null(); LINE];
+            for (start, feature) in starts.iter_mut().zip(features.clone()) {
+                let at = feature * feature_stride + first_channel * channel_stride;
+                *start = self.w[at..][..(count - 1) * channel_stride + TAPS].as_ptr();
+            }
+            let side = Side {
+                starts: &starts[..rows],
+                images: count,
+                image_stride: channel_stride,
+                len: TAPS,
+                width: LINE,
+            };
+            // SAFETY: an instruction set is only handed out where the processor has it; the rows'
+            // filters were checked.
+            unsafe { (self.isa.pack_rows)(&side, &mut taps) };
+            for (index, taps) in taps.chunks_exact_mut(TAPS * LINE).take(count).enumerate() {
+                if turned {
+                    taps.as_chunks_mut::<LINE>().0.reverse();
                 }
-                let stride = channels * rows.len();
-                let len = (POINTS - 1) * stride + rows.len();
-                let to = filters.pointer(start + channel * rows.len(), len);
-                // SAFETY: an instruction set is only handed out where the processor has it; tasks
-                // have strips or channels of their own.
+                let to = strip.wrapping_add((first_channel + index) * rows);
+                // SAFETY: as above, and by the caller's contract.
                 unsafe {
-                    (self.isa.winograd.filter)(&taps, LINE, lines.as_mut_ptr(), LINE);
-                    (self.isa.winograd.scatter)(&lines, first(rows.len()), to, stride);
+                    (self.isa.winograd.filter)(taps, LINE, lines.as_mut_ptr(), LINE);
+                    (self.isa.winograd.scatter)(&lines, first(rows), to, all * rows);
                 }
             }
-        });
+        }
     }
 
     /// The input of some blocks at its points, for each block `[point][strip][channel][tile]`.
@@ -314,35 +367,79 @@ impl Call<'_> {
         block: usize,
         (filters, panels): (&[f32], &[f32]),
         locals: &mut [f32],
-        out: &Parts<'_, f32>,
-        epilogue: Option<&dyn Epilogue>,
+        results: (&Parts<'_, f32>, Option<&dyn Epilogue>),
     ) {
-        let Plan { layer, grid, blocks, panel_len, local_len, .. } = self.plan;
-        let (count, strips) = (panels.len() / panel_len, self.plan.strips.count());
+        let Plan { layer, panel_len, local_len, strips, .. } = self.plan;
+        let (count, strips_count) = (panels.len() / panel_len, strips.count());
         let locals = Parts::new(locals);
-        self.threads.run(count * strips, |task, worker| {
+        self.threads.run(count * strips_count, |task, worker| {
             // SAFETY: a worker runs one task at a time.
             let sums = unsafe { locals.part(worker * local_len, *local_len) };
-            let (index, features) = (task / strips, self.plan.strips.of(task % strips));
-            let tiles = blocks.tiles(grid, block + index).next_multiple_of(LINE);
-            let (rows, channels) = (features.len(), layer.channels);
-            let filters = &filters[features.start * POINTS * channels..];
-            for point in 0..POINTS {
-                let filter = &filters[point * channels * rows..][..channels * rows];
-                let panel = &panels[index * panel_len + point * point_len(channels, tiles)..];
-                let sums = &mut sums[point * rows * tiles..];
-                let filter = Strip::packed(filter, rows);
-                multiply_strip(self.isa, filter, (panel, tiles), sums, tiles, Write::Set);
+            let (index, features) = (task / strips_count, strips.of(task % strips_count));
+            let filters = &filters[features.start * POINTS * layer.channels..];
+            let panel = &panels[index * panel_len..];
+            self.multiply_block(block + index, features, (filters, panel), sums, worker, results);
+        });
+    }
+
+    /// Products at the points of all blocks, and the results they give, where each task transforms
+    /// a strip of filters for itself.
+    fn multiply_by_strip(
+        &self,
+        filters: &mut [f32],
+        panels: &[f32],
+        locals: &mut [f32],
+        results: (&Parts<'_, f32>, Option<&dyn Epilogue>),
+    ) {
+        let Plan { layer, panel_len, local_len, filters_len, strips, .. } = self.plan;
+        let (filters, locals) = (Parts::new(filters), Parts::new(locals));
+        self.threads.run(strips.count(), |strip, worker| {
+            let features = strips.of(strip);
+            // SAFETY: a worker runs one task at a time.
+            let (filters, sums) = unsafe {
+                let filters = filters.part(worker * filters_len, *filters_len);
+                (filters, locals.part(worker * local_len, *local_len))
+            };
+            assert!(filters.len() >= POINTS * layer.channels * features.len(), "strips have room");
+            // SAFETY: the strip has room.
+            unsafe {
+                self.transform_strip(features.clone(), 0..layer.channels, filters.as_mut_ptr());
             }
-            let results = Results { sums, rows, tiles };
-            for (row, feature) in features.enumerate() {
-                // SAFETY: tasks have features or tiles of their own.
-                unsafe { self.store(block + index, &results, (row, feature), out) };
-                if let Some(epilogue) = epilogue {
-                    self.finish(block + index, feature, worker, out, epilogue);
-                }
+            for (block, panel) in panels.chunks_exact(*panel_len).enumerate() {
+                let operands = (&*filters, panel);
+                self.multiply_block(block, features.clone(), operands, sums, worker, results);
             }
         });
+    }
+
+    /// Products of a strip of filters at the points of a block, and the results they give.
+    fn multiply_block(
+        &self,
+        block: usize,
+        features: Range<usize>,
+        (filters, panel): (&[f32], &[f32]),
+        sums: &mut [f32],
+        worker: usize,
+        (out, epilogue): (&Parts<'_, f32>, Option<&dyn Epilogue>),
+    ) {
+        let Plan { layer, grid, blocks, .. } = self.plan;
+        let tiles = blocks.tiles(grid, block).next_multiple_of(LINE);
+        let (rows, channels) = (features.len(), layer.channels);
+        for point in 0..POINTS {
+            let filter = &filters[point * channels * rows..][..channels * rows];
+            let panel = &panel[point * point_len(channels, tiles)..];
+            let sums = &mut sums[point * rows * tiles..];
+            let filter = Strip::packed(filter, rows);
+            multiply_strip(self.isa, filter, (panel, tiles), sums, tiles, Write::Set);
+        }
+        let results = Results { sums, rows, tiles };
+        for (row, feature) in features.enumerate() {
+            // SAFETY: tasks have features or tiles of their own.
+            unsafe { self.store(block, &results, (row, feature), out) };
+            if let Some(epilogue) = epilogue {
+                self.finish(block, feature, worker, out, epilogue);
+            }
+        }
     }
 
     /// Transforms one feature of a block and stores it.

@@ -82,12 +82,12 @@ pub(crate) struct Dots<'a> {
 /// Rows to be turned: for each run of `len` elements, `image_stride` apart, those of all rows.
 pub(crate) struct Side<'a> {
     /// The rows in the first image.
-    starts: &'a [*const f32],
-    images: usize,
-    image_stride: usize,
-    len: usize,
+    pub starts: &'a [*const f32],
+    pub images: usize,
+    pub image_stride: usize,
+    pub len: usize,
     /// Lanes of a strip.
-    width: usize,
+    pub width: usize,
 }
 
 /// Packs rows as strips `[image][element][lane]`, zero from the last row to the next whole line.

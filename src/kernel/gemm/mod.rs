@@ -42,8 +42,8 @@ pub(crate) use line::{LINE, first};
 pub(crate) use operand::{Matrix, Operand, Windows};
 use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
-use tile::Steps;
 pub use tile::Hints;
+use tile::Steps;
 pub(crate) use tile::{Strip, Write};
 pub(crate) use winograd::{Dealing, LINES, POINTS, REACH, STEP, TransformFn};
 
@@ -362,9 +362,8 @@ impl Task<'_> {
         let (isa, stride) = (self.part.gemm.isa, self.part.blocking.columns);
         let columns = self.columns.len().next_multiple_of(LINE);
         let first_row = self.part.rows.start + row;
-        let mut places = last.then(|| {
-            self.target.places((self.batch, first_row, self.columns.start), isa.columns)
-        });
+        let mut places = last
+            .then(|| self.target.places((self.batch, first_row, self.columns.start), isa.columns));
         let hints = || places.as_mut().map_or(Hints::new(0), TargetPlaces::next);
         multiply_strip_with(isa, a, (panel, columns), sums, stride, write, hints);
     }
