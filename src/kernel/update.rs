@@ -24,6 +24,8 @@ const BLOCKS: usize = 4;
 
 /// Partial sums kept side by side within a block.
 const LANES: usize = 16;
+/// Elements of W s that are summed in registers.
+const WIDE: usize = 64;
 /// Products of a short sum.
 const SHORT: usize = 8;
 
@@ -261,12 +263,13 @@ impl Vectorised for Block<'_> {
                 self.step_sampler(rates, noise, &mut step, &mut eta);
             }
         }
-        let low_rank = self.low_rank();
+        let mut low_rank = [0.0; BLOCK];
+        self.low_rank(&mut low_rank);
         if let MethodRates::Sampler { keeps_velocity: true, .. } = self.rates.method {
             self.keep_velocity(&step, &eta, &low_rank);
         }
-        let (x, dx) = self.proximal(&step, &eta, &low_rank);
-        self.sum::<FUSED>(&x, &dx);
+        self.proximal(&mut step, &eta, &mut low_rank);
+        self.sum::<FUSED>(&step, &low_rank);
     }
 }
 
@@ -360,32 +363,43 @@ impl Block<'_> {
 
     /// W s
     #[inline(always)]
-    fn low_rank(&self) -> Vector {
-        let mut low_rank = [0.0; BLOCK];
-        for (k, s) in self.prior.coefficients.iter().enumerate() {
-            let column = self.prior.column(k, self.start, self.theta.len());
-            low_rank.iter_mut().zip(column).for_each(|(sum, f)| *sum += f * s);
+    fn low_rank(&self, low_rank: &mut Vector) {
+        let len = self.theta.len();
+        let low_rank = &mut low_rank[..len];
+        for (index, sums) in low_rank.chunks_mut(WIDE).enumerate() {
+            let start = self.start + index * WIDE;
+            // The same, but compilers know the length of a whole chunk and keep it in registers.
+            match sums.as_chunks_mut::<WIDE>().0 {
+                [sums] => self.add_columns(start, sums),
+                _ => self.add_columns(start, sums),
+            }
         }
-        low_rank
     }
 
-    /// x' = (θ - μ - step + η w d⁻¹ W s) / (1 + η w d⁻¹), θ' = μ + x'; returns x' and d⁻¹x',
-    /// filled up with zeros.
+    /// Adds the elements of W s from `start` on.
     #[inline(always)]
-    fn proximal(&mut self, step: &Vector, eta: &Vector, low_rank: &Vector) -> (Vector, Vector) {
+    fn add_columns(&self, start: usize, sums: &mut [f32]) {
+        for (k, s) in self.prior.coefficients.iter().enumerate() {
+            let column = self.prior.column(k, start, sums.len());
+            sums.iter_mut().zip(column).for_each(|(sum, f)| *sum += f * s);
+        }
+    }
+
+    /// x' = (θ - μ - step + η w d⁻¹ W s) / (1 + η w d⁻¹), θ' = μ + x'; leaves x' and d⁻¹x' in place
+    /// of the step and of W s.
+    #[inline(always)]
+    fn proximal(&mut self, step: &mut Vector, eta: &Vector, low_rank: &mut Vector) {
         let prior = self.prior;
-        let (mut xs, mut dxs) = ([0.0; BLOCK], [0.0; BLOCK]);
         let mean = stored(prior.mean, ZEROS, self.start, self.theta.len());
         let precision = stored(prior.precision, ONES, self.start, self.theta.len());
-        let operands = mean.iter().zip(precision).zip(step.iter().zip(eta).zip(low_rank));
-        let results = self.theta.iter_mut().zip(xs.iter_mut().zip(&mut dxs));
-        for ((theta, (x, dx)), ((mean, d), ((step, eta), low_rank))) in results.zip(operands) {
+        let operands = mean.iter().zip(precision).zip(eta);
+        let results = self.theta.iter_mut().zip(step.iter_mut().zip(low_rank));
+        for ((theta, (step, low_rank)), ((mean, d), eta)) in results.zip(operands) {
             let pull = eta * prior.weight * d;
-            *x = (*theta - mean - step + pull * low_rank) / (1.0 + pull);
-            *dx = d * *x;
-            *theta = mean + *x;
+            let x = (*theta - mean - *step + pull * *low_rank) / (1.0 + pull);
+            (*step, *low_rank) = (x, d * x);
+            *theta = mean + x;
         }
-        (xs, dxs)
     }
 
     /// The block's share of Wᵀd⁻¹x' and x'ᵀd⁻¹x'.
