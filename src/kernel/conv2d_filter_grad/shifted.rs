@@ -1,8 +1,8 @@
 //! The filter's cotangent as products of rows that are shifted for each tap.
 //!
 //! In a padded input a tap of a channel is a row of positions at an offset of its own, and so is
-//! a channel of the result's cotangent with as much room between its rows: their products need no
-//! packing (`gemm::dots`). Some images are padded at a time.
+//! a channel of the result's cotangent with as much room between its rows: products of rows of
+//! neighbours (`gemm::dots`). Some images are padded at a time.
 
 use crate::graph::Conv2d;
 use crate::kernel::gemm::dots::{Dots, Rows, Sum};

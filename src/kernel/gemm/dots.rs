@@ -75,7 +75,7 @@ pub(crate) struct Dots<'a> {
     pub a: Rows<'a>,
     pub b: Rows<'a>,
     pub images: usize,
-    /// Elements of a row of one image.
+    /// Elements of a row of one image, at least one.
     pub len: usize,
 }
 
@@ -240,6 +240,7 @@ impl Dots<'_> {
     /// Panics unless the operands are whole.
     fn check(&self) {
         assert!(self.a.offsets.len() == 1, "rows of A are as far apart");
+        assert!(self.len > 0, "rows hold an element");
         [self.a, self.b].iter().for_each(|side| side.check(self.images, self.len));
     }
 
@@ -344,8 +345,8 @@ impl<'a> Sum<'a> {
             let column = task % column_tasks * most_columns;
             let rows = row..(row + most_rows).min(m);
             let columns = column..(column + most_columns).min(n);
-            // SAFETY: a worker runs one task at a time.
             let local_len = sums_len + panel_len;
+            // SAFETY: a worker runs one task at a time.
             let local = unsafe { locals.part(worker * local_len, local_len) };
             let (panel, c) = local.split_at_mut(panel_len);
             c.fill(0.0);

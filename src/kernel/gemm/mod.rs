@@ -1,10 +1,11 @@
 //! Blocked matrix products C = A B for matrices and convolutions.
 //!
 //! The blocks follow Goto and van de Geijn (ACM TOMS 34, 2008): A is packed once, by all threads,
-//! or read where it lies if its rows are runs of k; then each task packs a block of B, runs
-//! register tiles over it and hands finished rows to the `Target` while they are in cache. The
-//! order of every sum depends on the extents alone, not on the number of threads. Nothing is
-//! allocated; `scratch_len` says how much memory to bring.
+//! or read where it lies if its rows are runs of k or short cycles of it; then each task packs a
+//! block of B, unless several tasks share its columns and A needed no packing: then all threads
+//! have packed B. A task runs register tiles over the block and hands finished rows to the
+//! `Target` while they are in cache. The order of every sum depends on the extents alone, not on
+//! the number of threads. Nothing is allocated; `scratch_len` says how much memory to bring.
 
 mod blocking;
 pub(crate) mod dots;

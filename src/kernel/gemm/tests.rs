@@ -42,7 +42,7 @@ impl Epilogue for PlusOne {
         }
     }
 
-    fn hint(&self, _: usize, _: &mut Hints) {}
+    fn hint(&self, _: usize, _: &mut super::Hints) {}
 }
 
 /// Compares `out`, computed with [`PlusOne`], to `expected` without it.
@@ -146,10 +146,13 @@ fn results_do_not_depend_on_the_number_of_threads() {
         ..small()
     };
     let minimal = filtered_minimally()[3];
+    // One thread transforms their filters a strip at a time, and three all of them at first.
+    let deep = [[2048, 56], [56, 2048]].map(|c| Conv2d { batch: 5, ..square(c, 14) });
     let [one, two, three] = [1, 2, 3].map(|count| {
         let threads = Threads::new(count);
         let product = run_product(Isa::best(), &threads, &g).0;
-        let results = [conv, minimal].map(|g| run_convolution(Isa::best(), &threads, &g));
+        let convs = [conv, minimal, deep[0], deep[1]];
+        let results = convs.map(|g| run_convolution(Isa::best(), &threads, &g));
         let results = results.into_iter().flatten().map(|(out, _)| out);
         results.chain([product]).flatten().map(|x: f32| x.to_bits()).collect::<Vec<_>>()
     });
@@ -312,6 +315,9 @@ fn filtered_minimally() -> Vec<Conv2d> {
         Conv2d { batch: 1, input: [40, 33], output: [40, 33], ..wide },
         Conv2d { batch: 2, input: [5, 261], output: [4, 262], ..wide },
         Conv2d { batch: 1, input: [9, 1023], output: [9, 1023], ..square([16, 16], 0) },
+        // Few tiles for the filters.
+        Conv2d { batch: 4, ..square([16, 500], 8) },
+        Conv2d { batch: 4, ..square([500, 16], 8) },
     ]
 }
 

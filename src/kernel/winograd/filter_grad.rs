@@ -1,8 +1,8 @@
 //! The cotangent of the filters: the products at each point are summed over tiles.
 //!
-//! With many tiles, channels stay rows of tiles, whose products with one another need no packing;
-//! but each product of two rows ends with the sum of a register's lanes. With many channels, tiles
-//! become rows of channels instead; but each element has to be turned.
+//! With many tiles, channels stay rows of tiles, and only one side of their products is turned as
+//! it is multiplied (`gemm::dots`); but that is done for each block of features. With many
+//! channels, tiles become rows of channels instead, both sides as they are transformed.
 
 mod rows;
 mod turned;
@@ -16,15 +16,14 @@ use crate::threads::{Parts, Threads};
 const PANELS_MAX: usize = 1 << 21;
 /// Tiles of a block, about.
 const TILES: usize = 128;
-/// What summing lanes costs for a tile, in turning a channel.
-const LANES_COST: usize = 8;
+/// Products of a feature and a channel that take as long as turning a tile of either.
+const TURN_COST: usize = 8;
 
-/// Whether rows of tiles are to be multiplied. Beside the products, lanes cost as 1/tiles, and
-/// turning as 1/in + 1/out.
+/// Whether rows of tiles are to be multiplied: where there are few channels for the tiles.
 fn has_long_rows(g: &Conv2d) -> bool {
     let tiles = g.batch * g.output.map(|extent| extent.div_ceil(STEP)).iter().product::<usize>();
     let (a, b) = (g.in_channels, g.out_channels);
-    LANES_COST * a * b <= tiles * (a + b)
+    TURN_COST * a * b <= tiles * (a + b)
 }
 
 /// Elements of scratch that [`filter_grad`] needs.
