@@ -27,7 +27,7 @@ fn power_of_two(n: i32) -> f32 {
 
 /// ab + c
 #[inline(always)]
-pub(super) fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 

@@ -6,7 +6,6 @@
 //! Each block adds its K + 1 sums up in `f64` and leaves them in scratch; they are added in order
 //! of the blocks, in `f64` again, so the result does not depend on the number of threads.
 
-use super::math;
 use super::noise::{self, Noise};
 use super::vectorised::{Vectorised, widest};
 use crate::graph::{Hyper, Method, PriorTerm, Update};
@@ -26,8 +25,6 @@ const BLOCKS: usize = 4;
 const LANES: usize = 16;
 /// Elements of W s that are summed in registers.
 const WIDE: usize = 64;
-/// Products of a short sum.
-const SHORT: usize = 8;
 
 /// A short vector between two steps of a block.
 type Vector = [f32; BLOCK];
@@ -414,27 +411,27 @@ impl Block<'_> {
     }
 }
 
-/// Σ a·b in `f64`, as [`LANES`] sums side by side, each of short sums in `f32`: their rounding is
-/// that of the factors, which does not add up, and widening every product would take as long as
-/// reading it from memory.
+/// Σ a·b in `f64`, as [`LANES`] sums side by side.
 #[inline(always)]
 fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<{ LANES * SHORT }>();
-    let (b, b_rest) = b.as_chunks::<{ LANES * SHORT }>();
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
     let mut lanes = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
-        let mut sums = [0.0; LANES];
-        for at in (0..LANES * SHORT).step_by(LANES) {
-            for i in 0..LANES {
-                sums[i] = math::mul_add::<FUSED>(a[at + i], b[at + i], sums[i]);
-            }
-        }
         for i in 0..LANES {
-            lanes[i] += f64::from(sums[i]);
+            lanes[i] = add_product::<FUSED>(lanes[i], a[i], b[i]);
         }
     }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    let rest = a_rest.iter().zip(b_rest);
+    let rest = rest.fold(0.0, |sum, (&a, &b)| add_product::<FUSED>(sum, a, b));
     (lanes.iter().sum::<f64>() + rest) as f32
+}
+
+/// `sum + a·b`. The product of two `f32` is exact in `f64`, so that fusing changes no bit.
+#[inline(always)]
+fn add_product<const FUSED: bool>(sum: f64, a: f32, b: f32) -> f64 {
+    let (a, b) = (f64::from(a), f64::from(b));
+    if FUSED { a.mul_add(b, sum) } else { sum + a * b }
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use super::pack::SPANS_MAX;
 const K_MAX: usize = 384;
 /// Most columns of a task.
 const COLUMNS_MAX: usize = 256;
+/// Most columns of a task whose sums are so short that its block of B is no larger for it: rows of
+/// results as long as an epilogue takes at a time.
+const COLUMNS_MAX_SHORT: usize = 512;
 /// Most rows of a task; with [`K_MAX`] and [`COLUMNS_MAX`] its blocks fit a second-level cache.
 const ROWS_MAX: usize = 512;
 /// Tasks are not made smaller than this many rows or columns for the sake of balance.
@@ -162,7 +165,9 @@ fn task_extents(isa: &Isa, extents: &Extents, strip: usize, workers: usize) -> (
     let round = |len: usize, most: usize, unit: usize| {
         len.div_ceil(len.div_ceil(most).max(1)).max(1).next_multiple_of(unit)
     };
-    let (mut most_rows, mut most_columns) = (ROWS_MAX, COLUMNS_MAX);
+    let short = extents.segment_len() * COLUMNS_MAX_SHORT <= K_MAX * COLUMNS_MAX;
+    let mut most_columns = if short { COLUMNS_MAX_SHORT } else { COLUMNS_MAX };
+    let mut most_rows = ROWS_MAX;
     loop {
         let (rows, columns) = (round(m, most_rows, strip), round(n, most_columns, isa.columns));
         let tasks = extents.batch() * m.div_ceil(rows) * n.div_ceil(columns);

@@ -23,7 +23,7 @@ pub(crate) struct Block<'a> {
 pub(crate) type PackFn = unsafe fn(&Block<'_>, &mut [f32]);
 
 /// Most lines of lanes or of k of one block.
-pub(super) const SPANS_MAX: usize = 24;
+pub(super) const SPANS_MAX: usize = 32;
 
 /// How many channels ahead of use positions are asked for.
 const PREFETCH_CHANNELS: usize = 4;
@@ -47,17 +47,6 @@ struct Column {
     width: usize,
     /// Lanes to write.
     mask: u16,
-    /// Elements of the strip from `to` on.
-    room: usize,
-}
-
-impl Column {
-    /// Lanes to write at the `index`th k if those after it follow: a whole line where they make
-    /// good what it writes too much, as partial lines take longer.
-    #[inline(always)]
-    fn mask(&self, index: usize) -> u16 {
-        if self.room >= index * self.width + LINE { u16::MAX } else { self.mask }
-    }
 }
 
 impl Block<'_> {
@@ -102,7 +91,6 @@ impl Block<'_> {
                 to: start * k + at,
                 width,
                 mask: first(width - at),
-                room: k * width - at,
             })
         })
     }
@@ -131,7 +119,7 @@ impl Block<'_> {
                 // lanes fit the strip.
                 unsafe {
                     let line = L::zero().load(from, mask);
-                    line.store(to.add(column.to + index * column.width), column.mask(index));
+                    line.store(to.add(column.to + index * column.width), column.mask);
                 }
             }
         }
@@ -231,7 +219,7 @@ impl Block<'_> {
                 // SAFETY: the caller's contract; the strip has room.
                 unsafe {
                     let line: L = span.load_plain(channel);
-                    line.store(to.add(column.to + index * column.width), column.mask(index));
+                    line.store(to.add(column.to + index * column.width), column.mask);
                 }
             }
         }
@@ -261,7 +249,7 @@ impl Block<'_> {
                     // SAFETY: the caller's contract; the strip has room.
                     unsafe {
                         let line: L = span.load(windows, data, tap);
-                        line.store(to.add(column.to + k * column.width), column.mask(k));
+                        line.store(to.add(column.to + k * column.width), column.mask);
                     }
                     tap = windows.next(tap);
                 }
@@ -351,7 +339,7 @@ impl Block<'_> {
             if index < count {
                 let index = first_index + index;
                 // SAFETY: by the caller's contract the strip has room.
-                unsafe { row.store(to.add(column.to + index * column.width), column.mask(index)) };
+                unsafe { row.store(to.add(column.to + index * column.width), column.mask) };
             }
         }
     }
