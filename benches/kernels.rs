@@ -120,9 +120,14 @@ fn products() -> Vec<(String, Product)> {
         "matmul 1024 1024 1024".to_string(),
         Product { batch: 1, m: 1024, n: 1024, k: 1024, how: plain },
     )];
-    for [batch, m, n, k] in
-        [[1, 1576, 768, 192], [24, 197, 197, 64], [24, 197, 64, 197], [1, 8, 1000, 512]]
-    {
+    for [batch, m, n, k] in [
+        [1, 1576, 768, 192],
+        [1, 768, 192, 1576],
+        [1, 192, 768, 1576],
+        [24, 197, 197, 64],
+        [24, 197, 64, 197],
+        [1, 8, 1000, 512],
+    ] {
         for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false)] {
             let how = MatMul { transpose_a, transpose_b };
             let letter = |transposed| if transposed { "t" } else { "" };

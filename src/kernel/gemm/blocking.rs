@@ -56,6 +56,16 @@ impl Extents {
     }
 }
 
+/// What all threads pack before any multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// A, if it is the side with fewer lanes.
+    A,
+    /// Columns of B that several tasks share.
+    B,
+    Nothing,
+}
+
 /// The block sizes for some extents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocking {
@@ -71,20 +81,20 @@ pub(super) struct Blocking {
     pub packed_rows: usize,
     /// Batch elements of A packed at once.
     pub packed_batch: usize,
-    /// Whether several tasks need the same columns of B.
-    pub shares_columns: bool,
-    /// Columns of B packed at once, a multiple of `columns`, if they are shared.
+    /// Columns of B packed at once, a multiple of `columns`.
     pub packed_columns: usize,
+    pub ahead: Ahead,
     /// K of a batch element, at most.
     pub segment_len: usize,
 }
 
 impl Blocking {
-    pub fn new(isa: &Isa, extents: &Extents, workers: usize) -> Self {
+    /// How to cut a product whose A is packed, or read in place.
+    pub fn new(isa: &Isa, extents: &Extents, workers: usize, packs_a: bool) -> Self {
         let Extents { m, n, .. } = *extents;
         let strip = m.div_ceil(m.div_ceil(isa.rows()).max(1)).max(1);
         let segment_len = extents.segment_len().min(extents.k);
-        let (rows, columns) = task_extents(isa, extents, strip, workers);
+        let (rows, columns) = task_extents(isa, extents, strip, workers, packs_a);
         let row_fits = PACKED_MAX / (segment_len.max(1) * rows);
         let packed_rows = (row_fits.max(1) * rows).min(m.next_multiple_of(rows));
         let packed_batch = match packed_rows < m {
@@ -98,7 +108,11 @@ impl Blocking {
             strip,
             rows,
             columns,
-            shares_columns: rows < m,
+            ahead: match () {
+                () if packs_a && m < n => Ahead::A,
+                () if rows < m => Ahead::B,
+                () => Ahead::Nothing,
+            },
             packed_columns: (column_fits.max(1) * columns).min(all_columns),
             k: even_part(segment_len, K_MAX),
             packed_rows,
@@ -132,8 +146,11 @@ impl Blocking {
 
     /// Elements of packed A, or B.
     pub fn packed_len(&self) -> usize {
-        let columns = if self.shares_columns { self.packed_columns } else { 0 };
-        let lanes = (self.packed_batch * self.packed_rows).max(columns);
+        let lanes = match self.ahead {
+            Ahead::A => self.packed_batch * self.packed_rows,
+            Ahead::B => self.packed_columns,
+            Ahead::Nothing => 0,
+        };
         (lanes * self.segment_len).next_multiple_of(LINE)
     }
 
@@ -148,9 +165,15 @@ impl Blocking {
         rows * self.columns
     }
 
+    /// Elements that a worker needs for a block of B, sums, and a strip of A.
+    pub fn local_len(&self) -> usize {
+        let strip = (self.k * self.strip).next_multiple_of(LINE);
+        self.panel_len() + self.sums_len() + strip
+    }
+
     /// Elements of scratch for `workers`, with room to align it.
     pub fn scratch_len(&self, workers: usize) -> usize {
-        self.packed_len() + workers * (self.panel_len() + self.sums_len()) + LINE
+        self.packed_len() + workers * self.local_len() + LINE
     }
 }
 
@@ -159,8 +182,15 @@ fn even_part(len: usize, most: usize) -> usize {
     len.div_ceil(len.div_ceil(most).max(1)).next_multiple_of(4).min(len)
 }
 
-/// Rows and columns of one task.
-fn task_extents(isa: &Isa, extents: &Extents, strip: usize, workers: usize) -> (usize, usize) {
+/// Rows and columns of one task. Where A is packed, the side with fewer lanes is cut last, so that
+/// each lane of the other is packed once.
+fn task_extents(
+    isa: &Isa,
+    extents: &Extents,
+    strip: usize,
+    workers: usize,
+    packs_a: bool,
+) -> (usize, usize) {
     let Extents { m, n, .. } = *extents;
     let round = |len: usize, most: usize, unit: usize| {
         len.div_ceil(len.div_ceil(most).max(1)).max(1).next_multiple_of(unit)
@@ -174,7 +204,12 @@ fn task_extents(isa: &Isa, extents: &Extents, strip: usize, workers: usize) -> (
         if tasks >= TASKS_PER_WORKER * workers || rows.max(columns) <= TASK_MIN {
             return (rows, columns);
         }
-        match rows > columns {
+        let by_rows = match packs_a {
+            true if m < n => columns <= TASK_MIN,
+            true => rows > TASK_MIN,
+            false => rows > columns,
+        };
+        match by_rows {
             true => most_rows = rows / 2,
             false => most_columns = columns / 2,
         }

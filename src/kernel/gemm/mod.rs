@@ -1,11 +1,12 @@
 //! Blocked matrix products C = A B for matrices and convolutions.
 //!
-//! The blocks follow Goto and van de Geijn (ACM TOMS 34, 2008): A is packed once, by all threads,
-//! or read where it lies if its rows are runs of k or short cycles of it; then each task packs a
-//! block of B, unless several tasks share its columns and A needed no packing: then all threads
-//! have packed B. A task runs register tiles over the block and hands finished rows to the
-//! `Target` while they are in cache. The order of every sum depends on the extents alone, not on
-//! the number of threads. Nothing is allocated; `scratch_len` says how much memory to bring.
+//! The blocks follow Goto and van de Geijn (ACM TOMS 34, 2008), but A is read where it lies if its
+//! rows are runs of k or short cycles of it. Of two sides that have to be packed all threads pack
+//! the one with fewer lanes first; then each task packs what it needs of the other: a block of B,
+//! or a strip of A at a time, into the first-level cache. A task runs register tiles over the block
+//! and hands finished rows to the `Target` while they are in cache. The order of every sum depends
+//! on the extents alone, not on the number of threads. Nothing is allocated; `scratch_len` says how
+//! much memory to bring.
 
 mod blocking;
 pub(crate) mod dots;
@@ -31,7 +32,7 @@ use std::ops::Range;
 
 use crate::threads::{Parts, Threads};
 
-use blocking::Blocking;
+use blocking::{Ahead, Blocking};
 use operand::{Cycle, Strips};
 use pack::Block;
 use tile::TileArgs;
@@ -55,7 +56,8 @@ const ADDED: usize = 4096;
 
 /// Elements of scratch that [`gemm`] needs.
 pub(crate) fn scratch_len(isa: &Isa, extents: &Extents, workers: usize) -> usize {
-    Blocking::new(isa, extents, workers).scratch_len(workers)
+    let len = |packs_a| Blocking::new(isa, extents, workers, packs_a).scratch_len(workers);
+    len(true).max(len(false))
 }
 
 /// A batch of products on one instruction set.
@@ -129,19 +131,14 @@ impl InPlace<'_> {
 /// When `scratch` is shorter than `scratch_len`.
 pub(crate) fn gemm(threads: &Threads, gemm: &Gemm<'_>, target: &Target<'_>, scratch: &mut [f32]) {
     let extents = &gemm.extents;
-    let blocking = Blocking::new(gemm.isa, extents, threads.count());
+    let in_place = gemm.a_in_place();
+    let blocking = Blocking::new(gemm.isa, extents, threads.count(), in_place.is_none());
     let needed = blocking.scratch_len(threads.count());
     assert!(scratch.len() >= needed, "{} kernels need {needed} of scratch", gemm.isa.name);
     if extents.m == 0 || extents.n == 0 {
         return;
     }
-    let in_place = gemm.a_in_place();
-    let ahead = match in_place {
-        None => Ahead::A,
-        Some(_) if blocking.shares_columns => Ahead::B,
-        Some(_) => Ahead::Nothing,
-    };
-    let (batches, rows, columns) = match ahead {
+    let (batches, rows, columns) = match blocking.ahead {
         Ahead::A => (blocking.packed_batch, blocking.packed_rows, extents.n),
         Ahead::B => (1, extents.m, blocking.packed_columns),
         Ahead::Nothing => (extents.batch(), extents.m, extents.n),
@@ -153,8 +150,7 @@ pub(crate) fn gemm(threads: &Threads, gemm: &Gemm<'_>, target: &Target<'_>, scra
             for columns in parts(extents.n, columns) {
                 let batch = batch.clone();
                 let rows = rows.clone();
-                let part =
-                    Part { gemm, blocking: &blocking, in_place, ahead, batch, rows, columns };
+                let part = Part { gemm, blocking: &blocking, in_place, batch, rows, columns };
                 part.pack(threads, packed);
                 part.multiply(threads, packed, locals, target);
             }
@@ -167,22 +163,11 @@ fn parts(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len).step_by(most.max(1)).map(move |first| first..(first + most).min(len))
 }
 
-/// What all threads pack before any multiplies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ahead {
-    A,
-    /// Columns that several tasks share, where A is read in place.
-    B,
-    /// A is read in place, and each task packs its columns of B.
-    Nothing,
-}
-
 /// The products for which an operand is packed at one time.
 struct Part<'a> {
     gemm: &'a Gemm<'a>,
     blocking: &'a Blocking,
     in_place: Option<&'a InPlace<'a>>,
-    ahead: Ahead,
     batch: Range<usize>,
     rows: Range<usize>,
     columns: Range<usize>,
@@ -205,7 +190,7 @@ impl Part<'_> {
 
     /// Packs what is to be packed before tasks run.
     fn pack(&self, threads: &Threads, packed: &mut [f32]) {
-        match self.ahead {
+        match self.blocking.ahead {
             Ahead::A => self.pack_rows(threads, packed),
             Ahead::B => self.pack_columns(threads, packed),
             Ahead::Nothing => {}
@@ -257,29 +242,34 @@ impl Part<'_> {
         block * self.columns.len().next_multiple_of(LINE) + (first - self.columns.start) * k.len()
     }
 
-    /// Some rows of A over a block of K.
+    /// Some rows of A over a block of K: where they lie, packed before, or packed into `local`.
     fn strip<'s>(
         &'s self,
         packed: &'s [f32],
         batch: usize,
         rows: Range<usize>,
         k: Range<usize>,
+        local: &'s mut [f32],
     ) -> Strip<'s> {
         let extents = &self.gemm.extents;
+        let (count, len) = (rows.len(), rows.len() * k.len());
+        if self.blocking.ahead == Ahead::A {
+            let first = k.start - extents.segment(batch).start;
+            let start = first * self.rows.len() + rows.start * k.len();
+            return Strip::packed(&packed[start..start + len], count);
+        }
         if let Some(a) = self.in_place.filter(|_| !k.is_empty()) {
-            let rows = self.rows.start + rows.start..self.rows.start + rows.end;
             return a.strip(batch / extents.segments, rows, k);
         }
-        let first = k.start - extents.segment(batch).start;
-        let start = first * self.rows.len() + rows.start * k.len();
-        Strip::packed(&packed[start..start + rows.len() * k.len()], rows.len())
+        self.gemm.pack(&self.gemm.a, batch, rows, k, self.blocking.a_strips(), local);
+        Strip::packed(&local[..len], count)
     }
 
     /// Runs the tasks of this part.
     fn multiply(&self, threads: &Threads, packed: &[f32], locals: &mut [f32], target: &Target<'_>) {
         let row_tasks = self.rows.len().div_ceil(self.blocking.rows);
         let column_tasks = self.columns.len().div_ceil(self.blocking.columns);
-        let local_len = self.blocking.panel_len() + self.blocking.sums_len();
+        let local_len = self.blocking.local_len();
         let locals = Parts::new(locals);
         threads.run(self.batch.len() * row_tasks * column_tasks, |task, worker| {
             let index = task / (row_tasks * column_tasks);
@@ -287,8 +277,7 @@ impl Part<'_> {
             let column = self.columns.start + task % column_tasks * self.blocking.columns;
             // SAFETY: a worker runs one task at a time.
             let local = unsafe { locals.part(worker * local_len, local_len) };
-            let (panel, sums) = local.split_at_mut(self.blocking.panel_len());
-            let packed = match self.ahead {
+            let packed = match self.blocking.ahead {
                 Ahead::A => &packed[index * self.packed_stride()..][..self.packed_stride()],
                 Ahead::B | Ahead::Nothing => &*packed,
             };
@@ -301,7 +290,7 @@ impl Part<'_> {
                 target,
                 worker,
             };
-            task.run(panel, sums);
+            task.run(local);
         });
     }
 }
@@ -318,19 +307,21 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn run(&self, local: &mut [f32], sums: &mut [f32]) {
-        let gemm = self.part.gemm;
-        let Blocking { strip, columns: stride, .. } = *self.part.blocking;
+    fn run(&self, local: &mut [f32]) {
+        let (gemm, blocking) = (self.part.gemm, self.part.blocking);
+        let Blocking { strip, columns: stride, ahead, .. } = *blocking;
+        let (panel, local) = local.split_at_mut(blocking.panel_len());
+        let (sums, a_strip) = local.split_at_mut(blocking.sums_len());
         let segment = gemm.extents.segment(self.batch);
         for k in self.part.blocks(self.batch) {
-            let panel = match self.part.ahead {
+            let panel = match ahead {
                 Ahead::B => {
                     &self.packed[self.part.panel_start(self.batch, self.columns.start, &k)..]
                 }
                 Ahead::A | Ahead::Nothing => {
                     let (columns, strips) = (self.columns.clone(), Blocking::b_strips(gemm.isa));
-                    gemm.pack(&gemm.b, self.batch, columns, k.clone(), strips, local);
-                    &*local
+                    gemm.pack(&gemm.b, self.batch, columns, k.clone(), strips, panel);
+                    &*panel
                 }
             };
             let (first, last) = (k.start == segment.start, k.end == segment.end);
@@ -339,7 +330,7 @@ impl Task<'_> {
                 let rows = row..(row + strip).min(self.rows.end);
                 let at = if whole { 0 } else { (row - self.rows.start) * stride };
                 let sums = &mut sums[at..at + rows.len() * stride];
-                let a = self.part.strip(self.packed, self.batch, rows.clone(), k.clone());
+                let a = self.part.strip(self.packed, self.batch, rows.clone(), k.clone(), a_strip);
                 let write = if first { Write::Set } else { Write::Add };
                 self.multiply_strip(a, rows.start, panel, sums, write, last);
                 if last {

@@ -47,6 +47,8 @@ struct Column {
     width: usize,
     /// Lanes to write.
     mask: u16,
+    /// Lanes to read.
+    read: u16,
 }
 
 impl Block<'_> {
@@ -72,7 +74,7 @@ impl Block<'_> {
                 Operand::Matrix(matrix) if matrix.k_strides[2] == 1 => {
                     self.transposed::<L>(matrix, to);
                 }
-                Operand::Matrix(matrix) => self.scattered(matrix, to),
+                Operand::Matrix(matrix) => self.scattered::<L>(matrix, to),
                 Operand::Windows(windows) => self.windows::<L>(windows, to),
                 Operand::WindowsTransposed(windows) => self.windows_transposed::<L>(windows, to),
             }
@@ -91,6 +93,7 @@ impl Block<'_> {
                 to: start * k + at,
                 width,
                 mask: first(width - at),
+                read: first(lanes.len().saturating_sub(start + at)),
             })
         })
     }
@@ -103,25 +106,35 @@ impl Block<'_> {
     unsafe fn rows<L: Line>(&self, matrix: &Matrix<'_>, to: *mut f32) {
         let mut columns = [Column::default(); SPANS_MAX];
         let count = columns.iter_mut().zip(self.columns()).map(|(to, from)| *to = from).count();
-        for (index, k) in self.k.clone().enumerate() {
+        let columns = &mut columns[..count];
+        let mut k = self.k.start;
+        while k < self.k.end {
+            let (inner, step) = (matrix.k_extents[1], matrix.k_strides[2]);
+            let run = (inner - k % inner).min(self.k.end - k);
             let start = matrix.start + self.group * matrix.group_stride + matrix.k_offset(k);
-            let row = &matrix.data[start + self.lanes.start..start + self.lanes.end];
-            let ahead = row.as_ptr().wrapping_add(PREFETCH_ROWS * matrix.k_strides[2]);
-            for column in &columns[..count] {
-                let at = column.lane - self.lanes.start;
-                let from = row.as_ptr().wrapping_add(at);
-                prefetch(ahead.wrapping_add(at));
+            let last = start + (run - 1) * step;
+            assert!(last + self.lanes.end <= matrix.data.len(), "lanes are in bounds");
+            for column in columns.iter_mut() {
                 // Lanes that are not written may hold anything.
-                let only = column.mask.count_ones() as usize == column.count;
-                let whole = only && start + column.lane + LINE <= matrix.data.len();
-                let mask = if whole { u16::MAX } else { first(column.count) };
-                // SAFETY: `count` lanes are left in the row, or 16 elements in the matrix; `mask`
-                // lanes fit the strip.
-                unsafe {
-                    let line = L::zero().load(from, mask);
-                    line.store(to.add(column.to + index * column.width), column.mask);
+                let only = column.mask == first(column.count);
+                let whole = only && last + column.lane + LINE <= matrix.data.len();
+                column.read = if whole { u16::MAX } else { first(column.count) };
+            }
+            for index in k - self.k.start..k - self.k.start + run {
+                let row =
+                    matrix.data.as_ptr().wrapping_add(start + (index + self.k.start - k) * step);
+                for column in columns.iter() {
+                    let from = row.wrapping_add(column.lane);
+                    prefetch(from.wrapping_add(PREFETCH_ROWS * step));
+                    // SAFETY: the last row has `count` lanes left, or 16 elements up to the end of
+                    // the matrix, so all have; `mask` lanes fit the strip.
+                    unsafe {
+                        let line = L::zero().load(from, column.read);
+                        line.store(to.add(column.to + index * column.width), column.mask);
+                    }
                 }
             }
+            k += run;
         }
     }
 
@@ -164,15 +177,22 @@ impl Block<'_> {
 
     /// Any other matrix.
     #[inline(always)]
-    unsafe fn scattered(&self, matrix: &Matrix<'_>, to: *mut f32) {
+    unsafe fn scattered<L: Line>(&self, matrix: &Matrix<'_>, to: *mut f32) {
+        let mut offsets = [0; LINE];
+        for (i, offset) in offsets.iter_mut().enumerate() {
+            *offset = (i * matrix.lane_stride) as isize;
+        }
         for (index, k) in self.k.clone().enumerate() {
             let start = matrix.start + self.group * matrix.group_stride + matrix.k_offset(k);
+            let last = start + (self.lanes.end - 1) * matrix.lane_stride;
+            assert!(last < matrix.data.len(), "lanes are in bounds");
             for column in self.columns() {
-                for i in 0..(LINE - column.mask.leading_zeros() as usize) {
-                    let at = start + (column.lane + i) * matrix.lane_stride;
-                    let value = if i < column.count { matrix.data[at] } else { 0.0 };
-                    // SAFETY: the lane is in the strip.
-                    unsafe { *to.add(column.to + index * column.width + i) = value };
+                let from =
+                    matrix.data.as_ptr().wrapping_add(start + column.lane * matrix.lane_stride);
+                // SAFETY: the last lane is in the data, so all are; `mask` lanes fit the strip.
+                unsafe {
+                    let line = L::zero().gather(from, &offsets, column.read);
+                    line.store(to.add(column.to + index * column.width), column.mask);
                 }
             }
         }
