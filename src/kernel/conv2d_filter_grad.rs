@@ -7,7 +7,7 @@ use crate::graph::Conv2d;
 use crate::kernel::conv2d::windows;
 use crate::kernel::gemm::dots::{Dots, Rows, Sum};
 use crate::kernel::gemm::{self, Extents, Gemm, Isa, Layout, Operand, Target, Windows};
-use crate::kernel::{depthwise, winograd};
+use crate::kernel::{depthwise, thinned, winograd};
 use crate::threads::{Parts, Threads};
 
 /// Products wanted; few small filters are summed in segments to get as many.
@@ -53,6 +53,9 @@ pub(crate) fn scratch_len_on(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
     if winograd::applies(g) {
         return winograd::filter_grad_scratch_len(isa, g, workers);
     }
+    if let Some(thinned) = thinned::geometry(g) {
+        return thinned::scratch_len(&thinned) + scratch_len_on(isa, &thinned, workers);
+    }
     if has_plain_rows(g) {
         let rows = [g.out_channels, g.in_channels];
         return Sum::scratch_len(rows, g.batch, g.output[0] * g.output[1], workers);
@@ -97,6 +100,10 @@ pub(crate) fn conv2d_filter_grad_on(
     }
     if winograd::applies(g) {
         return winograd::filter_grad(isa, threads, g, (x, ct), out, scratch);
+    }
+    if let Some(thinned) = thinned::geometry(g) {
+        let (x, scratch) = thinned::gather(threads, g, &thinned, x, scratch);
+        return conv2d_filter_grad_on(isa, threads, &thinned, (x, ct), out, scratch);
     }
     if has_plain_rows(g) {
         let (rows, len) = ([g.out_channels, g.in_channels], g.output[0] * g.output[1]);

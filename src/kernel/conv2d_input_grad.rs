@@ -7,7 +7,7 @@
 
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{self, Extents, Gemm, Isa, Layout, Matrix, Operand, Target, Windows};
-use crate::kernel::{Epilogue, depthwise, winograd};
+use crate::kernel::{Epilogue, depthwise, thinned, winograd};
 use crate::threads::{Parts, Threads};
 
 /// Elements that one task passes through the epilogue when it is a pass of its own.
@@ -85,6 +85,9 @@ pub(crate) fn scratch_len_on(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
     if winograd::applies(g) {
         return winograd::input_grad_scratch_len(isa, g, workers);
     }
+    if let Some(thinned) = thinned::geometry(g) {
+        return thinned::scratch_len(&thinned) + scratch_len_on(isa, &thinned, workers);
+    }
     let len = |phase| gemm::scratch_len(isa, &extents(g, &phase), workers);
     phases(g).map(len).max().unwrap_or(0)
 }
@@ -125,6 +128,12 @@ pub(crate) fn conv2d_input_grad_on(
     }
     if winograd::applies(g) {
         return winograd::input_grad(isa, threads, g, (ct, w), out, scratch, epilogue);
+    }
+    if let Some(thinned) = thinned::geometry(g) {
+        let (dx, scratch) = scratch.split_at_mut(thinned::scratch_len(&thinned));
+        let dx = &mut dx[..thinned.input_shape().len()];
+        conv2d_input_grad_on(isa, threads, &thinned, (ct, w), dx, scratch, None);
+        return thinned::spread(threads, g, &thinned, dx, out, epilogue);
     }
     let one_phase = g.stride == [1, 1];
     for phase in phases(g) {

@@ -34,6 +34,7 @@ pub mod sum_pool;
 pub mod sum_pool_grad;
 mod table;
 pub mod tape;
+mod thinned;
 pub mod transpose;
 pub mod update;
 pub mod vectorised;

@@ -258,6 +258,8 @@ fn convolutions() -> Vec<Conv2d> {
         Conv2d { output: [6, 8], pad: [0, 1], ..small() },
         strided,
         Conv2d { kernel: [1, 1], pad: [0, 0], ..strided },
+        Conv2d { kernel: [1, 1], pad: [0, 0], output: [5, 7], ..strided },
+        Conv2d { kernel: [1, 1], pad: [0, 0], stride: [2, 3], output: [5, 4], ..strided },
         Conv2d { kernel: [5, 2], pad: [3, 0], ..strided },
         Conv2d { stride: [3, 1], output: [3, 12], ..strided },
         Conv2d { stride: [3, 4], dilation: [2, 2], output: [3, 2], ..strided },
