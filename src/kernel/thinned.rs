@@ -11,7 +11,7 @@ use crate::threads::{Parts, Threads};
 pub(super) fn geometry(g: &Conv2d) -> Option<Conv2d> {
     let points = g.kernel == [1, 1] && g.stride != [1, 1] && g.pad == [0, 0] && g.groups == 1;
     let all = (0..2).all(|axis| g.output[axis] == g.input[axis].div_ceil(g.stride[axis]));
-    (points && all).then(|| Conv2d { input: g.output, stride: [1, 1], ..*g })
+    (points && all).then_some(Conv2d { input: g.output, stride: [1, 1], ..*g })
 }
 
 /// Elements of scratch for thinned planes.
