@@ -34,6 +34,9 @@ const BACKBONE: (&str, &str) = ("backbone", "onnx");
 const DRAWS: (&str, &str) = ("draws", "safetensors");
 /// The version whose files have no hash in their names.
 const UNHASHED: u32 = 2;
+/// How often a set is read under one description. A description that went and came back, with
+/// others between, looks as if it had been there all the time, though its files had not.
+const ATTEMPTS: usize = 4;
 /// The metadata of a file of draws that holds the description, where there is no folder.
 const POSTERIOR: &str = "posterior";
 
@@ -145,14 +148,16 @@ impl Posterior {
     /// Names the file and tensor that are missing, malformed, or do not belong together.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(DESCRIPTION);
-        let mut json = read(&path)?;
+        let (mut json, mut attempts) = (read(&path)?, 1);
         loop {
-            match Self::load_set(folder, &json) {
+            let error = match Self::load_set(folder, &json) {
                 Ok(posterior) => return Ok(posterior),
-                Err(error) => match read(&path)? {
-                    now if now == json => return Err(error),
-                    now => json = now,
-                },
+                Err(error) => error,
+            };
+            match read(&path)? {
+                now if now != json => (json, attempts) = (now, 1),
+                _ if attempts < ATTEMPTS => attempts += 1,
+                _ => return Err(error),
             }
         }
     }
