@@ -10,7 +10,8 @@ use crate::threads::{Parts, Threads};
 /// its stride comes upon, and for no others.
 pub(super) fn geometry(g: &Conv2d) -> Option<Conv2d> {
     let points = g.kernel == [1, 1] && g.stride != [1, 1] && g.pad == [0, 0] && g.groups == 1;
-    let all = (0..2).all(|axis| g.output[axis] == g.input[axis].div_ceil(g.stride[axis]));
+    let all = (0..2)
+        .all(|axis| g.input[axis] > 0 && g.output[axis] == g.input[axis].div_ceil(g.stride[axis]));
     (points && all).then_some(Conv2d { input: g.output, stride: [1, 1], ..*g })
 }
 
@@ -64,7 +65,7 @@ pub(super) fn spread(
     });
 }
 
-/// Thins a plane.
+/// Thins a plane. Of the usual stride compilers know the loop's, and write shuffles.
 struct Gather<'a> {
     g: &'a Conv2d,
     from: &'a [f32],
