@@ -102,8 +102,9 @@ pub(crate) fn conv2d_filter_grad_on(
         return winograd::filter_grad(isa, threads, g, (x, ct), out, scratch);
     }
     if let Some(thinned) = thinned::geometry(g) {
-        let (x, scratch) = thinned::gather(threads, g, &thinned, x, scratch);
-        return conv2d_filter_grad_on(isa, threads, &thinned, (x, ct), out, scratch);
+        let [planes, scratch] = thinned::split(&thinned, scratch);
+        thinned::gather(threads, g, x, planes);
+        return conv2d_filter_grad_on(isa, threads, &thinned, (planes, ct), out, scratch);
     }
     if has_plain_rows(g) {
         let (rows, len) = ([g.out_channels, g.in_channels], g.output[0] * g.output[1]);

@@ -130,10 +130,10 @@ pub(crate) fn conv2d_input_grad_on(
         return winograd::input_grad(isa, threads, g, (ct, w), out, scratch, epilogue);
     }
     if let Some(thinned) = thinned::geometry(g) {
-        let (dx, scratch) = scratch.split_at_mut(thinned::scratch_len(&thinned));
-        let dx = &mut dx[..thinned.input_shape().len()];
-        conv2d_input_grad_on(isa, threads, &thinned, (ct, w), dx, scratch, None);
-        return thinned::spread(threads, g, &thinned, dx, out, epilogue);
+        let [planes, scratch] = thinned::split(&thinned, scratch);
+        conv2d_input_grad_on(isa, threads, &thinned, (ct, w), planes, scratch, None);
+        thinned::spread(threads, g, planes, out);
+        return epilogue.into_iter().for_each(|epilogue| finish(threads, out, epilogue));
     }
     let one_phase = g.stride == [1, 1];
     for phase in phases(g) {

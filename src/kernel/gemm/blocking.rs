@@ -63,6 +63,7 @@ pub(super) enum Ahead {
     A,
     /// Columns of B that several tasks share.
     B,
+    /// Nothing: there is one task of rows.
     Nothing,
 }
 
@@ -108,10 +109,10 @@ impl Blocking {
             strip,
             rows,
             columns,
-            ahead: match () {
-                () if packs_a && m < n => Ahead::A,
-                () if rows < m => Ahead::B,
-                () => Ahead::Nothing,
+            ahead: match packs_a && m < n {
+                true => Ahead::A,
+                false if rows < m => Ahead::B,
+                false => Ahead::Nothing,
             },
             packed_columns: (column_fits.max(1) * columns).min(all_columns),
             k: even_part(segment_len, K_MAX),

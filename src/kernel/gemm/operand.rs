@@ -30,7 +30,7 @@ pub(crate) struct Matrix<'a> {
 }
 
 /// Most elements of a cycle of k that is kept.
-const CYCLE_MAX: usize = 256;
+const CYCLE_MAX: usize = 64;
 
 /// The inner two loops of a matrix's k.
 #[derive(Clone, Copy, Debug)]

@@ -120,9 +120,9 @@ impl Block<'_> {
                 let whole = only && last + column.lane + LINE <= matrix.data.len();
                 column.read = if whole { u16::MAX } else { first(column.count) };
             }
-            for index in k - self.k.start..k - self.k.start + run {
-                let row =
-                    matrix.data.as_ptr().wrapping_add(start + (index + self.k.start - k) * step);
+            for i in 0..run {
+                let row = matrix.data.as_ptr().wrapping_add(start + i * step);
+                let index = k - self.k.start + i;
                 for column in columns.iter() {
                     let from = row.wrapping_add(column.lane);
                     prefetch(from.wrapping_add(PREFETCH_ROWS * step));
