@@ -116,8 +116,10 @@ struct Plan {
     blocks: Blocks,
     /// Of the filters.
     strips: Strips,
-    /// Elements of the transformed filters, `[strip][point][channel][row]`: all of them, or what a
-    /// worker needs for a strip if it transforms them as it multiplies.
+    /// Elements of a strip of transformed filters, `[point][channel][row]`.
+    strip_len: usize,
+    /// Elements of the transformed filters: all strips, or one for a worker that transforms it as
+    /// it multiplies.
     filters_len: usize,
     by_strip: bool,
     /// Elements of a block's transformed input, `[point][strip of tiles][channel][tile]`.
@@ -135,7 +137,8 @@ impl Plan {
         let strips = Strips::new(isa, layer.features);
         let panel_len = POINTS * point_len(layer.channels, blocks.tiles_max);
         let local_len = (POINTS * strips.rows * blocks.tiles_max).max(blocks.dealt(&grid).len());
-        let filters_len = POINTS * layer.channels * layer.features;
+        let strip_len = POINTS * point_len(layer.channels, strips.rows);
+        let filters_len = strips.count() * strip_len;
         let by_strip = strips.count() >= STRIPS_PER_WORKER * workers
             && filters_are_large(filters_len, blocks.count * panel_len, strips.count());
         let at_once = if by_strip { blocks.count } else { PANELS_MAX / panel_len };
@@ -143,11 +146,8 @@ impl Plan {
             layer,
             grid,
             results: Grid::output(layer.batch, layer.output),
-            filters_len: match by_strip {
-                true => POINTS * layer.channels * strips.rows,
-                false => filters_len,
-            }
-            .next_multiple_of(LINE),
+            strip_len,
+            filters_len: if by_strip { strip_len } else { filters_len }.next_multiple_of(LINE),
             by_strip,
             panel_len,
             at_once: at_once.clamp(1, blocks.count),
@@ -169,10 +169,11 @@ fn filters_are_large(filters: usize, panels: usize, strips: usize) -> bool {
     panels * (1 + strips) <= filters * (2 + panels.div_ceil(PANELS_MAX))
 }
 
-/// From one point of a panel to the next. A line more than is needed keeps the points of a tile
-/// from falling into one set of a cache where extents are powers of two.
-fn point_len(channels: usize, tiles: usize) -> usize {
-    channels * tiles + LINE
+/// From one point of a panel to the next, or of a strip of filters, for `lanes` tiles or rows of
+/// each channel. A line more than is needed keeps the points of a tile from falling into one set of
+/// a cache where extents are powers of two.
+fn point_len(channels: usize, lanes: usize) -> usize {
+    channels * lanes + LINE
 }
 
 /// Features dealt into strips of rows of a register tile, all but the last equal.
@@ -272,16 +273,15 @@ impl Call<'_> {
     /// All filters at their points, `[strip][point][channel][row]`.
     fn transform_filters(&self, filters: &mut [f32]) {
         const AT_ONCE: usize = 2 * FILTERS_AT_ONCE;
-        let channels = self.plan.layer.channels;
+        let Plan { layer: Layer { channels, .. }, strip_len, .. } = self.plan;
         let tasks = channels.div_ceil(AT_ONCE);
         let filters = Parts::new(filters);
         self.threads.run(self.plan.strips.count() * tasks, |task, _| {
             let features = self.plan.strips.of(task / tasks);
             let first = task % tasks * AT_ONCE;
-            let len = POINTS * channels * features.len();
-            let to = filters.pointer(features.start * POINTS * channels, len);
+            let to = filters.pointer(task / tasks * strip_len, *strip_len);
             // SAFETY: tasks have strips or channels of their own.
-            unsafe { self.transform_strip(features, first..(first + AT_ONCE).min(channels), to) };
+            unsafe { self.transform_strip(features, first..(first + AT_ONCE).min(*channels), to) };
         });
     }
 
@@ -323,7 +323,7 @@ impl Call<'_> {
                 // SAFETY: as above, and by the caller's contract.
                 unsafe {
                     (self.isa.winograd.filter)(taps, LINE, lines.as_mut_ptr(), LINE);
-                    (self.isa.winograd.scatter)(&lines, first(rows), to, all * rows);
+                    (self.isa.winograd.scatter)(&lines, first(rows), to, point_len(all, rows));
                 }
             }
         }
@@ -369,15 +369,15 @@ impl Call<'_> {
         locals: &mut [f32],
         results: (&Parts<'_, f32>, Option<&dyn Epilogue>),
     ) {
-        let Plan { layer, panel_len, local_len, strips, .. } = self.plan;
+        let Plan { panel_len, local_len, strips, strip_len, .. } = self.plan;
         let (count, strips_count) = (panels.len() / panel_len, strips.count());
         let locals = Parts::new(locals);
         self.threads.run(count * strips_count, |task, worker| {
             // SAFETY: a worker runs one task at a time.
             let sums = unsafe { locals.part(worker * local_len, *local_len) };
-            let (index, features) = (task / strips_count, strips.of(task % strips_count));
-            let filters = &filters[features.start * POINTS * layer.channels..];
-            let panel = &panels[index * panel_len..];
+            let (index, strip) = (task / strips_count, task % strips_count);
+            let filters = &filters[strip * strip_len..][..*strip_len];
+            let (features, panel) = (strips.of(strip), &panels[index * panel_len..]);
             self.multiply_block(block + index, features, (filters, panel), sums, worker, results);
         });
     }
@@ -400,7 +400,7 @@ impl Call<'_> {
                 let filters = filters.part(worker * filters_len, *filters_len);
                 (filters, locals.part(worker * local_len, *local_len))
             };
-            assert!(filters.len() >= POINTS * layer.channels * features.len(), "strips have room");
+            assert!(features.len() <= strips.rows, "strips have room");
             // SAFETY: the strip has room.
             unsafe {
                 self.transform_strip(features.clone(), 0..layer.channels, filters.as_mut_ptr());
@@ -426,7 +426,7 @@ impl Call<'_> {
         let tiles = blocks.tiles(grid, block).next_multiple_of(LINE);
         let (rows, channels) = (features.len(), layer.channels);
         for point in 0..POINTS {
-            let filter = &filters[point * channels * rows..][..channels * rows];
+            let filter = &filters[point * point_len(channels, rows)..][..channels * rows];
             let panel = &panel[point * point_len(channels, tiles)..];
             let sums = &mut sums[point * rows * tiles..];
             let filter = Strip::packed(filter, rows);

@@ -10,7 +10,7 @@ mod turned;
 use super::TAPS;
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{Isa, LINE, LINES, STEP};
-use crate::threads::{Parts, Threads};
+use crate::threads::Threads;
 
 /// Elements of transformed input and cotangents that are made before they are multiplied.
 const PANELS_MAX: usize = 1 << 21;
@@ -49,30 +49,14 @@ pub(in crate::kernel) fn filter_grad(
     }
 }
 
-/// Transforms sums to filters: those of a feature with a channel and its neighbours in a line begin
-/// at `place(feature, channel)`, each point `stride` after the one before.
-fn finish(
-    isa: &Isa,
-    threads: &Threads,
-    g: &Conv2d,
-    (sums, stride): (&[f32], usize),
-    place: impl Fn(usize, usize) -> usize + Sync,
-    out: &mut [f32],
-) {
-    let filters_len = g.in_channels * TAPS;
-    let out = Parts::new(out);
-    threads.run(g.out_channels, |feature, _| {
-        // SAFETY: each task has the filters of a feature.
-        let filters = unsafe { out.part(feature * filters_len, filters_len) };
-        let mut lines = [0.0; LINES];
-        for (group, filters) in filters.chunks_mut(LINE * TAPS).enumerate() {
-            let sums = &sums[place(feature, group * LINE)..];
-            // SAFETY: an instruction set is only handed out where the processor has it.
-            unsafe { (isa.winograd.filter_grad)(sums, stride, lines.as_mut_ptr(), LINE) };
-            for (lane, filter) in filters.chunks_exact_mut(TAPS).enumerate() {
-                let taps = lines.iter().skip(lane).step_by(LINE);
-                filter.iter_mut().zip(taps).for_each(|(to, &from)| *to = from);
-            }
-        }
-    });
+/// Transforms the sums of up to a line of neighbouring filters, each point `stride` after the one
+/// before.
+fn store_filters(isa: &Isa, (sums, stride): (&[f32], usize), filters: &mut [f32]) {
+    let mut lines = [0.0; LINES];
+    // SAFETY: an instruction set is only handed out where the processor has it.
+    unsafe { (isa.winograd.filter_grad)(sums, stride, lines.as_mut_ptr(), LINE) };
+    for (lane, filter) in filters.chunks_exact_mut(TAPS).enumerate() {
+        let taps = lines.iter().skip(lane).step_by(LINE);
+        filter.iter_mut().zip(taps).for_each(|(to, &from)| *to = from);
+    }
 }

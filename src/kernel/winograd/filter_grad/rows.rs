@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::super::tiles::{Blocks, Dealt, Grid};
-use super::super::{CHANNELS_AT_ONCE, point_len};
-use super::{PANELS_MAX, TILES, finish};
+use super::super::{CHANNELS_AT_ONCE, TAPS, point_len};
+use super::{PANELS_MAX, TILES, store_filters};
 use crate::graph::Conv2d;
 use crate::kernel::gemm::dots::{Dots, Rows, panel_len};
 use crate::kernel::gemm::{Isa, LINE, POINTS, TransformFn, aligned};
@@ -100,10 +100,7 @@ pub(super) fn filter_grad(
         call.transform(&output, blocks.clone(), cotangents, locals);
         call.multiply(blocks, [cotangents, panels], sums, locals);
     }
-    let stride = plan.sums_len() / POINTS;
-    let place =
-        |feature, channel| (channel / SIDE * g.out_channels + feature) * SIDE + channel % SIDE;
-    finish(isa, threads, g, (sums, stride), place, out);
+    call.finish(sums, out);
 }
 
 /// One sum.
@@ -209,6 +206,23 @@ impl Call<'_> {
                 };
                 dots.add_block([rows.clone(), channels.clone()], SIDE, panel, c);
                 first += images;
+            }
+        });
+    }
+    /// Transforms the sums to filters.
+    fn finish(&self, sums: &[f32], out: &mut [f32]) {
+        let Conv2d { in_channels, out_channels, .. } = self.plan.g;
+        let filters_len = in_channels * TAPS;
+        let stride = self.plan.sums_len() / POINTS;
+        let out = Parts::new(out);
+        self.threads.run(out_channels, |feature, _| {
+            // SAFETY: each task has the filters of a feature.
+            let filters = unsafe { out.part(feature * filters_len, filters_len) };
+            for (group, filters) in filters.chunks_mut(LINE * TAPS).enumerate() {
+                let channel = group * LINE;
+                let row = channel / SIDE * out_channels + feature;
+                let sums = &sums[row * SIDE + channel % SIDE..];
+                store_filters(self.isa, (sums, stride), filters);
             }
         });
     }

@@ -1,18 +1,27 @@
 //! Sums of products of rows of channels, one row for each point and tile.
+//!
+//! A task sums some features and channels at all points and transforms the sums to filters while
+//! they are in its second-level cache. Where not all blocks are transformed at once they have to be
+//! kept meanwhile.
 
 use std::ops::Range;
 
 use super::super::tiles::{Blocks, Dealt, Grid};
-use super::super::{Strips, point_len};
-use super::{PANELS_MAX, TILES, finish};
+use super::super::{Strips, TAPS, point_len};
+use super::{PANELS_MAX, TILES, store_filters};
 use crate::graph::Conv2d;
 use crate::kernel::gemm::{
     Isa, LINE, LINES, POINTS, Strip, TransformFn, Write, aligned, first, multiply_strip,
 };
 use crate::threads::{Parts, Threads};
 
-/// Strips of features that one task multiplies.
+/// Strips of features of a task's sums, at most.
 const STRIPS_AT_ONCE: usize = 4;
+/// Channels of a task's sums, whole strips of them; all points of these and of the features take
+/// half a second-level cache.
+const CHANNELS: usize = 64;
+/// Tasks wanted for each worker, so that a slow one does not hold up the rest.
+const TASKS_PER_WORKER: usize = 4;
 
 /// How the sum is cut, and its scratch memory.
 struct Plan {
@@ -30,12 +39,14 @@ struct Plan {
     cotangents_len: usize,
     /// Blocks transformed before they are multiplied.
     at_once: usize,
+    /// Strips of features of a task's sums.
+    task_strips: usize,
     /// Elements that a worker needs for itself.
     local_len: usize,
 }
 
 impl Plan {
-    fn new(isa: &Isa, g: &Conv2d) -> Self {
+    fn new(isa: &Isa, g: &Conv2d, workers: usize) -> Self {
         let input = Grid::input(g.batch, g.input, g.output, g.pad);
         let output = Grid::output(g.batch, g.output);
         let blocks = Blocks::new(&output, TILES);
@@ -43,22 +54,51 @@ impl Plan {
         let panel_len = POINTS * point_len(channels, blocks.tiles_max);
         let cotangents_len = (POINTS * blocks.tiles_max * g.out_channels).next_multiple_of(LINE);
         let dealt_len = blocks.dealt(&input).len().max(blocks.dealt(&output).len());
-        Plan {
+        let strips = Strips::new(isa, g.out_channels);
+        let all = strips.count() * channels.div_ceil(CHANNELS);
+        let mut plan = Plan {
             g: *g,
             input,
             output,
             channels,
-            strips: Strips::new(isa, g.out_channels),
+            task_strips: (all / (TASKS_PER_WORKER * workers)).clamp(1, STRIPS_AT_ONCE),
+            strips,
             panel_len,
             cotangents_len,
             at_once: (PANELS_MAX / (panel_len + cotangents_len)).clamp(1, blocks.count),
             local_len: LINE * (dealt_len + LINES),
             blocks,
+        };
+        if !plan.keeps_sums() {
+            plan.local_len = plan.local_len.max(plan.task_len());
         }
+        plan
     }
 
+    /// Whether sums wait for further blocks.
+    fn keeps_sums(&self) -> bool {
+        self.at_once < self.blocks.count
+    }
+
+    /// From one point of a task's sums to the next.
+    fn point_stride(&self) -> usize {
+        point_len(self.task_strips * self.strips.rows, CHANNELS.min(self.channels))
+    }
+
+    /// Elements of a task's sums, `[point][feature][channel]`.
+    fn task_len(&self) -> usize {
+        POINTS * self.point_stride()
+    }
+
+    /// Tasks along the features, and along the channels.
+    fn tasks(&self) -> [usize; 2] {
+        [self.strips.count().div_ceil(self.task_strips), self.channels.div_ceil(CHANNELS)]
+    }
+
+    /// Elements of the sums that are kept.
     fn sums_len(&self) -> usize {
-        POINTS * self.g.out_channels * self.channels
+        let tasks = self.tasks().iter().product::<usize>();
+        if self.keeps_sums() { tasks * self.task_len() } else { 0 }
     }
 
     fn scratch_len(&self, workers: usize) -> usize {
@@ -71,7 +111,7 @@ impl Plan {
 
 /// Elements of scratch that [`filter_grad`] needs.
 pub(super) fn scratch_len(isa: &Isa, g: &Conv2d, workers: usize) -> usize {
-    Plan::new(isa, g).scratch_len(workers)
+    Plan::new(isa, g, workers).scratch_len(workers)
 }
 
 /// The filter's cotangent.
@@ -83,20 +123,19 @@ pub(super) fn filter_grad(
     out: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let plan = Plan::new(isa, g);
+    let plan = Plan::new(isa, g, threads.count());
     let needed = plan.scratch_len(threads.count());
     assert!(scratch.len() >= needed, "minimal filtering needs {needed} of scratch");
     let (sums, rest) = aligned(scratch).split_at_mut(plan.sums_len());
     let (panels, rest) = rest.split_at_mut(plan.at_once * plan.panel_len);
     let (cotangents, locals) = rest.split_at_mut(plan.at_once * plan.cotangents_len);
     let call = Call { isa, threads, plan: &plan };
+    let out = Parts::new(out);
     for first in (0..plan.blocks.count).step_by(plan.at_once) {
         let blocks = first..(first + plan.at_once).min(plan.blocks.count);
         call.transform(blocks.clone(), (x, ct), (panels, cotangents), locals);
-        call.multiply(blocks, (panels, cotangents), sums);
+        call.multiply(blocks, (panels, cotangents), (sums, locals), &out);
     }
-    let place = |feature, channel| feature * plan.channels + channel;
-    finish(isa, threads, g, (sums, plan.sums_len() / POINTS), place, out);
 }
 
 /// One sum.
@@ -207,35 +246,87 @@ impl Call<'_> {
         }
     }
 
-    /// Adds the products of some blocks to the sums `[point][feature][channel]`.
+    /// Adds the products of some blocks to the sums; the last blocks give filters.
     fn multiply(
         &self,
         blocks: Range<usize>,
+        operands: (&[f32], &[f32]),
+        (sums, locals): (&mut [f32], &mut [f32]),
+        out: &Parts<'_, f32>,
+    ) {
+        let plan = self.plan;
+        let [along_features, along_channels] = plan.tasks();
+        let (sums, locals) = (Parts::new(sums), Parts::new(locals));
+        self.threads.run(along_features * along_channels, |task, worker| {
+            // SAFETY: a worker runs one task at a time, and kept sums are a task's own.
+            let sums = unsafe {
+                match plan.keeps_sums() {
+                    true => sums.part(task * plan.task_len(), plan.task_len()),
+                    false => locals.part(worker * plan.local_len, plan.task_len()),
+                }
+            };
+            let first_strip = task / along_channels * plan.task_strips;
+            let strips = first_strip..(first_strip + plan.task_strips).min(plan.strips.count());
+            let channel = task % along_channels * CHANNELS;
+            let channels = channel..(channel + CHANNELS).min(plan.channels);
+            self.add_products(blocks.clone(), operands, (strips.clone(), channels.clone()), sums);
+            if blocks.end == plan.blocks.count {
+                let features =
+                    plan.strips.of(strips.start).start..plan.strips.of(strips.end - 1).end;
+                // SAFETY: tasks have features or channels of their own.
+                unsafe { self.finish(features, channels, sums, out) };
+            }
+        });
+    }
+
+    /// Adds the products of some blocks to the sums of a task.
+    fn add_products(
+        &self,
+        blocks: Range<usize>,
         (panels, cotangents): (&[f32], &[f32]),
+        (strips, columns): (Range<usize>, Range<usize>),
         sums: &mut [f32],
     ) {
-        let Plan { g, blocks: all, channels, panel_len, cotangents_len, .. } = self.plan;
-        let strips = self.plan.strips.count();
-        let tasks = strips.div_ceil(STRIPS_AT_ONCE);
-        let sums = Parts::new(sums);
-        self.threads.run(POINTS * tasks, |task, _| {
-            let (point, first_strip) = (task / tasks, task % tasks * STRIPS_AT_ONCE);
+        let Plan { blocks: all, channels, panel_len, cotangents_len, .. } = self.plan;
+        let first_feature = self.plan.strips.of(strips.start).start;
+        for (point, sums) in sums.chunks_exact_mut(self.plan.point_stride()).enumerate() {
             for (index, block) in blocks.clone().enumerate() {
                 let tiles = all.tiles(&self.plan.output, block);
                 let panel = &panels[index * panel_len + point * point_len(*channels, tiles)..];
+                let panel = (&panel[columns.start * tiles..], columns.len());
                 let write = if block == 0 { Write::Set } else { Write::Add };
-                for strip in first_strip..(first_strip + STRIPS_AT_ONCE).min(strips) {
+                for strip in strips.clone() {
                     let rows = self.plan.strips.of(strip);
                     let start = (rows.start * POINTS + point * rows.len()) * tiles;
                     let cotangents = &cotangents[index * cotangents_len + start..];
                     let a = Strip::packed(&cotangents[..tiles * rows.len()], rows.len());
-                    let start = (point * g.out_channels + rows.start) * channels;
-                    // SAFETY: tasks have points or strips of their own.
-                    let sums = unsafe { sums.part(start, rows.len() * channels) };
-                    let panel = (panel, *channels);
-                    multiply_strip(self.isa, a, panel, sums, *channels, write);
+                    let sums = &mut sums[(rows.start - first_feature) * columns.len()..];
+                    multiply_strip(self.isa, a, panel, sums, columns.len(), write);
                 }
             }
-        });
+        }
+    }
+
+    /// Transforms the sums of a task to filters.
+    ///
+    /// # Safety
+    /// No other thread writes the filters of these features and channels.
+    unsafe fn finish(
+        &self,
+        features: Range<usize>,
+        channels: Range<usize>,
+        sums: &[f32],
+        out: &Parts<'_, f32>,
+    ) {
+        let all = self.plan.g.in_channels;
+        let len = (channels.end.min(all) - channels.start) * TAPS;
+        for (row, feature) in features.enumerate() {
+            // SAFETY: the caller's contract.
+            let filters = unsafe { out.part((feature * all + channels.start) * TAPS, len) };
+            for (group, filters) in filters.chunks_mut(LINE * TAPS).enumerate() {
+                let sums = &sums[row * channels.len() + group * LINE..];
+                store_filters(self.isa, (sums, self.plan.point_stride()), filters);
+            }
+        }
     }
 }
