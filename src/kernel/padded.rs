@@ -3,11 +3,8 @@
 use crate::graph::Conv2d;
 use crate::kernel::gemm::Padded;
 
-/// A plane with its zeros is at most about so many times the output.
-const ZEROS_MAX: usize = 4;
-
 /// Each tap of a filter is a constant offset in it, from any position of the output: planes are
-/// split by the stride, and have zero rows above and below.
+/// split by the stride, and have zero rows above and below and room between their rows.
 pub(super) struct PaddedInput {
     pub padded: Padded,
     g: Conv2d,
@@ -16,30 +13,13 @@ pub(super) struct PaddedInput {
 }
 
 impl PaddedInput {
-    /// Whether taps look no further than is worth copying.
-    pub fn is_compact(g: &Conv2d) -> bool {
-        [0, 1].into_iter().all(|axis| {
-            let reach = g.kernel[axis].saturating_sub(1) * g.dilation[axis] / g.stride[axis];
-            reach <= ZEROS_MAX * (g.output[axis] + g.kernel[axis])
-        })
-    }
-
-    /// Without room between rows: what a tap reads beyond the end of one is not its own.
-    pub fn tight(g: &Conv2d) -> Self {
-        Self::with_width(g, |_, columns| g.output[1].max(columns))
-    }
-
     /// With so many zeros between rows that taps read what is there.
-    pub fn spaced(g: &Conv2d) -> Self {
-        Self::with_width(g, |[left, right], columns| (g.output[1] + right).max(columns + left))
-    }
-
-    /// `width` is told how far taps look to either side, and how many columns a phase has.
-    fn with_width(g: &Conv2d, width: impl Fn([usize; 2], usize) -> usize) -> Self {
+    pub fn new(g: &Conv2d) -> Self {
         let ends = [0, 1].map(|axis| [0, g.kernel[axis] - 1].map(|tap| place(g, axis, tap).1));
         let [[top, bottom], [left, right]] = ends;
         let [before, after] = [(-left).max(0) as usize, right.max(0) as usize];
-        let width = width([before, after], g.input[1].div_ceil(g.stride[1]));
+        let columns = g.input[1].div_ceil(g.stride[1]);
+        let width = (g.output[1] + after).max(columns + before);
         let padded = Padded {
             plane: g.input,
             stride: g.stride,
@@ -65,7 +45,7 @@ impl PaddedInput {
 }
 
 /// The phase of the stride that a tap reads, and its distance from the output's position.
-fn place(g: &Conv2d, axis: usize, tap: usize) -> (usize, isize) {
+pub(super) fn place(g: &Conv2d, axis: usize, tap: usize) -> (usize, isize) {
     let at = (tap * g.dilation[axis]) as isize - g.pad[axis] as isize;
     let stride = g.stride[axis] as isize;
     (at.rem_euclid(stride) as usize, at.div_euclid(stride))

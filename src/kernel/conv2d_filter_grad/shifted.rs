@@ -30,7 +30,7 @@ pub(super) fn applies(g: &Conv2d) -> bool {
     {
         return false;
     }
-    let width = PaddedInput::spaced(g).width();
+    let width = PaddedInput::new(g).width();
     width * g.output[0] >= LINE && (width - g.output[1]) * ROOM_MAX <= g.output[1]
 }
 
@@ -49,7 +49,7 @@ struct Plan {
 
 impl Plan {
     fn new(g: &Conv2d) -> Self {
-        let input = PaddedInput::spaced(g);
+        let input = PaddedInput::new(g);
         let (len, fits) = (g.output[0] * input.width(), input.width() == g.output[1]);
         let image = g.in_channels * input.padded.len() + g.out_channels * len;
         let images = (PADDED_MAX / image.max(1)).clamp(1, g.batch.max(1));

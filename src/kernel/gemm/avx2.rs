@@ -6,10 +6,11 @@ use std::arch::x86_64::*;
 
 use self::line::Pair;
 use super::dots::{self, Side};
-use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::LINE;
 use super::pack::Block;
+use super::planes::{self, Padded};
+use super::taps::{self, Taps};
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
 use super::winograd::{
     self, Cotangent, Dealing, Filter, FilterGrad, Input, LINES, Output, STEP, Transform, Winograd,
@@ -17,6 +18,7 @@ use super::winograd::{
 
 impl Vector for __m256 {
     const LANES: usize = 8;
+    type Mask = __m256i;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -55,9 +57,26 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
-    unsafe fn and(self, mask: Self) -> Self {
+    unsafe fn mask(start: usize, end: usize) -> __m256i {
         // SAFETY: the caller has the features.
-        unsafe { _mm256_and_ps(self, mask) }
+        unsafe {
+            let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let before = _mm256_cmpgt_epi32(_mm256_set1_epi32(start as i32), numbers);
+            let until = _mm256_cmpgt_epi32(_mm256_set1_epi32(end as i32), numbers);
+            _mm256_andnot_si256(before, until)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_masked(from: *const f32, mask: __m256i) -> Self {
+        // SAFETY: the caller has the features and the elements in the mask.
+        unsafe { _mm256_maskload_ps(from, mask) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_masked(self, to: *mut f32, mask: __m256i) {
+        // SAFETY: the caller has the features and the elements in the mask.
+        unsafe { _mm256_maskstore_ps(to, mask, self) }
     }
 }
 
@@ -88,30 +107,30 @@ unsafe fn filter(
     from: &[f32],
     weights: &[f32],
     taps: &Taps,
-    masks: &[f32],
     write: Write,
     to: &mut [f32],
+    extents: [usize; 2],
 ) {
     // SAFETY: the caller has the features.
-    unsafe { flat::filter::<__m256>(from, weights, taps, masks, write, to) }
+    unsafe { taps::filter::<__m256>(from, weights, taps, write, to, extents) }
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn correlate(ct: &[f32], from: &[f32], taps: &Taps, masks: &[f32], sums: &mut [f32]) {
+unsafe fn correlate(ct: &[f32], extents: [usize; 2], from: &[f32], taps: &Taps, sums: &mut [f32]) {
     // SAFETY: the caller has the features.
-    unsafe { flat::correlate::<__m256>(ct, from, taps, masks, sums) }
+    unsafe { taps::correlate::<__m256>(ct, extents, from, taps, sums) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn pad(padded: &Padded, plane: &[f32], to: &mut [f32]) {
     // SAFETY: the caller has the features.
-    unsafe { flat::pad::<Pair>(padded, plane, to) }
+    unsafe { planes::pad::<Pair>(padded, plane, to) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [usize; 2]) {
     // SAFETY: the caller has the features.
-    unsafe { flat::copy_rows::<Pair>(from, to, extents) }
+    unsafe { planes::copy_rows::<Pair>(from, to, extents) }
 }
 
 #[target_feature(enable = "avx2,fma")]

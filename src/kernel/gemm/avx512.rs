@@ -3,10 +3,11 @@
 use std::arch::x86_64::*;
 
 use super::dots::{self, Side};
-use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
-use super::line::{LINE, Line};
+use super::line::{LINE, Line, first};
 use super::pack::Block;
+use super::planes::{self, Padded};
+use super::taps::{self, Taps};
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
 use super::winograd::{
     self, Cotangent, Dealing, Filter, FilterGrad, Input, LINES, Output, STEP, Transform, Winograd,
@@ -14,6 +15,7 @@ use super::winograd::{
 
 impl Vector for __m512 {
     const LANES: usize = 16;
+    type Mask = u16;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -52,14 +54,20 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn and(self, mask: Self) -> Self {
-        // SAFETY: the caller has the feature.
-        unsafe {
-            _mm512_castsi512_ps(_mm512_and_si512(
-                _mm512_castps_si512(self),
-                _mm512_castps_si512(mask),
-            ))
-        }
+    unsafe fn mask(start: usize, end: usize) -> u16 {
+        first(end) & !first(start)
+    }
+
+    #[inline(always)]
+    unsafe fn load_masked(from: *const f32, mask: u16) -> Self {
+        // SAFETY: the caller has the feature and the elements in the mask.
+        unsafe { _mm512_maskz_loadu_ps(mask, from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_masked(self, to: *mut f32, mask: u16) {
+        // SAFETY: the caller has the feature and the elements in the mask.
+        unsafe { _mm512_mask_storeu_ps(to, mask, self) }
     }
 }
 
@@ -250,30 +258,30 @@ unsafe fn filter(
     from: &[f32],
     weights: &[f32],
     taps: &Taps,
-    masks: &[f32],
     write: Write,
     to: &mut [f32],
+    extents: [usize; 2],
 ) {
     // SAFETY: the caller has the feature.
-    unsafe { flat::filter::<__m512>(from, weights, taps, masks, write, to) }
+    unsafe { taps::filter::<__m512>(from, weights, taps, write, to, extents) }
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn correlate(ct: &[f32], from: &[f32], taps: &Taps, masks: &[f32], sums: &mut [f32]) {
+unsafe fn correlate(ct: &[f32], extents: [usize; 2], from: &[f32], taps: &Taps, sums: &mut [f32]) {
     // SAFETY: the caller has the feature.
-    unsafe { flat::correlate::<__m512>(ct, from, taps, masks, sums) }
+    unsafe { taps::correlate::<__m512>(ct, extents, from, taps, sums) }
 }
 
 #[target_feature(enable = "avx512f")]
 unsafe fn pad(padded: &Padded, plane: &[f32], to: &mut [f32]) {
     // SAFETY: the caller has the feature.
-    unsafe { flat::pad::<__m512>(padded, plane, to) }
+    unsafe { planes::pad::<__m512>(padded, plane, to) }
 }
 
 #[target_feature(enable = "avx512f")]
 unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [usize; 2]) {
     // SAFETY: the caller has the feature.
-    unsafe { flat::copy_rows::<__m512>(from, to, extents) }
+    unsafe { planes::copy_rows::<__m512>(from, to, extents) }
 }
 
 #[target_feature(enable = "avx512f")]

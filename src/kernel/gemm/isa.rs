@@ -3,9 +3,10 @@
 use std::sync::OnceLock;
 
 use super::dots::PackRowsFn;
-use super::flat::{CorrelateFn, FilterFn, PadFn, RowsFn};
 use super::pack::PackFn;
+use super::planes::{PadFn, RowsFn};
 use super::portable;
+use super::taps::{CorrelateFn, FilterFn};
 use super::tile::TileFn;
 use super::winograd::Winograd;
 #[cfg(target_arch = "x86_64")]

@@ -10,13 +10,14 @@
 
 mod blocking;
 pub(crate) mod dots;
-mod flat;
 mod isa;
 mod line;
 mod operand;
 mod pack;
+mod planes;
 mod portable;
 mod span;
+mod taps;
 mod target;
 mod tile;
 mod winograd;
@@ -38,10 +39,11 @@ use pack::Block;
 use tile::TileArgs;
 
 pub(crate) use blocking::Extents;
-pub(crate) use flat::{FLAT_UNIT, FlatTap, Padded, TAPS_MAX, Taps, fill_mask};
 pub(crate) use isa::Isa;
 pub(crate) use line::{LINE, first};
 pub(crate) use operand::{Matrix, Operand, Windows};
+pub(crate) use planes::Padded;
+pub(crate) use taps::{TAPS_MAX, Taps};
 use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
 pub use tile::Hints;

@@ -1,10 +1,11 @@
 //! Plain Rust that compilers vectorise: tiles of up to 4 rows and 16 columns.
 
 use super::dots::{self, Side};
-use super::flat::{self, Padded, Taps};
 use super::isa::Isa;
 use super::line::LINE;
 use super::pack::Block;
+use super::planes::{self, Padded};
+use super::taps::{self, Taps};
 use super::tile::{TileArgs, TileFn, Vector, Write, tile};
 use super::winograd::{
     self, Cotangent, Dealing, Filter, FilterGrad, Input, LINES, Output, STEP, Transform, Winograd,
@@ -16,6 +17,8 @@ struct Eight([f32; 8]);
 
 impl Vector for Eight {
     const LANES: usize = 8;
+    /// The first lane, and the one after the last.
+    type Mask = [usize; 2];
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -55,9 +58,26 @@ impl Vector for Eight {
     }
 
     #[inline(always)]
-    unsafe fn and(self, mask: Self) -> Self {
-        let bits = |i: usize| self.0[i].to_bits() & mask.0[i].to_bits();
-        Eight(std::array::from_fn(|i| f32::from_bits(bits(i))))
+    unsafe fn mask(start: usize, end: usize) -> [usize; 2] {
+        [start, end]
+    }
+
+    #[inline(always)]
+    unsafe fn load_masked(from: *const f32, [start, end]: [usize; 2]) -> Self {
+        let mut eight = [0.0; 8];
+        for (i, to) in eight.iter_mut().enumerate().take(end).skip(start) {
+            // SAFETY: the caller has the elements in the mask.
+            *to = unsafe { *from.wrapping_add(i) };
+        }
+        Eight(eight)
+    }
+
+    #[inline(always)]
+    unsafe fn store_masked(self, to: *mut f32, [start, end]: [usize; 2]) {
+        for (i, from) in self.0.into_iter().enumerate().take(end).skip(start) {
+            // SAFETY: the caller has room for the elements in the mask.
+            unsafe { *to.wrapping_add(i) = from };
+        }
     }
 }
 
@@ -84,27 +104,27 @@ unsafe fn filter(
     from: &[f32],
     weights: &[f32],
     taps: &Taps,
-    masks: &[f32],
     write: Write,
     to: &mut [f32],
+    extents: [usize; 2],
 ) {
     // SAFETY: plain Rust needs no features.
-    unsafe { flat::filter::<Eight>(from, weights, taps, masks, write, to) }
+    unsafe { taps::filter::<Eight>(from, weights, taps, write, to, extents) }
 }
 
-unsafe fn correlate(ct: &[f32], from: &[f32], taps: &Taps, masks: &[f32], sums: &mut [f32]) {
+unsafe fn correlate(ct: &[f32], extents: [usize; 2], from: &[f32], taps: &Taps, sums: &mut [f32]) {
     // SAFETY: plain Rust needs no features.
-    unsafe { flat::correlate::<Eight>(ct, from, taps, masks, sums) }
+    unsafe { taps::correlate::<Eight>(ct, extents, from, taps, sums) }
 }
 
 unsafe fn pad(padded: &Padded, plane: &[f32], to: &mut [f32]) {
     // SAFETY: plain Rust needs no features.
-    unsafe { flat::pad::<[f32; LINE]>(padded, plane, to) }
+    unsafe { planes::pad::<[f32; LINE]>(padded, plane, to) }
 }
 
 unsafe fn copy_rows(from: (&[f32], usize), to: (&mut [f32], usize), extents: [usize; 2]) {
     // SAFETY: plain Rust needs no features.
-    unsafe { flat::copy_rows::<[f32; LINE]>(from, to, extents) }
+    unsafe { planes::copy_rows::<[f32; LINE]>(from, to, extents) }
 }
 
 unsafe fn transform<T: Transform>(from: &[f32], stride: usize, to: *mut f32, to_stride: usize) {

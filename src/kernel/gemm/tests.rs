@@ -335,6 +335,14 @@ fn minimal_filtering_of_awkward_geometry() {
     }
 }
 
+/// So many tiles and channels that sums for the filters have to be kept from block to block.
+#[test]
+fn minimal_filtering_of_more_than_is_transformed_at_once() {
+    let g = Conv2d { batch: 64, ..square([250, 40], 5) };
+    assert!(winograd::applies(&g));
+    check_convolution(Isa::best(), &Threads::new(3), &g);
+}
+
 /// Root mean square of the errors of `got`.
 fn rms_error(got: impl Iterator<Item = f32>, want: &[f64]) -> f64 {
     let squares: f64 = got.zip(want).map(|(got, want)| (f64::from(got) - want).powi(2)).sum();

@@ -9,6 +9,8 @@ const PREFETCH_CYCLES: usize = 2;
 pub(super) trait Vector: Copy {
     /// Number of elements.
     const LANES: usize;
+    /// Some of the lanes.
+    type Mask: Copy;
 
     /// All zero.
     unsafe fn zero() -> Self;
@@ -22,8 +24,12 @@ pub(super) trait Vector: Copy {
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     /// `self + b`
     unsafe fn add(self, b: Self) -> Self;
-    /// The bits that are set in both.
-    unsafe fn and(self, mask: Self) -> Self;
+    /// Selects the lanes `start..end`, of `LANES`.
+    unsafe fn mask(start: usize, end: usize) -> Self::Mask;
+    /// Reads the elements in the mask; zero outside.
+    unsafe fn load_masked(from: *const f32, mask: Self::Mask) -> Self;
+    /// Writes the elements in the mask.
+    unsafe fn store_masked(self, to: *mut f32, mask: Self::Mask);
 }
 
 /// Whether a tile replaces or is added to what its destination holds.
