@@ -4,12 +4,10 @@
 //! meet all taps in registers (`gemm::taps`). Planes that are read with a stride are dealt out by
 //! it first, so that neighbours are next to each other.
 
-use std::ops::Range;
-
 use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
 use crate::kernel::conv2d_input_grad::Axis;
-use crate::kernel::gemm::{Isa, LINE, Padded, TAPS_MAX, Taps, Write};
+use crate::kernel::gemm::{Hints, Isa, LINE, Padded, Positions, TAPS_MAX, Taps, Write};
 use crate::kernel::padded::place;
 use crate::threads::{Parts, Threads};
 
@@ -166,7 +164,8 @@ impl Results<'_> {
         RUN.max(len)
     }
 
-    /// Calls `body` with some of the `planes`, the place of their results, and the worker.
+    /// Calls `body` with each plane's number, the place of its results, memory that is needed after
+    /// it, and the worker.
     ///
     /// `values` is memory for the results of each worker until they pass the epilogue.
     fn run(
@@ -174,7 +173,7 @@ impl Results<'_> {
         threads: &Threads,
         planes: usize,
         values: &Parts<'_, f32>,
-        body: impl Fn(Range<usize>, &mut [f32], usize) + Sync,
+        body: impl Fn(usize, &mut [f32], &Hints, usize) + Sync,
     ) {
         let wanted = TASKS_PER_WORKER * threads.count();
         let step = (RUN / self.len).min(planes.div_ceil(wanted)).max(1);
@@ -183,14 +182,28 @@ impl Results<'_> {
             let (start, len) = (planes.start * self.len, planes.len() * self.len);
             // SAFETY: each task has its own planes of the result.
             let out = unsafe { self.out.part(start, len) };
-            let Some(epilogue) = self.epilogue else {
-                return body(planes, out, worker);
+            let each_plane = |to: &mut [f32]| {
+                for (number, to) in planes.clone().zip(to.chunks_exact_mut(self.len)) {
+                    body(number, to, &self.hints(number), worker);
+                }
             };
+            let Some(epilogue) = self.epilogue else { return each_plane(out) };
             // SAFETY: a worker runs one task at a time.
             let values = unsafe { values.part(worker * Self::scratch_len(self.len), len) };
-            body(planes, values, worker);
+            each_plane(values);
             epilogue.apply(start, values, out, worker);
         });
+    }
+
+    /// What is needed of memory once the results of a plane are there.
+    fn hints(&self, plane: usize) -> Hints {
+        let start = plane * self.len;
+        let mut hints = Hints::new(0);
+        hints.push(self.out.hint(start));
+        if let Some(epilogue) = self.epilogue {
+            epilogue.hint(start, &mut hints);
+        }
+        hints
     }
 }
 
@@ -215,17 +228,17 @@ pub(super) fn forward(
         scratch.split_at_mut(threads.count() * Results::scratch_len(results.len));
     let local_len = input.len();
     let (values, scratch) = (Parts::new(values), Parts::new(scratch));
-    results.run(threads, g.batch * g.in_channels, &values, |planes, results, worker| {
+    results.run(threads, g.batch * g.in_channels, &values, |number, results, hints, worker| {
         // SAFETY: a worker runs one task at a time.
         let local = unsafe { scratch.part(worker * local_len, local_len) };
-        for (number, results) in planes.zip(results.chunks_exact_mut(multiplier * out_len)) {
-            let plane = input.read(isa, &x[number * in_len..][..in_len], local);
-            let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
-            let filters = filters.chunks_exact(len);
-            for (weights, to) in filters.zip(results.chunks_exact_mut(out_len)) {
-                // SAFETY: an instruction set is only handed out where the processor has it.
-                unsafe { (isa.filter)(plane, weights, &input.taps, Write::Set, to, g.output) };
-            }
+        let plane = input.read(isa, &x[number * in_len..][..in_len], local);
+        let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
+        let filters = filters.chunks_exact(len);
+        for (index, (weights, to)) in filters.zip(results.chunks_exact_mut(out_len)).enumerate() {
+            let hints = hints.moved(index * out_len);
+            let positions = Positions { to, extents: g.output, write: Write::Set, hints: &hints };
+            // SAFETY: an instruction set is only handed out where the processor has it.
+            unsafe { (isa.filter)(plane, weights, &input.taps, positions) };
         }
     });
 }
@@ -251,14 +264,12 @@ pub(super) fn input_grad(
     let (values, scratch) = scratch.split_at_mut(threads.count() * Results::scratch_len(in_len));
     let local_len = input_grad_local_len(g);
     let (values, scratch) = (Parts::new(values), Parts::new(scratch));
-    results.run(threads, g.batch * g.in_channels, &values, |planes, results, worker| {
+    results.run(threads, g.batch * g.in_channels, &values, |number, to, hints, worker| {
         // SAFETY: a worker runs one task at a time.
         let local = unsafe { scratch.part(worker * local_len, local_len) };
-        for (number, to) in planes.zip(results.chunks_exact_mut(in_len)) {
-            let ct = &ct[number * multiplier * out_len..][..multiplier * out_len];
-            let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
-            input_grad_plane(isa, g, &all, (ct, filters), local, to);
-        }
+        let ct = &ct[number * multiplier * out_len..][..multiplier * out_len];
+        let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
+        input_grad_plane(isa, g, &all, (ct, filters), hints, local, to);
     });
 }
 
@@ -268,11 +279,12 @@ fn input_grad_plane(
     g: &Conv2d,
     phases: &[Option<Phase>; PHASES_MAX],
     (ct, filters): (&[f32], &[f32]),
+    hints: &Hints,
     local: &mut [f32],
     to: &mut [f32],
 ) {
     let (out_len, len) = (g.output[0] * g.output[1], g.kernel[0] * g.kernel[1]);
-    let filter = |phase: &Phase, to: &mut [f32]| {
+    let filter = |phase: &Phase, hints: &Hints, to: &mut [f32]| {
         if phase.taps.numbers().is_empty() || out_len == 0 {
             to.fill(0.0);
             return;
@@ -280,18 +292,22 @@ fn input_grad_plane(
         let planes = ct.chunks_exact(out_len).zip(filters.chunks_exact(len));
         for (index, (plane, weights)) in planes.enumerate() {
             let write = if index == 0 { Write::Set } else { Write::Add };
+            let positions = Positions { to: &mut *to, extents: phase.extents(), write, hints };
             // SAFETY: an instruction set is only handed out where the processor has it.
-            unsafe { (isa.filter)(plane, weights, &phase.taps, write, to, phase.extents()) };
+            unsafe { (isa.filter)(plane, weights, &phase.taps, positions) };
         }
     };
     if let ([1, 1], Some(phase)) = (g.stride, &phases[0]) {
-        return filter(phase, to);
+        return filter(phase, hints, to);
     }
+    // Each phase asks for as much as it is long.
+    let mut asked = 0;
     for phases in phases.chunks_exact(g.stride[1]).take(g.stride[0]) {
         let mut rest = &mut *local;
         for phase in phases.iter().flatten() {
             let (results, further) = rest.split_at_mut(phase.len());
-            filter(phase, results);
+            filter(phase, &hints.moved(asked), results);
+            asked += phase.len();
             rest = further;
         }
         let Some(Phase { axes: [rows, _], .. }) = phases[0] else { continue };

@@ -10,8 +10,8 @@ use super::isa::Isa;
 use super::line::LINE;
 use super::pack::Block;
 use super::planes::{self, Padded};
-use super::taps::{self, Taps};
-use super::tile::{TileArgs, TileFn, Vector, Write, tile};
+use super::taps::{self, Positions, Taps};
+use super::tile::{TileArgs, TileFn, Vector, tile};
 use super::winograd::{
     self, Cotangent, Dealing, Filter, FilterGrad, Input, LINES, Output, STEP, Transform, Winograd,
 };
@@ -103,16 +103,9 @@ unsafe fn pack_rows(side: &Side<'_>, to: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn filter(
-    from: &[f32],
-    weights: &[f32],
-    taps: &Taps,
-    write: Write,
-    to: &mut [f32],
-    extents: [usize; 2],
-) {
+unsafe fn filter(from: &[f32], weights: &[f32], taps: &Taps, positions: Positions<'_>) {
     // SAFETY: the caller has the features.
-    unsafe { taps::filter::<__m256>(from, weights, taps, write, to, extents) }
+    unsafe { taps::filter::<__m256>(from, weights, taps, positions) }
 }
 
 #[target_feature(enable = "avx2,fma")]

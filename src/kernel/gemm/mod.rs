@@ -43,7 +43,7 @@ pub(crate) use isa::Isa;
 pub(crate) use line::{LINE, first};
 pub(crate) use operand::{Matrix, Operand, Windows};
 pub(crate) use planes::Padded;
-pub(crate) use taps::{TAPS_MAX, Taps};
+pub(crate) use taps::{Positions, TAPS_MAX, Taps};
 use target::Places as TargetPlaces;
 pub(crate) use target::{Layout, Target};
 pub use tile::Hints;

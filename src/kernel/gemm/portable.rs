@@ -5,8 +5,8 @@ use super::isa::Isa;
 use super::line::LINE;
 use super::pack::Block;
 use super::planes::{self, Padded};
-use super::taps::{self, Taps};
-use super::tile::{TileArgs, TileFn, Vector, Write, tile};
+use super::taps::{self, Positions, Taps};
+use super::tile::{TileArgs, TileFn, Vector, tile};
 use super::winograd::{
     self, Cotangent, Dealing, Filter, FilterGrad, Input, LINES, Output, STEP, Transform, Winograd,
 };
@@ -100,16 +100,9 @@ unsafe fn pack_rows(side: &Side<'_>, to: &mut [f32]) {
     unsafe { dots::pack_rows::<[f32; LINE]>(side, to) }
 }
 
-unsafe fn filter(
-    from: &[f32],
-    weights: &[f32],
-    taps: &Taps,
-    write: Write,
-    to: &mut [f32],
-    extents: [usize; 2],
-) {
+unsafe fn filter(from: &[f32], weights: &[f32], taps: &Taps, positions: Positions<'_>) {
     // SAFETY: plain Rust needs no features.
-    unsafe { taps::filter::<Eight>(from, weights, taps, write, to, extents) }
+    unsafe { taps::filter::<Eight>(from, weights, taps, positions) }
 }
 
 unsafe fn correlate(ct: &[f32], extents: [usize; 2], from: &[f32], taps: &Taps, sums: &mut [f32]) {

@@ -5,7 +5,7 @@
 //! registers; an element that is read once serves all taps of its column, each for another row.
 
 use super::line::{LINE, prefetch};
-use super::tile::{Vector, Write};
+use super::tile::{Hints, Vector, Write};
 
 /// Most taps of a filter.
 pub(crate) const TAPS_MAX: usize = 128;
@@ -95,13 +95,23 @@ impl Taps {
     }
 }
 
+/// Where the results of a filter go.
+pub(crate) struct Positions<'a> {
+    /// Results, row by row.
+    pub to: &'a mut [f32],
+    /// Rows and columns.
+    pub extents: [usize; 2],
+    pub write: Write,
+    /// Memory that is needed when results are there, as it is laid out as they are.
+    pub hints: &'a Hints,
+}
+
 /// `to[y, x] (+)= Σ weights[number] · plane[y + down, x + right]` over the taps, zero outside the
-/// plane, for results of `[rows, columns]` one after the other:
-/// `from, weights, taps, write, to, extents`.
+/// plane: `from, weights, taps, positions`.
 ///
 /// # Safety
 /// The processor has the kernel's features.
-pub(crate) type FilterFn = unsafe fn(&[f32], &[f32], &Taps, Write, &mut [f32], [usize; 2]);
+pub(crate) type FilterFn = unsafe fn(&[f32], &[f32], &Taps, Positions<'_>);
 
 /// `Σ ct[y, x] · plane[y + down, x + right]` for each tap, over cotangents of `[rows, columns]` one
 /// after the other, added to the tap's line of partial sums: `ct, extents, from, taps, sums`.
@@ -236,18 +246,19 @@ pub(super) unsafe fn filter<V: Vector>(
     from: &[f32],
     weights: &[f32],
     taps: &Taps,
-    write: Write,
-    to: &mut [f32],
-    extents: [usize; 2],
+    mut positions: Positions<'_>,
 ) {
+    let extents = positions.extents;
     taps.check(from.len());
-    assert!(to.len() == extents[0] * extents[1], "all positions have a place");
+    assert!(positions.to.len() == extents[0] * extents[1], "all positions have a place");
     let mut ordered = [0.0; TAPS_MAX];
     for (weight, &number) in ordered.iter_mut().zip(taps.numbers()) {
         *weight = weights[number];
     }
     // SAFETY: planes and places were checked; the features are the caller's.
-    unsafe { each_tile!(V, extents, taps.height, filter_tile(from, &ordered, taps, write, to)) }
+    unsafe {
+        each_tile!(V, extents, taps.height, filter_tile(from, &ordered, taps, &mut positions))
+    }
 }
 
 /// # Safety
@@ -258,13 +269,18 @@ unsafe fn filter_tile<V: Vector, const ROWS: usize, const HEIGHT: usize>(
     from: &[f32],
     weights: &[f32; TAPS_MAX],
     taps: &Taps,
-    write: Write,
-    to: &mut [f32],
+    positions: &mut Positions<'_>,
     tile: Tile,
 ) {
+    let Positions { to, write, hints, .. } = positions;
     // SAFETY: the caller's contract.
     unsafe {
         Lines::<V>::ask::<ROWS>(from, taps, &tile);
+        for place in hints.places() {
+            let start = place.wrapping_add(tile.start());
+            let rows = 0..ROWS.min(tile.rows());
+            rows.for_each(|row| prefetch(start.wrapping_add(row * tile.extents[1])));
+        }
         let mut sums = [V::zero(); ROWS];
         for column in taps.columns() {
             let Some(lines) = Lines::<V>::new(from, taps, column, &tile) else { continue };

@@ -121,6 +121,19 @@ impl Hints {
         Hints { places: [std::ptr::null(); HINTS_MAX], len: 0, stride }
     }
 
+    /// All places.
+    pub fn places(&self) -> &[*const f32] {
+        &self.places[..self.len.min(HINTS_MAX)]
+    }
+
+    /// The places so many elements further on.
+    pub fn moved(mut self, by: usize) -> Self {
+        for place in &mut self.places[..self.len.min(HINTS_MAX)] {
+            *place = place.wrapping_add(by);
+        }
+        self
+    }
+
     /// Adds a place, which may be any address, while there is room.
     pub fn push(&mut self, place: *const f32) {
         if let Some(slot) = self.places.get_mut(self.len) {
@@ -162,7 +175,7 @@ pub(super) unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(ar
     let TileArgs { a, mut b, c, row_stride, write, hints } = args;
     let Strip { data, k, stride: lane, steps, .. } = a;
     let mut a = data.as_ptr();
-    let mut places = &hints.places[..hints.len.min(HINTS_MAX)];
+    let mut places = hints.places();
     // SAFETY: the strips hold `k` rows of these widths, the result the rows written below.
     unsafe {
         let mut sums = [[V::zero(); VECTORS]; ROWS];
