@@ -15,7 +15,7 @@ use crate::graph::Conv2d;
 use crate::kernel::Epilogue;
 use crate::kernel::gemm::dots::Side;
 use crate::kernel::gemm::{
-    Isa, LINE, LINES, POINTS, STEP, Strip, Write, aligned, first, multiply_strip,
+    Hints, Isa, LINE, LINES, POINTS, STEP, Strip, Write, aligned, first, multiply_strip_with,
 };
 use crate::threads::{Parts, Threads};
 
@@ -425,12 +425,28 @@ impl Call<'_> {
         let Plan { layer, grid, blocks, .. } = self.plan;
         let tiles = blocks.tiles(grid, block).next_multiple_of(LINE);
         let (rows, channels) = (features.len(), layer.channels);
+        let plane = layer.output.iter().product();
+        let spans = self.spans(block, features.start);
+        let mut places = spans.flat_map(|(start, len)| (start..start + len).step_by(LINE));
+        let at_once = places.clone().count().div_ceil(POINTS * tiles.div_ceil(self.isa.columns));
+        // Tiles ask for the same places of all their rows, which are those of the features.
+        let mut hints = || {
+            let mut hints = Hints::new(plane);
+            for place in places.by_ref().take(at_once) {
+                hints.push(out.hint(place));
+                if let Some(epilogue) = epilogue {
+                    epilogue.hint(place, &mut hints);
+                }
+            }
+            hints
+        };
         for point in 0..POINTS {
             let filter = &filters[point * point_len(channels, rows)..][..channels * rows];
             let panel = &panel[point * point_len(channels, tiles)..];
             let sums = &mut sums[point * rows * tiles..];
             let filter = Strip::packed(filter, rows);
-            multiply_strip(self.isa, filter, (panel, tiles), sums, tiles, Write::Set);
+            let panel = (panel, tiles);
+            multiply_strip_with(self.isa, filter, panel, sums, tiles, Write::Set, &mut hints);
         }
         let results = Results { sums, rows, tiles };
         for (row, feature) in features.enumerate() {
@@ -490,16 +506,26 @@ impl Call<'_> {
         out: &Parts<'_, f32>,
         epilogue: &dyn Epilogue,
     ) {
-        let Plan { layer, results: grid, blocks, .. } = self.plan;
-        let [height, width] = layer.output;
-        for rows in grid.rows(blocks.of(block)) {
-            let plane = (rows.image * layer.features + feature) * height * width;
-            let [top, end] = [rows.first, rows.first + rows.count].map(|y| (y * STEP).min(height));
-            let (start, len) = (plane + top * width, (end - top) * width);
+        for (start, len) in self.spans(block, feature) {
             // SAFETY: the task that stored these elements has them for itself.
             let run = unsafe { out.part(start, len) };
             epilogue.apply_in_place(start, run, worker);
         }
+    }
+
+    /// Where a block's results of a feature begin in each image, and how many they are.
+    fn spans(
+        &self,
+        block: usize,
+        feature: usize,
+    ) -> impl Iterator<Item = (usize, usize)> + Clone + use<> {
+        let Plan { layer, results: grid, blocks, .. } = self.plan;
+        let (features, [height, width]) = (layer.features, layer.output);
+        grid.rows(blocks.of(block)).map(move |rows| {
+            let plane = (rows.image * features + feature) * height * width;
+            let [top, end] = [rows.first, rows.first + rows.count].map(|y| (y * STEP).min(height));
+            (plane + top * width, (end - top) * width)
+        })
     }
 }
 

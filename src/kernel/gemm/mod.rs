@@ -389,7 +389,7 @@ pub(crate) fn multiply_strip(
 
 /// [`multiply_strip`] whose tiles ask for what `hints` says, called ahead of each.
 #[inline(always)]
-fn multiply_strip_with(
+pub(crate) fn multiply_strip_with(
     isa: &Isa,
     a: Strip<'_>,
     (panel, columns): (&[f32], usize),

@@ -41,7 +41,7 @@ impl Grid {
     }
 
     /// The rows of tiles `rows`, counted through all images, by image.
-    pub fn rows(&self, rows: Range<usize>) -> impl Iterator<Item = Rows> + use<> {
+    pub fn rows(&self, rows: Range<usize>) -> impl Iterator<Item = Rows> + Clone + use<> {
         let per_image = self.tiles[0];
         let mut row = rows.start;
         std::iter::from_fn(move || {
