@@ -26,9 +26,9 @@ pub(crate) type PackFn = unsafe fn(&Block<'_>, &mut [f32]);
 pub(super) const SPANS_MAX: usize = 32;
 
 /// How many channels ahead of use positions are asked for.
-const PREFETCH_CHANNELS: usize = 4;
+const PREFETCH_CHANNELS: usize = 8;
 /// How many rows of a matrix ahead of use its lanes are asked for.
-const PREFETCH_ROWS: usize = 4;
+const PREFETCH_ROWS: usize = 8;
 /// How many runs of k ahead of use the lanes of a matrix are asked for.
 const PREFETCH_RUNS: usize = 12;
 /// How many positions ahead of use a channel is asked for.
