@@ -191,6 +191,16 @@ impl Line for __m512 {
             _mm512_castsi512_ps(_mm512_alignr_epi32::<1>(next, line))
         }
     }
+
+    #[inline(always)]
+    unsafe fn halve(self, next: Self) -> [Self; 2] {
+        // SAFETY: the caller has the feature.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+            [_mm512_permutex2var_ps(self, even, next), _mm512_permutex2var_ps(self, odd, next)]
+        }
+    }
 }
 
 /// Transposes the 4x4 elements that the same quarter of four registers holds, for all quarters.

@@ -24,6 +24,9 @@ pub(super) trait Line: Copy {
     unsafe fn weave(lines: [Self; 4]) -> [Self; 4];
     /// The elements from the second on, then the first of the line after it.
     unsafe fn ahead(self, next: Self) -> Self;
+    /// Every second element of this line and the one after it: from the first on, and from the
+    /// second on.
+    unsafe fn halve(self, next: Self) -> [Self; 2];
 }
 
 /// The mask of the first `count` elements.
@@ -119,6 +122,12 @@ impl Line for [f32; LINE] {
     #[inline(always)]
     unsafe fn ahead(self, next: Self) -> Self {
         std::array::from_fn(|i| if i + 1 < LINE { self[i + 1] } else { next[0] })
+    }
+
+    #[inline(always)]
+    unsafe fn halve(self, next: Self) -> [Self; 2] {
+        let element = |i: usize| if i < LINE { self[i] } else { next[i - LINE] };
+        [0, 1].map(|first| std::array::from_fn(|i| element(2 * i + first)))
     }
 }
 

@@ -73,6 +73,14 @@ pub(super) unsafe fn pad<L: Line>(padded: &Padded, plane: &[f32], to: &mut [f32]
         let at = (y * rows + i) as isize + padded.origin;
         let inside = at >= 0 && (at as usize) < height;
         let row = if inside { &plane[at as usize * width..][..width] } else { &[] };
+        if columns == 2 && row.len() > 1 {
+            let (even, odd) = images[2 * i * padded.phase_len()..].split_at_mut(padded.phase_len());
+            let to =
+                [even, odd].map(|phase| &mut phase[y * padded.extent[1]..][..padded.extent[1]]);
+            // SAFETY: the features are the caller's.
+            unsafe { halve_row::<L>(row, to) };
+            continue;
+        }
         for j in 0..columns {
             let phase = i * columns + j;
             let start = phase * padded.phase_len() + y * padded.extent[1];
@@ -84,6 +92,32 @@ pub(super) unsafe fn pad<L: Line>(padded: &Padded, plane: &[f32], to: &mut [f32]
             }
             // SAFETY: the features are the caller's.
             unsafe { pad_row::<L>(&row[j..], columns, to) };
+        }
+    }
+}
+
+/// `to[j][x] = from[2x + j]`, zero outside; both are as long.
+#[inline(always)]
+unsafe fn halve_row<L: Line>(from: &[f32], [even, odd]: [&mut [f32]; 2]) {
+    assert!(even.len() == odd.len(), "both halves have as much room");
+    for start in (0..even.len()).step_by(LINE) {
+        let left = from.len().saturating_sub(2 * start);
+        let whole = first(even.len() - start);
+        let from = from.as_ptr().wrapping_add(2 * start);
+        // SAFETY: the elements of the masks come from inside the row, `whole` ends with the halves.
+        unsafe {
+            let mut lines = [L::zero(); 2];
+            for (i, line) in lines.iter_mut().enumerate() {
+                let from = from.wrapping_add(i * LINE);
+                prefetch(from.wrapping_add(PREFETCH));
+                // A load of nothing from an address of nothing is slow.
+                if left > i * LINE {
+                    *line = line.load(from, first(left - i * LINE));
+                }
+            }
+            let [first, second] = lines[0].halve(lines[1]);
+            first.store(even.as_mut_ptr().add(start), whole);
+            second.store(odd.as_mut_ptr().add(start), whole);
         }
     }
 }

@@ -139,6 +139,17 @@ impl Line for Pair {
         // SAFETY: the caller has the features.
         unsafe { Pair(ahead(self.0, self.1), ahead(self.1, next.0)) }
     }
+
+    #[inline(always)]
+    unsafe fn halve(self, next: Self) -> [Self; 2] {
+        // SAFETY: the caller has the features.
+        unsafe {
+            [
+                Pair(even(self.0, self.1), even(next.0, next.1)),
+                Pair(odd(self.0, self.1), odd(next.0, next.1)),
+            ]
+        }
+    }
 }
 
 impl Pair {
@@ -244,6 +255,13 @@ unsafe fn ahead(a: __m256, next: __m256) -> __m256 {
 unsafe fn even(low: __m256, high: __m256) -> __m256 {
     // SAFETY: the caller has the features.
     unsafe { in_order(_mm256_shuffle_ps::<0x88>(low, high)) }
+}
+
+/// The odd elements of two registers, one after the other.
+#[inline(always)]
+unsafe fn odd(low: __m256, high: __m256) -> __m256 {
+    // SAFETY: the caller has the features.
+    unsafe { in_order(_mm256_shuffle_ps::<0xdd>(low, high)) }
 }
 
 /// Pairs that were taken from two registers in turns, those of the first first.
