@@ -89,15 +89,14 @@ impl Phase {
             let number =
                 |i: usize| (y.tap + i * y.tap_stride) * g.kernel[1] + x.tap + j * x.tap_stride;
             let down = |i: usize| y.origin + i as isize * y.step;
-            match y.step {
+            if y.step == -1 {
                 // The last tap looks highest.
-                -1 => taps.push(
-                    0,
-                    [down(y.taps.saturating_sub(1)), right],
-                    (0..y.taps).rev().map(number),
-                ),
-                _ => (0..y.taps)
-                    .for_each(|i| taps.push(0, [down(i), right], [number(i)].into_iter())),
+                let highest = down(y.taps.saturating_sub(1));
+                taps.push(0, [highest, right], (0..y.taps).rev().map(number));
+                continue;
+            }
+            for i in 0..y.taps {
+                taps.push(0, [down(i), right], std::iter::once(number(i)));
             }
         }
         Phase { axes, taps }
@@ -114,10 +113,11 @@ impl Phase {
     }
 }
 
-/// The phases of the input, row by row.
-fn phases(g: &Conv2d) -> impl Iterator<Item = Phase> {
-    let stride = g.stride[1];
-    (0..g.stride[0] * stride).map(move |number| Phase::new(g, [number / stride, number % stride]))
+/// The phases of the input, row by row; there are as many as the stride has, and the rest repeats
+/// them.
+fn phases(g: &Conv2d) -> [Phase; PHASES_MAX] {
+    let [rows, columns] = g.stride;
+    std::array::from_fn(|number| Phase::new(g, [number / columns % rows, number % columns]))
 }
 
 /// Elements of scratch that the forward pass needs.
@@ -146,7 +146,7 @@ fn scratch_len_of(g: &Conv2d, workers: usize, more: usize) -> usize {
 fn input_grad_local_len(g: &Conv2d) -> usize {
     match g.stride {
         [1, 1] => 0,
-        [_, columns] => phases(g).take(columns).map(|phase| phase.len()).sum(),
+        [rows, _] => g.input[0].div_ceil(rows) * g.input[1],
     }
 }
 
@@ -258,8 +258,8 @@ pub(super) fn input_grad(
     if in_len == 0 {
         return;
     }
-    let mut all = [const { None }; PHASES_MAX];
-    all.iter_mut().zip(phases(g)).for_each(|(to, phase)| *to = Some(phase));
+    let phases = phases(g);
+    let phases = &phases[..g.stride[0] * g.stride[1]];
     let results = Results { out: Parts::new(out), len: in_len, epilogue };
     let (values, scratch) = scratch.split_at_mut(threads.count() * Results::scratch_len(in_len));
     let local_len = input_grad_local_len(g);
@@ -269,7 +269,7 @@ pub(super) fn input_grad(
         let local = unsafe { scratch.part(worker * local_len, local_len) };
         let ct = &ct[number * multiplier * out_len..][..multiplier * out_len];
         let filters = &w[number % g.in_channels * multiplier * len..][..multiplier * len];
-        input_grad_plane(isa, g, &all, (ct, filters), hints, local, to);
+        input_grad_plane(isa, g, phases, (ct, filters), hints, local, to);
     });
 }
 
@@ -277,7 +277,7 @@ pub(super) fn input_grad(
 fn input_grad_plane(
     isa: &Isa,
     g: &Conv2d,
-    phases: &[Option<Phase>; PHASES_MAX],
+    phases: &[Phase],
     (ct, filters): (&[f32], &[f32]),
     hints: &Hints,
     local: &mut [f32],
@@ -297,23 +297,23 @@ fn input_grad_plane(
             unsafe { (isa.filter)(plane, weights, &phase.taps, positions) };
         }
     };
-    if let ([1, 1], Some(phase)) = (g.stride, &phases[0]) {
-        return filter(phase, hints, to);
+    if g.stride == [1, 1] {
+        return filter(&phases[0], hints, to);
     }
     // Each phase asks for as much as it is long.
     let mut asked = 0;
-    for phases in phases.chunks_exact(g.stride[1]).take(g.stride[0]) {
+    for phases in phases.chunks_exact(g.stride[1]) {
         let mut rest = &mut *local;
-        for phase in phases.iter().flatten() {
+        for phase in phases {
             let (results, further) = rest.split_at_mut(phase.len());
             filter(phase, &hints.moved(asked), results);
             asked += phase.len();
             rest = further;
         }
-        let Some(Phase { axes: [rows, _], .. }) = phases[0] else { continue };
+        let rows = phases[0].axes[0];
         for row in 0..rows.positions {
             let start = (rows.first + row * g.stride[0]) * g.input[1];
-            let results = phases.iter().flatten().scan(0, |start, phase| {
+            let results = phases.iter().scan(0, |start, phase| {
                 let (width, first) = (phase.axes[1].positions, *start);
                 *start += phase.len();
                 Some(&local[first + row * width..][..width])

@@ -400,7 +400,8 @@ impl Call<'_> {
                 let filters = filters.part(worker * filters_len, *filters_len);
                 (filters, locals.part(worker * local_len, *local_len))
             };
-            assert!(features.len() <= strips.rows, "strips have room");
+            let needed = POINTS * point_len(layer.channels, features.len());
+            assert!(filters.len() >= needed, "strips have room");
             // SAFETY: the strip has room.
             unsafe {
                 self.transform_strip(features.clone(), 0..layer.channels, filters.as_mut_ptr());

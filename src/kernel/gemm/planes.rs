@@ -73,7 +73,7 @@ pub(super) unsafe fn pad<L: Line>(padded: &Padded, plane: &[f32], to: &mut [f32]
         let at = (y * rows + i) as isize + padded.origin;
         let inside = at >= 0 && (at as usize) < height;
         let row = if inside { &plane[at as usize * width..][..width] } else { &[] };
-        if columns == 2 && row.len() > 1 {
+        if columns == 2 {
             let (even, odd) = images[2 * i * padded.phase_len()..].split_at_mut(padded.phase_len());
             let to =
                 [even, odd].map(|phase| &mut phase[y * padded.extent[1]..][..padded.extent[1]]);
@@ -135,7 +135,6 @@ unsafe fn pad_row<L: Line>(from: &[f32], stride: usize, to: &mut [f32]) {
         unsafe {
             let line = match stride {
                 1 => L::zero().load(from, here & whole),
-                2 => L::zero().load_even(from, here & whole),
                 _ => {
                     let offsets = std::array::from_fn(|i| (i * stride) as isize);
                     L::zero().gather(from, &offsets, here & whole)

@@ -140,6 +140,15 @@ impl Tile {
         self.extents[0] - self.row
     }
 
+    /// Asks for the rows that the tile below reads, or that of the next plane: they are too far
+    /// apart for a processor to foresee.
+    #[inline(always)]
+    fn ask_below<const ROWS: usize>(&self, from: &[f32], taps: &Taps) {
+        let [_, width] = taps.plane;
+        let start = from.as_ptr().wrapping_add((self.row + ROWS) * width + self.column);
+        (0..ROWS).for_each(|row| prefetch(start.wrapping_add(row * width)));
+    }
+
     /// The lanes that are positions.
     #[inline(always)]
     unsafe fn mask<V: Vector>(&self) -> V::Mask {
@@ -181,15 +190,6 @@ impl<'a, V: Vector> Lines<'a, V> {
             mask: unsafe { V::mask(first, end) },
             from: std::marker::PhantomData,
         })
-    }
-
-    /// Asks for the rows below those of a tile, or of the next plane: rows of a tile are too far
-    /// apart for a processor to foresee.
-    #[inline(always)]
-    fn ask<const ROWS: usize>(from: &[f32], taps: &Taps, tile: &Tile) {
-        let [_, width] = taps.plane;
-        let start = from.as_ptr().wrapping_add((tile.row + ROWS) * width + tile.column);
-        (0..ROWS).for_each(|row| prefetch(start.wrapping_add(row * width)));
     }
 
     /// The row that is `down` below the first.
@@ -275,7 +275,7 @@ unsafe fn filter_tile<V: Vector, const ROWS: usize, const HEIGHT: usize>(
     let Positions { to, write, hints, .. } = positions;
     // SAFETY: the caller's contract.
     unsafe {
-        Lines::<V>::ask::<ROWS>(from, taps, &tile);
+        tile.ask_below::<ROWS>(from, taps);
         for place in hints.places() {
             let start = place.wrapping_add(tile.start());
             let rows = 0..ROWS.min(tile.rows());
@@ -346,7 +346,7 @@ unsafe fn correlate_tile<V: Vector, const ROWS: usize, const HEIGHT: usize>(
 ) {
     // SAFETY: the caller's contract; a line holds a register.
     unsafe {
-        Lines::<V>::ask::<ROWS>(from, taps, &tile);
+        tile.ask_below::<ROWS>(from, taps);
         let mask = tile.mask::<V>();
         let ct = ct.as_ptr().add(tile.start());
         let mut factors = [V::zero(); ROWS];
